@@ -1,0 +1,16 @@
+//! Streamer: a change-stream fan-out hub.
+//!
+//! Modules stand in reading order. `docs/ARCHITECTURE.md` is the map.
+
+#![forbid(unsafe_code)]
+
+pub mod change;
+pub mod clock;
+pub mod error;
+pub mod limits;
+pub mod matching;
+pub mod position;
+pub mod source;
+pub mod store;
+pub mod subscription;
+pub mod tasks;

@@ -1,0 +1,82 @@
+//! Every fixed limit, with the relations between them checked at compile time.
+//!
+//! Units stand last in the names. What an operator may change lives in `config.rs`; what would break
+//! a promise or another limit if changed lives here.
+
+#![allow(non_upper_case_globals, reason = "limits read like the settings they bound, unit last")]
+
+/// The greatest HTTP body of a single call.
+pub const body_bytes_max: usize = 1 << 20;
+/// The greatest HTTP body of a batch.
+pub const batch_body_bytes_max: usize = 32 << 20;
+/// Items in a registration batch.
+pub const batch_items_max: usize = 10_000;
+
+/// `filters` of one subscription.
+pub const filters_max: usize = 32;
+/// CEL source.
+pub const cel_source_bytes_max: usize = 2 << 10;
+/// Depth of CEL's syntax tree.
+pub const cel_depth_max: usize = 100;
+/// Nesting of CEL comprehensions (`exists`, `all`, `map`, `filter`).
+pub const cel_comprehensions_max: usize = 1;
+/// Stack of the thread that parses and first evaluates CEL: the parser is recursive.
+pub const cel_stack_bytes: usize = 64 << 20;
+/// Values of an `in`, `not-in` or `array-contains-any`.
+pub const list_values_max: usize = 1_000;
+/// One string value of a filter.
+pub const string_value_bytes_max: usize = 4 << 10;
+/// A dotted path.
+pub const path_bytes_max: usize = 256;
+/// Steps of a dotted path.
+pub const path_steps_max: usize = 16;
+/// A subscription as stored, superseded filters included.
+pub const subscription_bytes_max: usize = 64 << 10;
+/// Filters replaced by PUT that are kept until the gateway has acked past them.
+pub const superseded_max: usize = 8;
+
+/// A subscription's, gateway's, group's or member's name.
+pub const name_chars_max: usize = 128;
+/// A tenant's or collection's name.
+pub const scope_name_bytes_max: usize = 256;
+/// A subscription's lease.
+pub const ttl_seconds_min: u32 = 60;
+/// A subscription's lease.
+pub const ttl_seconds_max: u32 = 3600;
+/// A subscription's lease where none is named.
+pub const ttl_seconds_default: u32 = 300;
+/// Subscriptions on one page of a list.
+pub const page_items_max: usize = 1_000;
+/// Subscriptions on one page of a list where no limit is named.
+pub const page_items_default: usize = 100;
+
+/// A cursor's text.
+pub const cursor_text_bytes_max: usize = 4 << 10;
+/// Unfinished catch-ups that one cursor names; past that, cursors say less and replay more.
+pub const cursor_catchups_max: usize = 64;
+
+/// A gRPC response where `hello` names no other limit.
+pub const grpc_message_bytes_default: usize = 4 << 20;
+/// Subscriptions listed in one `change` message's `matches`.
+pub const matches_per_message_max: usize = 1_000;
+/// A batch of changes from a source, by sum of `Change::size_bytes`.
+pub const source_batch_bytes_max: usize = 4 << 20;
+/// Changes in a batch from a source.
+pub const source_batch_changes_max: usize = 1_000;
+
+/// Operations in one store transaction; one of etcd's 128 is the fence.
+pub const store_txn_operations_max: usize = 127;
+/// Sum of keys and values in one store transaction.
+pub const store_txn_bytes_max: usize = 1 << 20;
+/// Pages over which a partition's cursors are spread.
+pub const cursor_pages: u16 = 64;
+
+/// An event the server's own guard lets through; larger ones lose their images (`$bsonSize`).
+pub const event_image_bytes_max: i64 = 15_000_000;
+
+const _: () = assert!(subscription_bytes_max < store_txn_bytes_max);
+const _: () = assert!(subscription_bytes_max < body_bytes_max);
+const _: () = assert!(cel_source_bytes_max < 64 << 10, "the CEL parser panics past column 65,535");
+const _: () = assert!(source_batch_bytes_max >= 1 << 20);
+// A catch-up in a cursor takes at most 10 bytes of revision and 21 of position; base64 adds a third.
+const _: () = assert!((cursor_catchups_max * 31 + 200) * 4 / 3 < cursor_text_bytes_max);

@@ -1,0 +1,81 @@
+//! Matching: which live subscriptions a change concerns.
+//!
+//! Owns compiled filters, their index and the reference evaluator. Synchronous and free of I/O;
+//! knows nothing of sessions, stores or transports.
+
+use serde::Serialize;
+
+/// A live subscription's number in its partition's table; small, dense and reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SubscriptionIndex(pub u32);
+
+/// How a document moved with respect to a filter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Hash, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub enum Transition {
+    /// Matches now, did not before.
+    Enter,
+    /// Matches now and before.
+    Update,
+    /// Matched before, does not now.
+    Leave,
+}
+
+impl Transition {
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enter => "enter",
+            Self::Update => "update",
+            Self::Leave => "leave",
+        }
+    }
+}
+
+/// How sure a verdict is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Hash, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub enum Certainty {
+    /// Known.
+    Exact,
+    /// The image that would tell is missing.
+    Unknown,
+}
+
+impl Certainty {
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What a change is to a filter that it concerns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct Verdict {
+    /// For subscriptions that ask for transitions.
+    pub transition: Option<Transition>,
+    /// For subscriptions that ask for transitions, and in broadcasts.
+    pub certainty: Option<Certainty>,
+    /// Not evaluated: it may concern the subscription (`Flags::BROADCAST`).
+    pub broadcast: bool,
+    /// The change took the document out of this subscription's tenant or collection: said in a
+    /// message of its own, without body, under the scope that was left.
+    pub left_scope: bool,
+}
+
+impl Verdict {
+    /// A plain match of a subscription without transitions.
+    pub const MATCH: Self = Self { transition: None, certainty: None, broadcast: false, left_scope: false };
+}
+
+/// One subscription that a change concerns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct Match {
+    /// Which.
+    pub subscription: SubscriptionIndex,
+    /// How.
+    pub verdict: Verdict,
+}

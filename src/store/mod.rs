@@ -1,0 +1,124 @@
+//! The store: what must survive a crash.
+//!
+//! Owns the trait behind which etcd and redb look the same: a revisioned key-value store in which an
+//! owner's every write is refused once it is no longer the owner. One file a key family
+//! (`subscriptions.rs`, `gateways.rs`, `cursors.rs`, `checkpoint.rs`) holds that family's layout and
+//! codec. Knows nothing of what the records mean to a session.
+
+use async_trait::async_trait;
+
+/// The store's own clock: rises with every commit.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Revision(pub u64);
+
+/// A key below the configured prefix, such as `subs/default/g/gw-1/inbox-42`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Key(pub String);
+
+/// A stored value and the revision of its last write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Where it is.
+    pub key: Key,
+    /// What it says.
+    pub value: Vec<u8>,
+    /// When it was last written.
+    pub revision: Revision,
+}
+
+/// What must be true of a key for a transaction to take effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expect {
+    /// It does not exist.
+    Absent,
+    /// Its last write was this one.
+    At(Revision),
+    /// Anything.
+    Anything,
+}
+
+/// One write of a transaction; the condition is on its own key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Write {
+    /// Where.
+    pub key: Key,
+    /// Under which condition.
+    pub expect: Expect,
+    /// `None` deletes.
+    pub value: Option<Vec<u8>>,
+}
+
+/// How a commit failed.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum CommitError {
+    /// A condition did not hold: nothing was written, and the same transaction never will be.
+    #[error("a key is not as expected")]
+    Conflict,
+    /// This owner is one no longer: nothing was written, and nothing ever will be under this fence.
+    #[error("ownership lost")]
+    Fenced,
+    /// It may or may not have been written, now or later.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+    /// Over the store's own limits: nothing was written.
+    #[error("too large for the store: {0}")]
+    TooLarge(String),
+}
+
+/// A read or an election that failed; trying again may help.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("store unavailable: {0}")]
+pub struct Unavailable(pub String);
+
+/// Proof of ownership of one partition: every commit requires the key that it stands for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fence {
+    /// The ownership key.
+    pub key: Key,
+    /// The revision at which this owner created it.
+    pub created: Revision,
+}
+
+/// Whether an owner may still act, by its own clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ownership {
+    /// It owns.
+    Held,
+    /// Its lease can have passed to another: it must not serve. It may come back to `Held` if the
+    /// lease turns out to live.
+    Uncertain,
+    /// It has been lost for good.
+    Lost,
+}
+
+/// A won ownership. Dropping it stops the renewal but releases nothing; `Store::release` does.
+pub struct Owned {
+    /// For commits.
+    pub fence: Fence,
+    /// Follows the lease by this owner's own clock.
+    pub ownership: tokio::sync::watch::Receiver<Ownership>,
+}
+
+/// A revisioned, fenced key-value store.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Waits until this node owns the partition whose ownership key this is. A lease that the same
+    /// node id left behind is revoked first, so a restart does not wait for it.
+    async fn acquire(&self, key: &Key, node: &str) -> Result<Owned, Unavailable>;
+
+    /// Gives ownership up at once, so that a successor need not wait.
+    async fn release(&self, fence: &Fence) -> Result<(), Unavailable>;
+
+    /// Everything under a prefix, in key order, and the revision it was read at.
+    async fn scan(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), Unavailable>;
+
+    /// One key.
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, Unavailable>;
+
+    /// Writes all or nothing, if every condition and the fence hold. At most
+    /// `limits::store_txn_operations_max` writes and `limits::store_txn_bytes_max` bytes.
+    async fn commit(&self, fence: &Fence, writes: &[Write]) -> Result<Revision, CommitError>;
+
+    /// For health: `None` when the store answered last time, else what is wrong.
+    fn trouble(&self) -> Option<String>;
+}

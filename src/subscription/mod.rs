@@ -1,0 +1,10 @@
+//! Subscriptions: what a gateway asks for.
+//!
+//! Owns the request's shape and its validation, the filter language's texts, names and stored form.
+//! Does not evaluate anything (`matching`) and keeps no state of who is served (`delivery`).
+
+mod model;
+mod names;
+
+pub use model::{FilterTerm, Interval, Operations, Operator, Path, Spec, StartAt};
+pub use names::{GatewayId, Name, SubscriptionId, SubscriptionKey};
