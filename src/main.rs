@@ -1,1 +1,2 @@
+//! The command line, nothing else.
 fn main() {}
