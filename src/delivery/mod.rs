@@ -5,4 +5,7 @@
 
 pub mod body;
 pub mod frame;
+pub mod machine;
+pub mod outbox;
 pub mod session;
+mod window;
