@@ -6,9 +6,12 @@
 
 pub mod change;
 pub mod clock;
+pub mod cmd;
+pub mod config;
 pub mod error;
 pub mod limits;
 pub mod matching;
+pub mod observe;
 pub mod position;
 pub mod source;
 pub mod store;
