@@ -321,3 +321,6 @@ impl Default for Embedded {
         Self { path: "data/log.redb".into(), retain_bytes: 1 << 30, retain_seconds: 0 }
     }
 }
+
+#[cfg(test)]
+mod tests;
