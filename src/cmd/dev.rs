@@ -18,9 +18,9 @@ pub struct DevArgs {
     /// Changes the demo writer makes a second; 0 for no demo writer
     #[arg(long, default_value_t = 2.0, value_name = "N")]
     pub rate: f64,
-    /// The same seed writes the same changes
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub seed: u64,
+    /// The same seed writes the same changes; without it each run writes others
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     /// How matches are printed.
     #[command(flatten)]
     pub output: OutputArgs,
