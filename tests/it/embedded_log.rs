@@ -74,9 +74,9 @@ fn start(folder: &Path) -> Child {
 /// Takes confirmations, kills after `confirmed_min` of them, and takes what was still in the pipe.
 fn run_and_kill(folder: &Path, confirmed_min: usize) -> Vec<(String, Place)> {
     let mut child = start(folder);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut confirmed = Vec::new();
-    while let Some(line) = lines.next() {
+    for line in lines {
         // The last line may be cut short by the kill: it was not confirmed then.
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
