@@ -2,4 +2,6 @@
 //!
 //! Owns logging, metrics and health. Is told things; asks nobody and decides nothing.
 
+pub mod health;
 pub mod log;
+pub mod metrics;
