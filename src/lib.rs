@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod change;
+pub mod client;
 pub mod clock;
 pub mod cmd;
 pub mod config;

@@ -93,6 +93,11 @@ pub const log_queue_requests_max: usize = 4096;
 /// One group commit of the embedded log; the call that crosses it still belongs to it.
 pub const log_group_bytes_max: usize = 4 << 20;
 
+/// Subscriptions a partition in a client's table of last positions; past that the quietest half goes.
+pub const client_positions_max: usize = 1_000_000;
+/// Messages between a client's connection and its application, each at most the client's message limit.
+pub const client_queue_messages_max: usize = 4;
+
 const _: () = assert!(heartbeat_seconds * 3 <= ttl_seconds_min, "two heartbeats may be lost");
 const _: () = assert!(subscription_bytes_max < store_txn_bytes_max);
 const _: () = assert!(subscription_bytes_max < body_bytes_max);
