@@ -255,7 +255,7 @@ impl Machine {
     fn try_replace(&mut self, spec: Spec, filter: Arc<Filter>, waiter: Waiter) -> Result<(), Problem> {
         let key = spec.key();
         let index = *self.by_key.get(&key).ok_or_else(|| no_subscription(&key))?;
-        let reached = self.reached;
+        let (reached, horizon) = (self.reached, self.horizon);
         let durable = self.effective(self.subs[index.0 as usize].gateway);
         let sub = &self.subs[index.0 as usize];
         if sub.pending.is_some() {
@@ -274,13 +274,16 @@ impl Machine {
             let detail = "too many replaced filters that the gateway has not acked past";
             return Err(Problem::new(Code::RateLimited, detail).retry_after(1));
         }
-        // A filter that has not yet taken effect is replaced where it would have.
-        let at = reached.max(sub.current().from);
+        // Not before anything that may have been delivered under the old filter, or order would be lost;
+        // and a filter that has not yet taken effect is replaced where it would have.
+        let at = horizon.max(reached).max(sub.current().from);
         let next = segment(spec, filter, at);
         let (start, start_revision, ttl) = (sub.start, sub.start_revision, next.spec.ttl_seconds);
         let was_parked = sub.parked;
         // The record as it will be if the write takes effect.
-        sub.segments[last.min(sub.segments.len() - 1)].until = Some(at);
+        if let Some(current) = sub.segments.last_mut() {
+            current.until = Some(at);
+        }
         sub.segments.push(next.clone());
         sub.parked = None;
         if let Some((floor, ..)) = was_parked {
@@ -430,7 +433,7 @@ impl Machine {
                 let key = gateways::key(self.config.partition.backend(), id);
                 writes.push(Write { key, expect: Expect::At(gateway.revision), value: None });
             }
-            self.write(WriteKind::RemoveGateway { gateway: index, subs: part, last }, writes);
+            self.write(WriteKind::RemoveGateway { gateway: index, subs: part }, writes);
         }
     }
 
@@ -674,7 +677,7 @@ impl Machine {
                     self.drop_sub(index);
                 }
             }
-            WriteKind::RemoveGateway { gateway, subs, last: _ } => self.on_gateway_chunk_removed(gateway, subs),
+            WriteKind::RemoveGateway { gateway, subs } => self.on_gateway_chunk_removed(gateway, subs),
             WriteKind::Open(index, request) => self.on_opened(index, *request, revision),
             WriteKind::Pages(pages) => self.on_pages_written(&pages, revision),
             WriteKind::Checkpoint(position) => self.on_checkpoint_written(position, revision),
