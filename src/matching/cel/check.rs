@@ -166,11 +166,11 @@ impl<'a> Walk<'a> {
             pattern(call, node.place)?;
         }
         if call.func_name == operators::ADD {
-            if let (Some(comprehension), [accumulator, added]) = (node.place.comprehension, call.args.as_slice()) {
-                if is_name(accumulator, &comprehension.accu_var) {
-                    self.push_at(node, added, Place { grows: true, ..node.place });
-                    return Ok(());
-                }
+            if let (Some(comprehension), [accumulator, added]) = (node.place.comprehension, call.args.as_slice())
+                && is_name(accumulator, &comprehension.accu_var)
+            {
+                self.push_at(node, added, Place { grows: true, ..node.place });
+                return Ok(());
             }
             self.join(node, call)?;
         }

@@ -10,12 +10,20 @@ mod stored;
 use std::sync::Arc;
 
 use bson::{Document, RawDocumentBuf};
+use proptest::test_runner::Config as ProptestConfig;
 use serde_json::{Value, json};
 use streamer::change::{Change, Flags, Operation, Scope};
 use streamer::error::Problem;
 use streamer::matching::Filter;
 use streamer::position::{ClusterTime, Epoch, Position};
 use streamer::subscription::Spec;
+
+/// How many random cases: `PROPTEST_CASES` where it is set, as for a nightly run.
+fn cases(ordinarily: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { ordinarily };
+    ProptestConfig { cases, max_shrink_iters: 4000, ..default }
+}
 
 /// A subscription to everything of `t`/`c`, with these fields instead.
 fn request(fields: Value) -> Value {

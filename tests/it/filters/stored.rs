@@ -8,7 +8,7 @@ use streamer::subscription::{Spec, StartAt};
 use super::oracle::{bson, request_of};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(super::cases(2000))]
 
     #[test]
     fn stored_and_read_again_is_the_same(request in request_of(bson(3))) {
