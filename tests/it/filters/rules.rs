@@ -239,6 +239,7 @@ fn a_document_that_changes_its_scope_leaves_there_and_enters_here() {
     let enter = Verdict { transition: Some(Transition::Enter), left_scope: false, ..leave };
     assert_eq!(asks("old", true, "collection == 'old'").evaluate(&moved), Some(leave));
     assert_eq!(asks("c", true, "collection == 'c'").evaluate(&moved), Some(enter));
+    assert_eq!(asks("c", true, "true").evaluate(&moved), Some(enter));
     assert_eq!(asks("old", false, "true").evaluate(&moved), None);
     assert_eq!(asks("c", false, "true").evaluate(&moved), Some(Verdict::MATCH));
     assert_eq!(asks("other", true, "true").evaluate(&moved), None);
