@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use cel_interpreter::parser::Parser;
 
-use super::{Program, check};
+use super::{Program, check, pattern};
 use crate::error::{Code, Problem};
 use crate::limits;
 
@@ -75,8 +75,9 @@ impl Known {
 }
 
 fn parse(source: &Arc<str>) -> Result<Program, Problem> {
-    let expression = Parser::new().parse(source).map_err(|errors| failed(errors.to_string()))?;
+    let mut expression = Parser::new().parse(source).map_err(|errors| failed(errors.to_string()))?;
     check::check(&expression)?;
+    pattern::rewrite(&mut expression);
     Ok(Program { source: Arc::clone(source), expression })
 }
 

@@ -7,6 +7,7 @@
 mod check;
 mod compiler;
 mod convert;
+mod pattern;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
@@ -24,7 +25,11 @@ use crate::error::Problem;
 pub(super) use convert::to_cel;
 
 /// The standard functions; everything that a program may call is among them (`check` sees to it).
-static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
+    let mut env = Env::stdlib();
+    pattern::declare(&mut env).expect("the standard functions have no name with an @ like this");
+    Arc::new(env)
+});
 
 /// A compiled expression within every static limit. Equal sources share one.
 pub(super) struct Program {
