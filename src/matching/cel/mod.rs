@@ -7,6 +7,7 @@
 mod check;
 mod compiler;
 mod convert;
+mod guard;
 mod pattern;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,7 +28,8 @@ pub(super) use convert::to_cel;
 /// The standard functions; everything that a program may call is among them (`check` sees to it).
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib();
-    pattern::declare(&mut env).expect("the standard functions have no name with an @ like this");
+    let ours = pattern::declare(&mut env).and_then(|()| guard::declare(&mut env));
+    ours.expect("the standard functions have no such names");
     Arc::new(env)
 });
 

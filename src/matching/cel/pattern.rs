@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use cel_interpreter::ExecutionError;
-use cel_interpreter::common::ast::{EntryExpr, Expr, IdedExpr};
 use cel_interpreter::common::types::{CelBool, CelString, STRING_TYPE};
 use cel_interpreter::common::value::CowVal;
 use cel_interpreter::{DeclarationError, Env};
@@ -17,7 +16,7 @@ use regex::{Regex, RegexBuilder};
 use crate::limits;
 
 /// The name of our function; nobody can write it in a source.
-const NAME: &str = "@matches";
+pub(super) const NAME: &str = "@matches";
 
 /// Patterns kept by a thread; past that it forgets them all and begins anew.
 const KEPT_MAX: usize = 256;
@@ -35,35 +34,6 @@ pub(super) fn compile(pattern: &str) -> Result<Regex, regex::Error> {
 /// Declares our function.
 pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
     env.add_overload(NAME, "compiled_once", vec![STRING_TYPE, STRING_TYPE], matches)
-}
-
-/// Makes every `matches` of a tree a call of ours. Recursive: for checked trees only.
-pub(super) fn rewrite(expression: &mut IdedExpr) {
-    match &mut expression.expr {
-        Expr::Call(call) => {
-            if call.func_name == "matches" {
-                NAME.clone_into(&mut call.func_name);
-                if let Some(text) = call.target.take() {
-                    call.args.insert(0, *text);
-                }
-            }
-            call.target.iter_mut().for_each(|target| rewrite(target));
-            call.args.iter_mut().for_each(rewrite);
-        }
-        Expr::Select(select) => rewrite(&mut select.operand),
-        Expr::List(list) => list.elements.iter_mut().for_each(rewrite),
-        Expr::Map(map) => {
-            for entry in &mut map.entries {
-                if let EntryExpr::MapEntry(entry) = &mut entry.expr {
-                    rewrite(&mut entry.key);
-                    rewrite(&mut entry.value);
-                }
-            }
-        }
-        // No pattern stands in a loop's body, only in what it runs over.
-        Expr::Comprehension(comprehension) => rewrite(&mut comprehension.iter_range),
-        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) | Expr::Struct(_) => {}
-    }
 }
 
 fn matches<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {

@@ -313,6 +313,16 @@ fn what_does_not_compile() {
 }
 
 #[test]
+fn a_refusal_says_where_and_what() {
+    assert!(refused("doc.a ==\n  == 1").detail.starts_with("line 2, column 3: "), "{}", refused("doc.a ==\n  == 1"));
+    assert!(refused("doc.a == unknown").detail.contains("`unknown`"));
+    assert!(refused("nothing(doc.a)").detail.contains("`nothing`"));
+    for cel in ["", "(", "doc.a ==\n  == 1", "'x"] {
+        assert!(!refused(cel).detail.contains('\n'), "{}", refused(cel));
+    }
+}
+
+#[test]
 fn what_is_too_complex() {
     let long = |unit: &str, times: usize, end: &str| format!("{}{end}", unit.repeat(times));
     for cel in [
@@ -398,4 +408,39 @@ fn the_deepest_accepted_programs_run_on_one_megabyte() {
     };
     let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(run).expect("thread");
     thread.join().expect("no overflow, no panic");
+}
+
+/// What a loop takes from the document with every turn is bounded, or a filter would cost the
+/// square of a document's size.
+#[test]
+fn loops_over_large_documents_are_an_error_where_they_would_be_quadratic() {
+    let ints = |n: i32| (0..n).collect::<Vec<i32>>();
+    let long = "x".repeat(64 << 10);
+    let document = doc! {
+        "few": ints(1000), "many": ints(1001), "thousands": ints(100_000), "too_many": ints(100_001), "limit": 5, "key": "limit",
+        "text": &long, "longer": format!("{long}x"), "deep": [ints(600), ints(600)], "map": {"a": 1}, "names": ["limit", "few"],
+    };
+    for (cel, expected) in [
+        ("doc.thousands.exists(x, x == 99999)", true),
+        ("doc.too_many.exists(x, x == 1)", false),
+        ("doc.too_many.exists(x, x == 1) || doc.limit == 5", true),
+        ("1 in doc.too_many", true),
+        ("doc.few.exists(x, x == doc.limit)", true),
+        ("doc.few.exists(x, x in doc.few)", true),
+        ("doc.few.exists(x, x in doc.many)", false),
+        ("doc.few.exists(x, [doc.deep] == [doc.deep])", false),
+        ("doc.few.exists(x, doc.text.contains('x'))", true),
+        ("doc.few.exists(x, doc.longer.contains('x'))", false),
+        ("doc.few.exists(x, size(doc.many) > x)", false),
+        ("doc.few.exists(x, doc.many[x] == 7)", true),
+        ("doc.few.exists(x, has(doc.many) && x == 3)", true),
+        ("doc.few.exists(x, doc == doc)", false),
+        ("doc.names.exists(x, doc[x] == 5)", true),
+        ("doc.names.exists(x, has(doc.map.a) && doc[doc.key] == 5)", true),
+        ("doc.names.exists(x, doc[size(doc.many) > 1 ? 'limit' : 'limit'] == 5)", false),
+        ("doc.names.exists(doc, doc == 'few')", true),
+        ("doc.many.filter(x, x > 5).exists(y, y == 9)", true),
+    ] {
+        assert_eq!(is_match(json!({"cel": cel}), &document), expected, "{cel}");
+    }
 }
