@@ -6,10 +6,14 @@
 
 pub mod change;
 pub mod clock;
+pub mod cursor;
+pub mod delivery;
 pub mod error;
+pub mod handle;
 pub mod limits;
 pub mod matching;
 pub mod position;
+pub mod proto;
 pub mod source;
 pub mod store;
 pub mod subscription;

@@ -2,5 +2,5 @@
 //! behaviour, so that it links once.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-// modules are listed here, one a line, with `mod name;` (files under tests/it/)
 mod filters;
+mod simulation;

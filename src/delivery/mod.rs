@@ -1,0 +1,11 @@
+//! Delivery: from a matched change to a gateway and back to an ack.
+//!
+//! Owns sessions, outboxes, catch-ups and the transports that carry them. Knows nothing of how changes
+//! are read or matched.
+
+pub mod body;
+pub mod frame;
+pub mod machine;
+pub mod outbox;
+pub mod session;
+mod window;

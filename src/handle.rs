@@ -1,0 +1,369 @@
+//! The hub's handle: what the interfaces may ask of it.
+//!
+//! Owns the questions and answers between the interfaces (HTTP, gRPC, SSE) and a partition's loop.
+//! Every call is one command in the loop's queue and one answer, so that each takes effect at an
+//! exact position. Knows nothing of HTTP or gRPC.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cursor::CursorText;
+use crate::delivery::session::Session;
+use crate::error::{Code, Problem};
+use crate::position::{ClusterTime, PartitionId, Position};
+use crate::subscription::{GatewayId, Spec, SubscriptionId, SubscriptionKey};
+
+/// Which transport serves a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// `Delivery.Consume`.
+    Grpc,
+    /// Server-Sent Events.
+    Sse,
+}
+
+impl Transport {
+    /// The name in `GET /v1/gateways`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Sse => "sse",
+        }
+    }
+}
+
+/// How a gateway wants to be served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeliveryMode {
+    /// gRPC or SSE.
+    Stream,
+    /// NATS JetStream.
+    Nats,
+}
+
+/// A request for a session.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    /// Whose.
+    pub gateway: GatewayId,
+    /// Where to resume; `None`: the last acked cursor.
+    pub cursor: Option<CursorText>,
+    /// By what.
+    pub transport: Transport,
+    /// What is handed over counts as acked (`?ack=auto`), and the stream renews the lease.
+    pub auto_ack: bool,
+    /// Deliveries pause while more than this is unacked; 0 for no limit.
+    pub unacked_bytes_max: u64,
+}
+
+/// Where a subscription stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SubscriptionState {
+    /// In the live tail.
+    Live,
+    /// Behind it.
+    CatchingUp,
+    /// Not matched; its place is remembered.
+    Parked,
+}
+
+impl SubscriptionState {
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::CatchingUp => "catching_up",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+/// A subscription as it is answered.
+#[derive(Clone, Debug)]
+pub struct SubscriptionView {
+    /// What was asked for.
+    pub spec: Arc<Spec>,
+    /// Where it stands.
+    pub state: SubscriptionState,
+    /// Why it is parked: `lease`, `operator`, `too_costly`.
+    pub parked_reason: Option<&'static str>,
+    /// The revision of its creation or last PUT.
+    pub generation: u64,
+    /// Matches after this are delivered.
+    pub active_from: Vec<(PartitionId, Position)>,
+    /// When it will be parked unless renewed.
+    pub expires_at: DateTime<Utc>,
+    /// How it is indexed.
+    pub plan: serde_json::Value,
+    /// `POSTIMAGES_OFF` and the like.
+    pub warnings: Vec<&'static str>,
+}
+
+/// The answer to a registration.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    /// The subscription.
+    pub view: SubscriptionView,
+    /// 201 rather than 200.
+    pub created: bool,
+}
+
+/// Which subscriptions to list.
+#[derive(Clone, Debug, Default)]
+pub struct ListQuery {
+    /// Only this tenant's.
+    pub tenant: Option<String>,
+    /// Only this collection's.
+    pub collection: Option<String>,
+    /// Only this gateway's.
+    pub gateway: Option<GatewayId>,
+    /// After this one, in key order.
+    pub after: Option<SubscriptionKey>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// In key order.
+    pub subscriptions: Vec<SubscriptionView>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<SubscriptionKey>,
+}
+
+/// The answer to a gateway's heartbeat.
+#[derive(Clone, Debug)]
+pub struct Renewed {
+    /// When the first of the renewed leases ends.
+    pub expires_at: DateTime<Utc>,
+    /// How many were renewed.
+    pub renewed: u64,
+    /// Named but not here.
+    pub unknown: Vec<SubscriptionId>,
+    /// Here but not named.
+    pub unlisted: Vec<SubscriptionId>,
+}
+
+/// How far something is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lag {
+    /// By cluster time.
+    pub seconds: Option<f64>,
+    /// Counted by the owner since it began; `None` when unknown.
+    pub changes: Option<u64>,
+}
+
+/// A gateway as it is answered.
+#[derive(Clone, Debug)]
+pub struct GatewayView {
+    /// Its name.
+    pub gateway: GatewayId,
+    /// `live`, `catching_up`, `offline` or `parked`.
+    pub state: &'static str,
+    /// How many it has.
+    pub subscriptions: u64,
+    /// Its durable cursor.
+    pub cursor: Option<CursorText>,
+    /// Of that cursor.
+    pub lag: Lag,
+    /// Waiting to be written.
+    pub outbox_bytes: u64,
+    /// Its connection.
+    pub session: Option<SessionView>,
+}
+
+/// A connection as it is answered.
+#[derive(Clone, Debug)]
+pub struct SessionView {
+    /// `grpc`, `sse`.
+    pub transport: &'static str,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// Where.
+    pub node: Arc<str>,
+}
+
+/// A partition as it is answered.
+#[derive(Clone, Debug)]
+pub struct PartitionView {
+    /// Its name.
+    pub partition: PartitionId,
+    /// The node that owns it.
+    pub owner: Option<Arc<str>>,
+    /// Its epoch.
+    pub epoch: u32,
+    /// `reading`, `catching_up`, `paused`, `backoff`, `history_lost`.
+    pub state: &'static str,
+    /// How far it has read.
+    pub position: Position,
+    /// Behind the server.
+    pub lag: Lag,
+    /// How much later the checkpoint could be read, in seconds; `None` when unknown.
+    pub oplog_headroom_seconds: Option<f64>,
+    /// Where a restart would begin.
+    pub checkpoint: Position,
+}
+
+/// Where an operator moves a cursor.
+#[derive(Clone, Debug)]
+pub enum CursorTarget {
+    /// Changes after this cluster time.
+    OperationTime(ClusterTime),
+    /// Changes from this second on.
+    Second(u32),
+    /// Changes after these positions.
+    Positions(Vec<(PartitionId, Position)>),
+    /// Only what is still to come.
+    Now,
+}
+
+type Reply<T> = oneshot::Sender<T>;
+
+/// One question to a partition's loop.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "each is the method of `HubHandle` of the same name")]
+pub enum Command {
+    Register(Vec<Spec>, Reply<Vec<Result<Registered, Problem>>>),
+    Replace(Box<Spec>, Reply<Result<SubscriptionView, Problem>>),
+    Unregister(SubscriptionKey, Reply<Result<(), Problem>>),
+    Subscription(SubscriptionKey, Reply<Result<SubscriptionView, Problem>>),
+    Subscriptions(ListQuery, Reply<Page>),
+    Renew(SubscriptionKey, Reply<Result<DateTime<Utc>, Problem>>),
+    RenewGateway(GatewayId, Option<Vec<SubscriptionId>>, Reply<Result<Renewed, Problem>>),
+    SetDelivery(GatewayId, DeliveryMode, Reply<Result<(), Problem>>),
+    Gateways(Reply<Vec<GatewayView>>),
+    Gateway(GatewayId, Reply<Result<GatewayView, Problem>>),
+    DeleteGateway(GatewayId, Reply<Result<(), Problem>>),
+    ParkGateway(GatewayId, Reply<Result<(), Problem>>),
+    SetCursor(GatewayId, CursorTarget, Reply<Result<(), Problem>>),
+    Open(Hello, Reply<Result<Session, Problem>>),
+    Ack(GatewayId, CursorText, Reply<Result<(), Problem>>),
+    Partitions(Reply<Vec<PartitionView>>),
+    Pause(bool, Reply<Result<PartitionView, Problem>>),
+    /// A session's end, told by dropping it.
+    Disconnect {
+        gateway: GatewayId,
+        session: u64,
+    },
+}
+
+/// Asks the hub. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct HubHandle {
+    commands: mpsc::Sender<Command>,
+}
+
+impl HubHandle {
+    /// A handle and the loop's end of it. The queue holds `commands_max` commands; callers past that
+    /// wait.
+    pub fn new(commands_max: usize) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(commands_max);
+        (Self { commands }, receiver)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Problem> {
+        let gone = || {
+            Problem::new(Code::OwnerUnknown, "the hub is shutting down or does not own the partition").retry_after(1)
+        };
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
+    /// Registers, each for itself; answers come in order.
+    pub async fn register(&self, specs: Vec<Spec>) -> Result<Vec<Result<Registered, Problem>>, Problem> {
+        self.ask(|reply| Command::Register(specs, reply)).await
+    }
+
+    /// Replaces a subscription's filter at one position.
+    pub async fn replace(&self, spec: Spec) -> Result<SubscriptionView, Problem> {
+        self.ask(|reply| Command::Replace(Box::new(spec), reply)).await?
+    }
+
+    /// Removes a subscription for good.
+    pub async fn unregister(&self, key: SubscriptionKey) -> Result<(), Problem> {
+        self.ask(|reply| Command::Unregister(key, reply)).await?
+    }
+
+    /// One subscription.
+    pub async fn subscription(&self, key: SubscriptionKey) -> Result<SubscriptionView, Problem> {
+        self.ask(|reply| Command::Subscription(key, reply)).await?
+    }
+
+    /// A page of subscriptions.
+    pub async fn subscriptions(&self, query: ListQuery) -> Result<Page, Problem> {
+        self.ask(|reply| Command::Subscriptions(query, reply)).await
+    }
+
+    /// Renews one lease; revives the subscription if it was parked.
+    pub async fn renew(&self, key: SubscriptionKey) -> Result<DateTime<Utc>, Problem> {
+        self.ask(|reply| Command::Renew(key, reply)).await?
+    }
+
+    /// Renews all of a gateway's leases; revives what was parked.
+    pub async fn renew_gateway(
+        &self,
+        gateway: GatewayId,
+        named: Option<Vec<SubscriptionId>>,
+    ) -> Result<Renewed, Problem> {
+        self.ask(|reply| Command::RenewGateway(gateway, named, reply)).await?
+    }
+
+    /// Says how a gateway is served.
+    pub async fn set_delivery(&self, gateway: GatewayId, mode: DeliveryMode) -> Result<(), Problem> {
+        self.ask(|reply| Command::SetDelivery(gateway, mode, reply)).await?
+    }
+
+    /// All gateways.
+    pub async fn gateways(&self) -> Result<Vec<GatewayView>, Problem> {
+        self.ask(Command::Gateways).await
+    }
+
+    /// One gateway.
+    pub async fn gateway(&self, gateway: GatewayId) -> Result<GatewayView, Problem> {
+        self.ask(|reply| Command::Gateway(gateway, reply)).await?
+    }
+
+    /// Drops a gateway, its subscriptions and its cursor.
+    pub async fn delete_gateway(&self, gateway: GatewayId) -> Result<(), Problem> {
+        self.ask(|reply| Command::DeleteGateway(gateway, reply)).await?
+    }
+
+    /// Parks all of a gateway's subscriptions.
+    pub async fn park_gateway(&self, gateway: GatewayId) -> Result<(), Problem> {
+        self.ask(|reply| Command::ParkGateway(gateway, reply)).await?
+    }
+
+    /// An operator's rewind or skip.
+    pub async fn set_cursor(&self, gateway: GatewayId, target: CursorTarget) -> Result<(), Problem> {
+        self.ask(|reply| Command::SetCursor(gateway, target, reply)).await?
+    }
+
+    /// Opens a session; an older one of the same gateway ends.
+    pub async fn open(&self, hello: Hello) -> Result<Session, Problem> {
+        self.ask(|reply| Command::Open(hello, reply)).await?
+    }
+
+    /// Acks everything sent before this cursor in its session.
+    pub async fn ack(&self, gateway: GatewayId, cursor: CursorText) -> Result<(), Problem> {
+        self.ask(|reply| Command::Ack(gateway, cursor, reply)).await?
+    }
+
+    /// All partitions.
+    pub async fn partitions(&self) -> Result<Vec<PartitionView>, Problem> {
+        self.ask(Command::Partitions).await
+    }
+
+    /// Stops (`true`) or goes on reading.
+    pub async fn pause(&self, pause: bool) -> Result<PartitionView, Problem> {
+        self.ask(|reply| Command::Pause(pause, reply)).await?
+    }
+
+    /// Tells that a session has ended. Never waits: if the queue is full the loop finds out by itself.
+    pub fn disconnected(&self, gateway: GatewayId, session: u64) {
+        let _ = self.commands.try_send(Command::Disconnect { gateway, session });
+    }
+}
