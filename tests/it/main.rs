@@ -2,4 +2,5 @@
 //! behaviour, so that it links once.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod filters;
 mod simulation;
