@@ -6,6 +6,7 @@ use bson::{Document, doc};
 use mongodb::options::{Acknowledgment, WriteConcern};
 
 use super::*;
+use streamer::tasks::Kind;
 
 /// Numbered transactions of five, each repeated until it is known to have been committed.
 async fn write_numbered(client: Client, stop: Arc<AtomicBool>, written: Arc<AtomicI32>) {
@@ -41,7 +42,8 @@ async fn a_server_killed_in_mid_stream_loses_and_repeats_nothing() {
     let source = connect(config(&server, "restart", Layout::plain())).await;
     let start = now(&source).await;
     let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI32::new(0)));
-    let writer = tokio::spawn(write_numbered(client, Arc::clone(&stop), Arc::clone(&written)));
+    let writer = Tasks::new();
+    writer.spawn(Kind::Demo, "numbered", write_numbered(client, Arc::clone(&stop), Arc::clone(&written)));
     let mut reading = source.read(EPOCH, start).await.unwrap();
     let mut tape = Tape { reached: start, ..Tape::default() };
     let mut said = 0;
@@ -69,7 +71,7 @@ async fn a_server_killed_in_mid_stream_loses_and_repeats_nothing() {
         }
     }
     stop.store(true, Ordering::SeqCst);
-    writer.await.unwrap();
+    assert!(writer.drain(STUCK).await.is_empty());
     let count = written.load(Ordering::SeqCst) as usize * 5;
     tape.until(&mut reading, |tape| tape.events.len() >= count).await;
     let seen: Vec<_> = tape.changes().iter().map(|change| (change.position.ordinal, change.key.to_string())).collect();
