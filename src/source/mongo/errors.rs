@@ -3,12 +3,13 @@
 //! Owns the table from error code to treatment. The codes are the server's; where each arises was
 //! found by experiment and is held down by the tests against a real server.
 
+use bson::Document;
 use mongodb::error::{Error, ErrorKind};
 
 use crate::source::SourceError;
 
 /// How a reading goes on after an error.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Failure {
     /// The start lies before the oplog: tell it, never ask again.
     HistoryLost(String),
@@ -16,6 +17,10 @@ pub(super) enum Failure {
     Oversize(String),
     /// Open the stream again, by cluster time, where it had come to; if that fails too, later.
     Passing(String),
+    /// The stream was opened on a database that was dropped: it goes on after this token.
+    Invalidated(Document),
+    /// The user may not do it.
+    Forbidden(String),
     /// Only an operator can help.
     Misconfigured(String),
 }
@@ -40,11 +45,13 @@ impl Failure {
             286 => Self::HistoryLost("the oplog no longer reaches back to where reading was to begin".into()),
             // BSONObjectTooLarge
             10334 => Self::Oversize(text),
-            // Unauthorized, AuthenticationFailed
-            13 | 18 => Self::Misconfigured(format!(
-                "{text}: the user needs `changeStream` and `find` on all databases (a role with the resource \
-                 {{ db: \"\", collection: \"\" }}), or watch a deployment where it has them"
+            // Unauthorized
+            13 => Self::Forbidden(format!(
+                "{text}: the user needs `find` and `changeStream` on what is watched (a role with the resource \
+                 {{ db: \"\", collection: \"\" }}, or the role `read` on the one database that is configured)"
             )),
+            // AuthenticationFailed
+            18 => Self::Misconfigured(text),
             // NoMatchingDocument: images were required and are not there. This source never requires any.
             47 => Self::Misconfigured(format!("{text}: an image was required that is not recorded")),
             // The stage is only for replica sets.
@@ -63,7 +70,8 @@ impl Failure {
         match self {
             Self::HistoryLost(text) => SourceError::HistoryLost(text),
             Self::Oversize(text) | Self::Passing(text) => SourceError::Unavailable(text),
-            Self::Misconfigured(text) => SourceError::Misconfigured(text),
+            Self::Invalidated(_) => SourceError::Unavailable("MongoDB: the database was dropped".into()),
+            Self::Forbidden(text) | Self::Misconfigured(text) => SourceError::Misconfigured(text),
         }
     }
 }
@@ -95,7 +103,8 @@ mod tests {
         for code in [136, 280, 260, 15, 43, 91, 189, 10107, 11600] {
             assert!(matches!(of(code), Failure::Passing(_)), "{code}");
         }
-        for code in [47, 13, 18, 40324, 40573] {
+        assert!(matches!(of(13), Failure::Forbidden(_)));
+        for code in [47, 18, 40324, 40573] {
             assert!(matches!(of(code), Failure::Misconfigured(_)), "{code}");
         }
     }

@@ -32,6 +32,8 @@ pub(super) enum Kind {
     Rename,
     /// A database was dropped, after each of its collections.
     DropDatabase,
+    /// The stream ends here: what it was opened on was dropped.
+    Invalidate,
     /// Anything else; of no concern.
     #[default]
     Other,
@@ -115,6 +117,7 @@ fn kind(name: &str) -> Kind {
         "drop" => Kind::Drop,
         "rename" => Kind::Rename,
         "dropDatabase" => Kind::DropDatabase,
+        "invalidate" => Kind::Invalidate,
         _ => Kind::Other,
     }
 }

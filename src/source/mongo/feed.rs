@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bson::{Document, RawDocument};
 use futures::StreamExt;
-use mongodb::Client;
+use mongodb::Database;
 use mongodb::error::Error;
 use mongodb::options::{ReadConcern, ReadPreference, SelectionCriteria};
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
@@ -33,13 +33,12 @@ pub(super) struct Feed(mpsc::Receiver<Result<RawBatch, Failure>>);
 impl Feed {
     /// Opens a stream with this pipeline.
     pub(super) async fn open(
-        client: &Client,
+        database: &Database,
         tasks: &Tasks,
         pipeline: Vec<Document>,
         batch_changes: u32,
     ) -> Result<Self, Error> {
-        let admin = client.database("admin");
-        let cursor = admin
+        let cursor = database
             .aggregate(pipeline)
             .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
             .read_concern(ReadConcern::majority())

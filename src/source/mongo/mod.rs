@@ -23,6 +23,7 @@ mod token;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,7 +31,7 @@ use mongodb::Client;
 use tokio::sync::mpsc;
 
 use self::errors::Failure;
-use self::pipeline::Watched;
+use self::pipeline::{Level, Watched};
 use self::reading::Reader;
 use super::layout::Layout;
 use super::{ChangeSource, Description, READING_BATCHES, Reading, SourceError, SourceWarning};
@@ -94,6 +95,22 @@ struct Shared {
     watched: Watched,
     layout: Layout,
     image_bytes_max: i64,
+    /// Whether the deployment's stream was refused, and the database's is read.
+    descended: AtomicBool,
+}
+
+impl Shared {
+    /// What streams are opened on.
+    fn level(&self) -> Level {
+        if self.descended.load(Ordering::Relaxed) { Level::Database } else { Level::Deployment }
+    }
+
+    /// From now on streams are opened on the database.
+    fn descend(&self) {
+        if !self.descended.swap(true, Ordering::Relaxed) {
+            tracing::info!("the user may not read the deployment's change stream: reading the database's");
+        }
+    }
 }
 
 impl MongoSource {
@@ -107,7 +124,8 @@ impl MongoSource {
         let client = connect::connect(&config).await?;
         let watched = Watched::new(config.database, config.collections);
         let (layout, image_bytes_max) = (config.layout, config.image_bytes_max);
-        Ok(Self(Arc::new(Shared { client, tasks, watched, layout, image_bytes_max })))
+        let descended = AtomicBool::new(false);
+        Ok(Self(Arc::new(Shared { client, tasks, watched, layout, image_bytes_max, descended })))
     }
 
     /// What a subscription to `collection` should be warned of.

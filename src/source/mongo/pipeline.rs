@@ -37,8 +37,17 @@ impl Watched {
             && self.collections.as_deref().is_none_or(|names| names.iter().any(|name| name == coll))
     }
 
-    /// The one stage on which positions depend. A rename onto a watched name passes by `to`.
-    pub(super) fn match_stage(&self) -> Document {
+    /// The one stage on which positions depend. A rename onto a watched name passes by `to`; the end
+    /// of a database's stream, which has no `ns`, by its type.
+    pub(super) fn match_stage(&self, level: Level) -> Document {
+        let mut sides = self.sides();
+        if level == Level::Database {
+            sides.push(doc! { "operationType": "invalidate" });
+        }
+        doc! { "$match": { "$or": sides } }
+    }
+
+    fn sides(&self) -> Vec<Document> {
         let own = ["admin", "config", "local"];
         let side = |prefix: &str| {
             let mut side = Document::new();
@@ -52,12 +61,12 @@ impl Watched {
             }
             side
         };
-        doc! { "$match": { "$or": [side("ns"), side("to")] } }
+        vec![side("ns"), side("to")]
     }
 
     /// Hex digest of all that positions depend on.
     pub(super) fn definition(&self) -> String {
-        let text = format!("deployment stream\n{}", self.match_stage());
+        let text = format!("deployment stream\n{}", self.match_stage(Level::Deployment));
         Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -69,12 +78,24 @@ pub(super) enum From {
     Time(ClusterTime),
     /// After the event with this token.
     Token(Document),
+    /// After the end of a stream whose last event had this token.
+    Invalidated(Document),
+}
+
+/// What a stream is opened on. It shows the same changes in the same order either way, so positions
+/// do not depend on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Level {
+    /// The deployment: nothing that is dropped ends the stream.
+    Deployment,
+    /// The database, where privileges allow no more.
+    Database,
 }
 
 /// The `$changeStream` stage.
-pub(super) fn open_stage(from: &From) -> Document {
+pub(super) fn open_stage(from: &From, level: Level) -> Document {
     let mut options = doc! {
-        "allChangesForCluster": true,
+        "allChangesForCluster": level == Level::Deployment,
         "fullDocument": "whenAvailable",
         "fullDocumentBeforeChange": "whenAvailable",
     };
@@ -86,6 +107,7 @@ pub(super) fn open_stage(from: &From) -> Document {
             options.insert("startAtOperationTime", time)
         }
         From::Token(token) => options.insert("resumeAfter", token.clone()),
+        From::Invalidated(token) => options.insert("startAfter", token.clone()),
     };
     doc! { "$changeStream": options }
 }

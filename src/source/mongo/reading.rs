@@ -15,7 +15,7 @@ use super::decode::{Decoded, Decoder, Waiting};
 use super::errors::{self, Failure};
 use super::event::{Kind, Namespace, RawEvent};
 use super::feed::{self, BATCH_CHANGES, Feed};
-use super::pipeline::{self, From};
+use super::pipeline::{self, From, Level};
 use super::segment::{Item, Segment};
 use super::sequence::Sequence;
 use crate::change::{ResyncReason, Scope};
@@ -91,6 +91,10 @@ impl Reader {
             };
             opened = match failure {
                 Failure::Oversize(_) => self.step_over().await,
+                Failure::Invalidated(token) => {
+                    let from = From::Invalidated(token);
+                    self.open_at(&from, Form::Full, BATCH_CHANGES).await.map_err(Stop::Failed)
+                }
                 // Once at once; if that fails before anything has come of it, the caller decides when.
                 Failure::Passing(text) if self.progressed => {
                     tracing::info!(reached = ?self.sequence.reached(), reason = text, "opening the change stream again");
@@ -123,7 +127,15 @@ impl Reader {
     /// Deals with one answer of the server, to the end.
     async fn take(&mut self, answer: &RawBatch) -> Result<(), Stop> {
         for event in events(answer)? {
-            self.accept(event?, Decoder::change)?;
+            match self.accept(event?, Decoder::change) {
+                Ok(()) => {}
+                // It is the last one; those before it are good.
+                Err(failure @ Failure::Invalidated(_)) => {
+                    self.flush().await?;
+                    return Err(failure.into());
+                }
+                Err(failure) => return Err(failure.into()),
+            }
             if self.segment.is_full() {
                 self.flush().await?;
             }
@@ -145,6 +157,10 @@ impl Reader {
         let event = RawEvent::read(raw);
         let no_time = || Failure::Misconfigured("MongoDB: a change event has no cluster time".into());
         let time = event.cluster_time.ok_or_else(no_time)?;
+        if let (Kind::Invalidate, Some(token)) = (event.kind, event.token) {
+            let unreadable = |_| Failure::Misconfigured("MongoDB: a resume token cannot be read".into());
+            return Err(Failure::Invalidated(Document::try_from(token).map_err(unreadable)?));
+        }
         if !event.is_change() {
             return match self.sequence.other(time)? {
                 Some(position) => self.tell_of_namespaces(&event, position),
@@ -286,14 +302,30 @@ impl Reader {
         self.progressed = false;
     }
 
+    /// Opens on the deployment, or where the user may not, on the database.
     async fn open_at(&self, from: &From, form: Form, batch_changes: u32) -> Result<Feed, Failure> {
+        let opened = self.open_on(self.shared.level(), from, form, batch_changes).await;
+        match (opened, &self.shared.watched.database) {
+            (Err(Failure::Forbidden(_)), Some(_)) if self.shared.level() == Level::Deployment => {
+                self.shared.descend();
+                self.open_on(Level::Database, from, form, batch_changes).await
+            }
+            (opened, _) => opened,
+        }
+    }
+
+    async fn open_on(&self, level: Level, from: &From, form: Form, batch_changes: u32) -> Result<Feed, Failure> {
         let shared = &self.shared;
-        let mut stages = vec![pipeline::open_stage(from), shared.watched.match_stage()];
+        let mut stages = vec![pipeline::open_stage(from, level), shared.watched.match_stage(level)];
         stages.extend(match form {
             Form::Full => pipeline::guard_stages(&shared.layout, shared.image_bytes_max),
             Form::Narrow => pipeline::narrow_stages(&shared.layout),
         });
-        let opened = Feed::open(&shared.client, &shared.tasks, stages, batch_changes).await;
+        let database = match (level, &shared.watched.database) {
+            (Level::Database, Some(database)) => shared.client.database(database),
+            _ => shared.client.database("admin"),
+        };
+        let opened = Feed::open(&database, &shared.tasks, stages, batch_changes).await;
         opened.map_err(|error| Failure::of(&error))
     }
 }

@@ -1,4 +1,4 @@
-//! The server dies and comes back in the middle of a stream.
+//! The server dies and comes back, or another takes over, in the middle of a stream.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -56,6 +56,7 @@ async fn a_server_killed_in_mid_stream_loses_and_repeats_nothing() {
                 // The second time it stays away longer than an operation waits for it.
                 tokio::time::sleep(Duration::from_millis(if kill == 2 { 7000 } else { 500 })).await;
                 server.restart().await;
+                server.writable().await;
                 killed = true;
             }
             if tape.next(&mut reading).await.is_err() {
@@ -83,4 +84,56 @@ async fn a_server_killed_in_mid_stream_loses_and_repeats_nothing() {
     let again = read(&source, start, count).await;
     let positions = |tape: &Tape| tape.changes().iter().map(|change| change.position).collect::<Vec<_>>();
     assert_eq!(positions(&again), positions(&tape));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_primary_loses_and_repeats_nothing() {
+    let members = Mongod::start_three().await;
+    let [a, b, c] = &members;
+    let uri = Mongod::uri_of(&[a, b, c]);
+    let client = Client::with_uri_str(&uri).await.unwrap();
+    client.database("restart").create_collection("docs").await.unwrap();
+    let database = Some("restart".to_owned());
+    let source = connect(MongoConfig { database, layout: Layout::plain(), ..MongoConfig::new(&uri) }).await;
+    let start = now(&source).await;
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI32::new(0)));
+    let writer = Tasks::new();
+    let work = write_numbered(client.clone(), Arc::clone(&stop), Arc::clone(&written));
+    writer.spawn(Kind::Demo, "numbered", work);
+    let mut reading = source.read(EPOCH, start).await.unwrap();
+    let mut tape = Tape { reached: start, ..Tape::default() };
+    for fault in 0..4 {
+        let goal = written.load(Ordering::SeqCst) + 20;
+        let mut done = false;
+        while written.load(Ordering::SeqCst) < goal + 20 {
+            if !done && written.load(Ordering::SeqCst) >= goal {
+                done = true;
+                let hello = client.database("admin").run_command(doc! { "hello": 1 }).await.unwrap();
+                let primary = hello.get_str("primary").unwrap();
+                let primary = members.iter().find(|member| primary.ends_with(&member.port().to_string())).unwrap();
+                if fault % 2 == 0 {
+                    let step_down = doc! { "replSetStepDown": 10, "force": true };
+                    let _ = primary.direct().await.database("admin").run_command(step_down).await;
+                } else {
+                    primary.kill();
+                    primary.restart().await;
+                }
+            }
+            if tape.next(&mut reading).await.is_err() {
+                reading = loop {
+                    match source.read(EPOCH, tape.reached).await {
+                        Ok(reading) => break reading,
+                        Err(error) => assert!(matches!(error, SourceError::Unavailable(_)), "{error}"),
+                    }
+                };
+            }
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    assert!(writer.drain(STUCK).await.is_empty());
+    let count = written.load(Ordering::SeqCst) as usize * 5;
+    tape.until(&mut reading, |tape| tape.events.len() >= count).await;
+    let seen: Vec<_> = tape.changes().iter().map(|change| (change.position.ordinal, change.key.to_string())).collect();
+    let expected: Vec<_> = (0..count).map(|n| (n as u32 % 5 + 1, format!("{}-{}", n / 5, n % 5))).collect();
+    assert!(seen == expected, "every transaction once, whole and in order");
 }

@@ -22,13 +22,39 @@ impl Mongod {
     /// A replica set of one, initiated and writable.
     pub(super) async fn start(args: &[&str]) -> Self {
         let mongod = Self::start_bare(&[&["--replSet", "rs0"], args].concat()).await;
-        let direct = mongod.direct().await;
-        let host = format!("127.0.0.1:{}", mongod.port);
-        let members = vec![doc! { "_id": 0, "host": host }];
-        let config = doc! { "_id": "rs0", "members": members };
-        direct.database("admin").run_command(doc! { "replSetInitiate": config }).await.unwrap();
+        mongod.initiate(&[&mongod]).await;
         mongod.writable().await;
         mongod
+    }
+
+    /// A replica set of three that elects a new primary within about a second.
+    pub(super) async fn start_three() -> [Self; 3] {
+        let start = || Self::start_bare(&["--replSet", "rs0", "--oplogSize", "64"]);
+        let (a, b, c) = tokio::join!(start(), start(), start());
+        a.initiate(&[&a, &b, &c]).await;
+        a.client_of(&[&a, &b, &c]).await.database("x").collection("y").insert_one(doc! {}).await.unwrap();
+        [a, b, c]
+    }
+
+    /// Makes a replica set of these members.
+    pub(super) async fn initiate(&self, members: &[&Self]) {
+        let members = members.iter().enumerate();
+        let members: Vec<Document> = members
+            .map(|(id, member)| doc! { "_id": id as i32, "host": format!("127.0.0.1:{}", member.port) })
+            .collect();
+        let settings = doc! { "electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200 };
+        let config = doc! { "_id": "rs0", "members": members, "settings": settings };
+        self.direct().await.database("admin").run_command(doc! { "replSetInitiate": config }).await.unwrap();
+    }
+
+    /// The connection string of a set of these.
+    pub(super) fn uri_of(members: &[&Self]) -> String {
+        let hosts: Vec<_> = members.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
+        format!("mongodb://{}/?replicaSet=rs0&retryWrites=true", hosts.join(","))
+    }
+
+    async fn client_of(&self, members: &[&Self]) -> Client {
+        Client::with_uri_str(Self::uri_of(members)).await.unwrap()
     }
 
     /// A mongod as the arguments make it.
@@ -67,7 +93,8 @@ impl Mongod {
         Client::with_uri_str(self.uri()).await.unwrap()
     }
 
-    async fn direct(&self) -> Client {
+    /// A client of this server alone.
+    pub(super) async fn direct(&self) -> Client {
         let uri = format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port);
         Client::with_options(ClientOptions::parse(uri).await.unwrap()).unwrap()
     }
@@ -83,7 +110,6 @@ impl Mongod {
     pub(super) async fn restart(&self) {
         *self.child.lock().unwrap_or_else(PoisonError::into_inner) = spawn(self.port, &self.data, &self.args);
         self.answers().await;
-        self.writable().await;
     }
 
     async fn answers(&self) {
@@ -94,7 +120,8 @@ impl Mongod {
         }
     }
 
-    async fn writable(&self) {
+    /// Waits until it is primary.
+    pub(super) async fn writable(&self) {
         let direct = self.direct().await;
         loop {
             let hello: Option<Document> = direct.database("admin").run_command(doc! { "hello": 1 }).await.ok();
