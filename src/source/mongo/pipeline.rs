@@ -73,7 +73,7 @@ impl Watched {
 
 /// Where a stream begins.
 #[derive(Clone, Debug)]
-pub(super) enum From {
+pub(super) enum Start {
     /// With every event at this time and later.
     Time(ClusterTime),
     /// After the event with this token.
@@ -93,21 +93,21 @@ pub(super) enum Level {
 }
 
 /// The `$changeStream` stage.
-pub(super) fn open_stage(from: &From, level: Level) -> Document {
+pub(super) fn open_stage(from: &Start, level: Level) -> Document {
     let mut options = doc! {
         "allChangesForCluster": level == Level::Deployment,
         "fullDocument": "whenAvailable",
         "fullDocumentBeforeChange": "whenAvailable",
     };
     match from {
-        From::Time(time) => {
+        Start::Time(time) => {
             // The server refuses a start at zero; nothing can lie there.
             let time = (*time).max(ClusterTime::new(1, 1));
             let time = Timestamp { time: time.seconds(), increment: time.increment() };
             options.insert("startAtOperationTime", time)
         }
-        From::Token(token) => options.insert("resumeAfter", token.clone()),
-        From::Invalidated(token) => options.insert("startAfter", token.clone()),
+        Start::Token(token) => options.insert("resumeAfter", token.clone()),
+        Start::Invalidated(token) => options.insert("startAfter", token.clone()),
     };
     doc! { "$changeStream": options }
 }

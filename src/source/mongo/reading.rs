@@ -15,7 +15,7 @@ use super::decode::{Decoded, Decoder, Waiting};
 use super::errors::{self, Failure};
 use super::event::{Kind, Namespace, RawEvent};
 use super::feed::{self, BATCH_CHANGES, Feed};
-use super::pipeline::{self, From, Level};
+use super::pipeline::{self, Level, Start};
 use super::segment::{Item, Segment};
 use super::sequence::Sequence;
 use crate::change::{ResyncReason, Scope};
@@ -31,7 +31,7 @@ pub(super) enum Stop {
     Failed(Failure),
 }
 
-impl std::convert::From<Failure> for Stop {
+impl From<Failure> for Stop {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
@@ -73,7 +73,7 @@ impl Reader {
     /// Opens the stream where the reading stands.
     pub(super) async fn open(&mut self) -> Result<Feed, Failure> {
         self.begin_anew();
-        let from = From::Time(self.sequence.reached().time);
+        let from = Start::Time(self.sequence.reached().time);
         self.open_at(&from, Form::Full, BATCH_CHANGES).await
     }
 
@@ -92,7 +92,7 @@ impl Reader {
             opened = match failure {
                 Failure::Oversize(_) => self.step_over().await,
                 Failure::Invalidated(token) => {
-                    let from = From::Invalidated(token);
+                    let from = Start::Invalidated(token);
                     self.open_at(&from, Form::Full, BATCH_CHANGES).await.map_err(Stop::Failed)
                 }
                 // Once at once; if that fails before anything has come of it, the caller decides when.
@@ -242,7 +242,7 @@ impl Reader {
     /// its images, then on from its token, for a start at its time would meet it again.
     async fn step_over(&mut self) -> Result<Feed, Stop> {
         self.begin_anew();
-        let mut from = From::Time(self.sequence.reached().time);
+        let mut from = Start::Time(self.sequence.reached().time);
         loop {
             if self.approach(&mut from).await? {
                 self.narrow(&mut from).await?;
@@ -255,7 +255,7 @@ impl Reader {
     }
 
     /// Reads one by one from `from`, which moves along. Whether an event was met that cannot be had.
-    async fn approach(&mut self, from: &mut From) -> Result<bool, Stop> {
+    async fn approach(&mut self, from: &mut Start) -> Result<bool, Stop> {
         let mut feed = match self.open_at(from, Form::Full, 1).await {
             Ok(feed) => feed,
             Err(Failure::Oversize(_)) => return Ok(true),
@@ -269,7 +269,7 @@ impl Reader {
             };
             self.take(&answer).await?;
             match last_token(&answer)? {
-                Some(token) => *from = From::Token(token),
+                Some(token) => *from = Start::Token(token),
                 None => return Ok(false),
             }
         }
@@ -277,7 +277,7 @@ impl Reader {
     }
 
     /// Tells the one event after `from` by what the server can hand out of it, and moves behind it.
-    async fn narrow(&mut self, from: &mut From) -> Result<(), Stop> {
+    async fn narrow(&mut self, from: &mut Start) -> Result<(), Stop> {
         let beyond_help = |failure| match failure {
             Failure::Oversize(text) => Failure::Passing(text),
             other => other,
@@ -289,7 +289,7 @@ impl Reader {
             self.accept(event?, Decoder::oversize)?;
             self.flush().await?;
             if let Some(token) = last_token(&answer)? {
-                *from = From::Token(token);
+                *from = Start::Token(token);
             }
             tracing::warn!(reached = ?self.sequence.reached(), "stepped over a change too large to be read");
             return Ok(());
@@ -303,7 +303,7 @@ impl Reader {
     }
 
     /// Opens on the deployment, or where the user may not, on the database.
-    async fn open_at(&self, from: &From, form: Form, batch_changes: u32) -> Result<Feed, Failure> {
+    async fn open_at(&self, from: &Start, form: Form, batch_changes: u32) -> Result<Feed, Failure> {
         let opened = self.open_on(self.shared.level(), from, form, batch_changes).await;
         match (opened, &self.shared.watched.database) {
             (Err(Failure::Forbidden(_)), Some(_)) if self.shared.level() == Level::Deployment => {
@@ -314,7 +314,7 @@ impl Reader {
         }
     }
 
-    async fn open_on(&self, level: Level, from: &From, form: Form, batch_changes: u32) -> Result<Feed, Failure> {
+    async fn open_on(&self, level: Level, from: &Start, form: Form, batch_changes: u32) -> Result<Feed, Failure> {
         let shared = &self.shared;
         let mut stages = vec![pipeline::open_stage(from, level), shared.watched.match_stage(level)];
         stages.extend(match form {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bson::{Document, doc};
 use mongodb::{Client, Collection, Database};
 use streamer::change::{Change, Operation};
+use streamer::limits;
 use streamer::position::{Epoch, Position};
 use streamer::source::layout::Layout;
 use streamer::source::mongo::{MongoConfig, MongoSource};
@@ -56,6 +57,13 @@ struct Tape {
 
 impl Tape {
     fn add(&mut self, batch: Batch) {
+        let size = |event: &Event| match event {
+            Event::Change(change) => change.size_bytes(),
+            Event::Resync(_) => 0,
+        };
+        let bytes: usize = batch.events.iter().map(size).sum();
+        assert!(batch.events.len() <= limits::source_batch_changes_max);
+        assert!(bytes <= limits::source_batch_bytes_max || batch.events.len() == 1, "{bytes} bytes in a batch");
         for event in batch.events {
             let (last, position) = (self.events.last().map(position_of), position_of(&event));
             let is_change = matches!(event, Event::Change(_));

@@ -4,6 +4,8 @@ use bson::{Bson, Document, doc};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use streamer::source::SourceWarning;
+
 use super::*;
 
 /// Single writes, `insert_many`, `update_many`, `delete_many` and transactions, some without effect
@@ -207,9 +209,29 @@ async fn a_deployment_says_what_it_is() {
     db.create_collection("without").await.unwrap();
     let second = source.describe().await.unwrap();
     assert!(second.now > first.now && second.identity == first.identity);
-    let names =
-        |warnings: Vec<streamer::source::SourceWarning>| -> Vec<_> { warnings.iter().map(|w| w.name()).collect() };
+    let names = |warnings: Vec<SourceWarning>| -> Vec<_> { warnings.iter().map(|w| w.name()).collect() };
     assert_eq!(names(second.warnings), ["POSTIMAGES_OFF", "PREIMAGES_OFF"]);
     assert_eq!(names(source.warnings_for("with").await.unwrap()), Vec::<&str>::new());
     assert_eq!(names(source.warnings_for("not_there").await.unwrap()).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_expire_before_the_oplog_are_warned_of() {
+    let server = Mongod::start(&[]).await;
+    let (client, db) = database(&server, "expiry").await;
+    let docs = recording(&db, "docs").await;
+    let source = connect(config(&server, "expiry", Layout::plain())).await;
+    assert_eq!(source.describe().await.unwrap().warnings, []);
+    let options = doc! { "preAndPostImages": { "expireAfterSeconds": 1 } };
+    client
+        .database("admin")
+        .run_command(doc! { "setClusterParameter": { "changeStreamOptions": options } })
+        .await
+        .unwrap();
+    // As soon as the oplog spans more than that second.
+    while source.describe().await.unwrap().warnings.is_empty() {
+        docs.insert_one(doc! {}).await.unwrap();
+    }
+    assert_eq!(source.describe().await.unwrap().warnings, [SourceWarning::ImagesExpireEarly]);
+    assert_eq!(source.warnings_for("docs").await.unwrap(), [SourceWarning::ImagesExpireEarly]);
 }

@@ -137,3 +137,40 @@ async fn a_change_of_primary_loses_and_repeats_nothing() {
     let expected: Vec<_> = (0..count).map(|n| (n as u32 % 5 + 1, format!("{}-{}", n / 5, n % 5))).collect();
     assert!(seen == expected, "every transaction once, whole and in order");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_freezes_is_left_for_the_next_one() {
+    let members = Mongod::start_three().await;
+    let [a, b, c] = &members;
+    let uri = Mongod::uri_of(&[a, b, c]);
+    let client = Client::with_uri_str(&uri).await.unwrap();
+    client.database("frozen").create_collection("docs").await.unwrap();
+    let config = MongoConfig { database: Some("frozen".into()), layout: Layout::plain(), ..MongoConfig::new(&uri) };
+    let source = connect(config).await;
+    let mut reading = source.read(EPOCH, now(&source).await).await.unwrap();
+    let mut tape = Tape::default();
+    tape.next(&mut reading).await.unwrap();
+    let hello = client.database("admin").run_command(doc! { "hello": 1 }).await.unwrap();
+    let primary = hello.get_str("primary").unwrap();
+    let (frozen, others): (Vec<_>, Vec<_>) =
+        members.iter().partition(|member| primary.ends_with(&member.port().to_string()));
+    frozen[0].signal("STOP");
+    // A client of its own, which has never spoken to the frozen one.
+    let next = Client::with_uri_str(Mongod::uri_of(&others)).await.unwrap();
+    let docs = next.database("frozen").collection::<Document>("docs");
+    docs.insert_one(doc! { "_id": "after", "tenant": "t" }).await.unwrap();
+    let error = loop {
+        if tape.changes().len() == 1 {
+            break None;
+        }
+        if let Err(error) = tape.next(&mut reading).await {
+            break Some(error);
+        }
+    };
+    if let Some(error) = error {
+        assert!(matches!(error, SourceError::Unavailable(_)), "{error}");
+        let reached = tape.reached;
+        assert_eq!(&*read(&source, reached, 1).await.changes()[0].key, "after");
+    }
+    frozen[0].signal("CONT");
+}

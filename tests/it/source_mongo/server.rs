@@ -106,6 +106,12 @@ impl Mongod {
         let _ = child.wait();
     }
 
+    /// SIGSTOP or SIGCONT.
+    pub(super) fn signal(&self, name: &str) {
+        let id = self.child.lock().unwrap_or_else(PoisonError::into_inner).id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
     /// Starts it again on the same data.
     pub(super) async fn restart(&self) {
         *self.child.lock().unwrap_or_else(PoisonError::into_inner) = spawn(self.port, &self.data, &self.args);
