@@ -4,10 +4,11 @@
 
 use bson::{Bson, Document, Timestamp, doc};
 use futures::TryStreamExt;
-use mongodb::Client;
+use mongodb::error::Error;
+use mongodb::{Client, Database};
 
 use super::Shared;
-use super::errors::source_error;
+use super::errors::{Failure, source_error};
 use crate::position::ClusterTime;
 use crate::source::layout::CollectionPlace;
 use crate::source::{Description, SourceError, SourceWarning};
@@ -59,7 +60,8 @@ async fn oldest(client: &Client) -> Option<ClusterTime> {
     first.await.ok()??.get_timestamp("ts").ok().map(cluster_time)
 }
 
-/// Whether some watched collection, or the one named, does not record its images.
+/// Whether some watched collection, or the one named, does not record its images. A database that the
+/// user may not list says nothing.
 async fn image_warnings(shared: &Shared, only: Option<&str>) -> Result<Vec<SourceWarning>, SourceError> {
     let client = &shared.client;
     let databases = match &shared.watched.database {
@@ -73,23 +75,34 @@ async fn image_warnings(shared: &Shared, only: Option<&str>) -> Result<Vec<Sourc
     };
     let mut off = false;
     for database in databases.iter().filter(|name| !own.contains(&name.as_str())) {
-        let mut collections =
-            client.database(database).list_collections().await.map_err(|error| source_error(&error))?;
-        while let Some(collection) = collections.try_next().await.map_err(|error| source_error(&error))? {
-            let name = collection.name.as_str();
-            if name.starts_with("system.") || !shared.watched.covers(database, name) {
-                continue;
+        let collections = match recording(&client.database(database)).await.map_err(|error| Failure::of(&error)) {
+            Ok(collections) => collections,
+            Err(Failure::Forbidden(_)) => return Ok(Vec::new()),
+            Err(failure) => return Err(failure.into_source_error()),
+        };
+        for (name, records) in collections {
+            if shared.watched.covers(database, &name) && only.is_none_or(|only| only == name) {
+                named.retain(|one| *one != name);
+                off |= !records;
             }
-            if only.is_some_and(|only| only != name) {
-                continue;
-            }
-            named.retain(|one| *one != name);
-            off |= !collection.options.change_stream_pre_and_post_images.is_some_and(|images| images.enabled);
         }
     }
     // One that does not exist yet records nothing when it comes to be by itself.
     off |= !named.is_empty();
     Ok(if off { vec![SourceWarning::PostImagesOff, SourceWarning::PreImagesOff] } else { Vec::new() })
+}
+
+/// A database's collections, and whether each records its images.
+async fn recording(database: &Database) -> Result<Vec<(String, bool)>, Error> {
+    let mut collections = database.list_collections().await?;
+    let mut out = Vec::new();
+    while let Some(collection) = collections.try_next().await? {
+        if !collection.name.starts_with("system.") {
+            let images = collection.options.change_stream_pre_and_post_images;
+            out.push((collection.name, images.is_some_and(|images| images.enabled)));
+        }
+    }
+    Ok(out)
 }
 
 /// Whether images are set to expire before the oplog does at its present length.

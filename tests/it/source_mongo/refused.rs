@@ -131,6 +131,7 @@ async fn who_may_not_read_is_told_what_is_missing() {
     for (user, database) in [("stranger", Some("mine")), ("reader", Some("other")), ("reader", None)] {
         let config = MongoConfig { database: database.map(str::to_owned), ..MongoConfig::new(uri_as(&server, user)) };
         let source = connect(config).await;
+        assert_eq!(source.describe().await.unwrap().warnings, [], "what it may not see it does not guess");
         let error = source.read(EPOCH, Position::default()).await.expect_err("refused");
         assert!(matches!(error, SourceError::Misconfigured(_)), "{error}");
         says(&error, "changeStream");
