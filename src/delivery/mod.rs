@@ -6,7 +6,10 @@
 pub mod body;
 pub mod ejson;
 pub mod frame;
+pub mod json;
 mod projection;
+pub mod receipt;
 pub mod session;
+pub mod sse;
 #[cfg(test)]
 mod testing;
