@@ -6,6 +6,7 @@
 pub mod body;
 pub mod ejson;
 pub mod frame;
+pub mod grpc;
 pub mod json;
 mod projection;
 pub mod receipt;
