@@ -7,6 +7,8 @@ use prost::encoding::encoded_len_varint;
 
 use super::super::body::{Bodies, Format};
 use super::super::frame::{self, Frame};
+use crate::change::Flags;
+use crate::cursor::CursorText;
 use crate::limits;
 use crate::position::{PartitionId, Position};
 use crate::proto::consume_response::Message as Kind;
@@ -16,13 +18,16 @@ use crate::proto::{
 };
 use crate::subscription::SubscriptionId;
 
+#[cfg(test)]
+mod tests;
+
 /// Turns a session's frames into messages of at most `bytes_max` bytes.
 #[derive(Debug)]
 pub(super) struct Packer {
     format: Format,
     bytes_max: usize,
     /// The last cursor that was sent: a message in several pieces moves it with its last piece only.
-    last: String,
+    last: Option<CursorText>,
     open: Vec<Change>,
     open_bytes: usize,
     done: Vec<ConsumeResponse>,
@@ -30,13 +35,13 @@ pub(super) struct Packer {
 
 impl Packer {
     pub(super) fn new(format: Format, bytes_max: usize) -> Self {
-        Self { format, bytes_max, last: String::new(), open: Vec::new(), open_bytes: 0, done: Vec::new() }
+        Self { format, bytes_max, last: None, open: Vec::new(), open_bytes: 0, done: Vec::new() }
     }
 
     /// The messages for these frames, in order.
     pub(super) fn pack(&mut self, frames: Vec<Frame>) -> Vec<ConsumeResponse> {
         for frame in frames {
-            let cursor = frame.cursor().map(ToString::to_string);
+            let cursor = frame.cursor().cloned();
             match frame {
                 Frame::Change(delivery) => self.change(&delivery),
                 Frame::Welcome(welcome) => self.single(Kind::Welcome(Welcome {
@@ -65,24 +70,24 @@ impl Packer {
                     retry_after_ms: reason.retry_after_ms(),
                 })),
             }
-            self.last = cursor.unwrap_or(std::mem::take(&mut self.last));
+            self.last = cursor.or(self.last.take());
         }
         self.close_batch();
         std::mem::take(&mut self.done)
     }
 
     fn change(&mut self, delivery: &frame::Delivery) {
-        let mut bodies = delivery.bodies(self.format);
-        let mut change = message(delivery, bodies.clone());
+        let mut change = message(delivery, delivery.bodies(self.format));
+        let mut bytes = framed(change.encoded_len());
         for keep_changed in [true, false] {
-            if response_bytes(framed(change.encoded_len())) <= self.bytes_max {
+            if framed(bytes) <= self.bytes_max {
                 break;
             }
-            bodies.reduce(keep_changed);
-            change = message(delivery, bodies.clone());
+            reduce(&mut change, delivery, keep_changed);
+            bytes = framed(change.encoded_len());
         }
-        let bytes = framed(change.encoded_len());
-        if response_bytes(self.open_bytes + bytes) > self.bytes_max {
+        // The changes lie in a `Changes`, and that in the response.
+        if framed(self.open_bytes + bytes) > self.bytes_max {
             self.close_batch();
         }
         self.open_bytes += bytes;
@@ -116,8 +121,9 @@ impl Packer {
                 collection: collection.to_string(),
             };
             let is_last = some_ids.peek().is_none() && some_scopes.peek().is_none();
+            let before = self.last.as_ref().filter(|_| !is_last);
             self.single(Kind::Resync(Resync {
-                cursor: if is_last { resync.cursor.to_string() } else { self.last.clone() },
+                cursor: before.unwrap_or(&resync.cursor).to_string(),
                 partition: resync.partition.to_string(),
                 from: resync.from.map(|from| from.to_string()),
                 to: resync.to.to_string(),
@@ -151,9 +157,18 @@ fn framed(bytes: usize) -> usize {
     1 + encoded_len_varint(bytes as u64) + bytes
 }
 
-/// A response around changes that take so much.
-fn response_bytes(changes: usize) -> usize {
-    framed(changes)
+/// What is too large is left out: the images first, then what an update touched.
+fn reduce(change: &mut Change, delivery: &frame::Delivery, keep_changed: bool) {
+    change.document = None;
+    change.before = None;
+    if !keep_changed {
+        change.changed = None;
+    }
+    change.flags = flag_names(delivery.flags.with(Flags::REDUCED));
+}
+
+fn flag_names(flags: Flags) -> Vec<String> {
+    flags.names().map(str::to_owned).collect()
 }
 
 fn message(delivery: &frame::Delivery, bodies: Bodies) -> Change {
@@ -178,7 +193,7 @@ fn message(delivery: &frame::Delivery, bodies: Bodies) -> Change {
         wall_time: delivery.wall_time().unwrap_or_default(),
         transaction: change.transaction.as_ref().map(|t| Transaction { id: t.id.to_string(), number: t.number }),
         matches: delivery.matches.iter().map(matched).collect(),
-        flags: flags.names().map(str::to_owned).collect(),
+        flags: flag_names(flags),
     }
 }
 

@@ -23,10 +23,10 @@ use tonic::transport::server::TcpIncoming;
 use crate::error::Problem;
 use crate::handle::{HubHandle, SubscriptionView};
 use crate::limits;
+use crate::proto;
 use crate::proto::delivery_server::DeliveryServer;
 use crate::proto::ingest_server::IngestServer;
 use crate::proto::registry_server::RegistryServer;
-use crate::proto::{self};
 use crate::subscription::Spec;
 use crate::tasks::Tasks;
 
