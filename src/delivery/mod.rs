@@ -4,8 +4,17 @@
 //! are read or matched.
 
 pub mod body;
+pub mod ejson;
 pub mod frame;
 pub mod machine;
 pub mod outbox;
 pub mod session;
 mod window;
+pub mod grpc;
+pub mod json;
+mod projection;
+pub mod receipt;
+pub mod session;
+pub mod sse;
+#[cfg(test)]
+mod testing;

@@ -7,3 +7,4 @@ mod embedded_log;
 mod filters;
 mod simulation;
 mod source_mongo;
+mod python_consumer;
