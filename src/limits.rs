@@ -20,6 +20,12 @@ pub const cel_source_bytes_max: usize = 2 << 10;
 pub const cel_depth_max: usize = 100;
 /// Nesting of CEL comprehensions (`exists`, `all`, `map`, `filter`).
 pub const cel_comprehensions_max: usize = 1;
+/// `+` in CEL that might join strings or lists: each copies what the document holds.
+pub const cel_joins_max: usize = 8;
+/// A pattern of CEL's `matches`.
+pub const cel_pattern_bytes_max: usize = 256;
+/// A pattern of CEL's `matches` as a compiled automaton.
+pub const cel_pattern_compiled_bytes_max: usize = 64 << 10;
 /// Stack of the thread that parses and first evaluates CEL: the parser is recursive.
 pub const cel_stack_bytes: usize = 64 << 20;
 /// Values of an `in`, `not-in` or `array-contains-any`.

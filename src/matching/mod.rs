@@ -3,7 +3,20 @@
 //! Owns compiled filters, their index and the reference evaluator. Synchronous and free of I/O;
 //! knows nothing of sessions, stores or transports.
 
+mod access;
+mod cel;
+mod filter;
+mod index;
+mod path;
+mod reference;
+mod term;
+pub(crate) mod value;
+mod verdict;
+
 use serde::Serialize;
+
+pub use filter::Filter;
+pub use index::Matcher;
 
 /// A live subscription's number in its partition's table; small, dense and reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

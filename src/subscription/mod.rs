@@ -3,8 +3,12 @@
 //! Owns the request's shape and its validation, the filter language's texts, names and stored form.
 //! Does not evaluate anything (`matching`) and keeps no state of who is served (`delivery`).
 
+mod fields;
 mod model;
 mod names;
+mod read;
+mod value;
+mod write;
 
 pub use model::{FilterTerm, Interval, Operations, Operator, Path, Spec, StartAt};
 pub use names::{GatewayId, Name, SubscriptionId, SubscriptionKey};

@@ -3,6 +3,7 @@
 //! Owns the validated request. `Spec::from_json` is the only way in from outside; what it returns
 //! has passed every rule that needs no compiler (`matching::Filter::compile` does the rest).
 
+use std::fmt;
 use std::sync::Arc;
 
 use bson::Bson;
@@ -14,6 +15,27 @@ use crate::position::{ClusterTime, Position};
 /// A dotted path, in steps. A number is a key on a map and an index on an array.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Path(pub Arc<[Arc<str>]>);
+
+impl Path {
+    /// Reads names joined by dots; `None` if one of them is empty or could not be a field's name.
+    pub fn parse(text: &str) -> Option<Self> {
+        let steps: Vec<Arc<str>> = text.split('.').map(Arc::from).collect();
+        let named = |step: &Arc<str>| !step.is_empty() && !step.contains('\0');
+        steps.iter().all(named).then(|| Self(steps.into()))
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, step) in self.0.iter().enumerate() {
+            if number > 0 {
+                f.write_str(".")?;
+            }
+            f.write_str(step)?;
+        }
+        Ok(())
+    }
+}
 
 /// One comparison of `filters`.
 #[derive(Clone, PartialEq, Debug)]
@@ -53,6 +75,47 @@ pub enum Operator {
     StartsWith,
     /// `exists`
     Exists,
+}
+
+impl Operator {
+    /// All, in the order of the documentation.
+    pub const ALL: [Self; 12] = [
+        Self::Equal,
+        Self::NotEqual,
+        Self::Less,
+        Self::LessOrEqual,
+        Self::Greater,
+        Self::GreaterOrEqual,
+        Self::In,
+        Self::NotIn,
+        Self::ArrayContains,
+        Self::ArrayContainsAny,
+        Self::StartsWith,
+        Self::Exists,
+    ];
+
+    /// The reverse of [`Self::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|operator| operator.name() == name)
+    }
+
+    /// The name used on every interface.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Equal => "==",
+            Self::NotEqual => "!=",
+            Self::Less => "<",
+            Self::LessOrEqual => "<=",
+            Self::Greater => ">",
+            Self::GreaterOrEqual => ">=",
+            Self::In => "in",
+            Self::NotIn => "not-in",
+            Self::ArrayContains => "array-contains",
+            Self::ArrayContainsAny => "array-contains-any",
+            Self::StartsWith => "starts-with",
+            Self::Exists => "exists",
+        }
+    }
 }
 
 /// `start <= field <= stop`.

@@ -1,0 +1,107 @@
+//! CEL: compiled expressions and their evaluation by the `cel` crate.
+//!
+//! Owns the crate's interpreter and its defences. The crate has neither fuel nor deadline, and its
+//! parser recurses, so all that can go wrong is refused beforehand: sources are parsed on one thread
+//! with a large stack, and the tree is held against static limits (`check`) before anyone runs it.
+
+mod check;
+mod compiler;
+mod convert;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, LazyLock};
+
+use cel_interpreter::common::ast::IdedExpr;
+use cel_interpreter::common::types::{CelBool, CelNull, CelString};
+use cel_interpreter::common::value::Val;
+use cel_interpreter::{Context, Env, Value as CelValue};
+
+use super::value::{Corrupt, Value};
+use super::verdict::Image;
+use crate::change::Change;
+use crate::error::Problem;
+
+pub(super) use convert::to_cel;
+
+/// The standard functions; everything that a program may call is among them (`check` sees to it).
+static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+
+/// A compiled expression within every static limit. Equal sources share one.
+pub(super) struct Program {
+    source: Arc<str>,
+    expression: IdedExpr,
+}
+
+impl Program {
+    /// Compiles a source. Waits for the compiling thread: some microseconds where the source is
+    /// known already, else up to a few milliseconds.
+    ///
+    /// # Errors
+    /// `CEL_COMPILATION_FAILED` and `FILTER_TOO_COMPLEX`, at `cel`.
+    pub(super) fn compile(source: &str) -> Result<Arc<Self>, Problem> {
+        compiler::compile(source)
+    }
+
+    /// What it was compiled from.
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether it is true. An error, or a value that is no truth value, is no.
+    pub(super) fn holds(&self, variables: &Variables) -> bool {
+        is_true(&self.expression, &variables.0)
+    }
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Program").field(&self.source).finish()
+    }
+}
+
+/// Whether an expression is true in a context. The interpreter is not ours: should it panic in spite
+/// of all, that is an error like any other and not the end of a partition.
+pub(super) fn is_true(expression: &IdedExpr, context: &Context<'_, '_>) -> bool {
+    let run = || match CelValue::resolve_val(expression, context) {
+        Ok(value) => value.downcast_ref::<CelBool>().is_some_and(|value| *value.inner()),
+        Err(_) => false,
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or(false)
+}
+
+/// A context of the standard functions without any variable.
+pub(super) fn empty_context() -> Context<'static, 'static> {
+    Context::with_env(Arc::clone(&ENV))
+}
+
+/// What a program sees of one image of a change: `doc`, `before`, `op`, `tenant`, `collection`, `key`.
+pub(super) struct Variables(Context<'static, 'static>);
+
+impl Variables {
+    /// The variables for an image; to be made once for all programs.
+    ///
+    /// # Errors
+    /// If a body's bytes are no BSON: then every program fails, for none was checked against half a
+    /// document.
+    pub(super) fn new(change: &Change, image: Image) -> Result<Self, Corrupt> {
+        let mut context = empty_context();
+        let mut put = |name: &str, value: Box<dyn Val>| context.add_variable_as_val(name, value);
+        let text = |text: &str| -> Box<dyn Val> { Box::new(CelString::from(text.to_owned())) };
+        if let Some(body) = image.body(change) {
+            put("doc", to_cel(&Value::of_document(body)?));
+        }
+        match image.before(change) {
+            Some(body) => put("before", to_cel(&Value::of_document(body)?)),
+            None => put("before", Box::new(CelNull)),
+        }
+        put("op", text(change.operation.name()));
+        put("key", text(&change.key));
+        let scope = image.scope(change);
+        for (name, part) in [("tenant", &scope.tenant), ("collection", &scope.collection)] {
+            if let Some(part) = part {
+                put(name, text(part));
+            }
+        }
+        Ok(Self(context))
+    }
+}

@@ -1,0 +1,118 @@
+//! Filters: a subscription's conditions, compiled.
+//!
+//! Owns compilation and the evaluation of one filter for one change. Which filters are worth
+//! evaluating for a change is `index`'s business.
+
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+
+use super::Verdict;
+use super::access::Access;
+use super::cel::{Program, Variables};
+use super::reference;
+use super::term::{Term, Test};
+use super::value::{Corrupt, Value};
+use super::verdict::{Concern, Image};
+use crate::change::Change;
+use crate::error::Problem;
+use crate::subscription::{Operator, Spec};
+
+/// A subscription's conditions in the form in which they are evaluated.
+#[derive(Debug)]
+pub struct Filter {
+    pub(super) concern: Concern,
+    pub(super) terms: Vec<Term>,
+    pub(super) cel: Option<Arc<Program>>,
+    /// How the index finds it, and the number of the term that this makes superfluous for people.
+    pub(super) access: Option<(usize, Access)>,
+}
+
+impl Filter {
+    /// Compiles the conditions of a subscription. Waits for the CEL compiler where there is CEL.
+    ///
+    /// # Errors
+    /// `CEL_COMPILATION_FAILED`, and `FILTER_TOO_COMPLEX` for CEL's limits, both at `cel`.
+    pub fn compile(spec: &Spec) -> Result<Arc<Self>, Problem> {
+        let mut terms: Vec<Term> = spec.filters.iter().map(Term::new).collect();
+        terms.extend(spec.interval.as_ref().map(Term::between));
+        let cel = spec.cel.as_deref().map(Program::compile).transpose()?;
+        let concern = Concern {
+            tenant: Arc::clone(&spec.tenant),
+            collection: Arc::clone(&spec.collection),
+            operations: spec.operations,
+            transitions: spec.transitions,
+        };
+        Ok(Arc::new(Self { concern, access: Access::choose(&terms), terms, cel }))
+    }
+
+    /// What a change is to this filter; `None` if nothing. This is the reference: it gives the
+    /// meaning of `docs/filters.md` by way of the CEL interpreter, and everything faster is held
+    /// against it.
+    pub fn evaluate(&self, change: &Change) -> Option<Verdict> {
+        reference::evaluate(self, change)
+    }
+
+    /// The same as [`Self::evaluate`], faster: terms in place, CEL over variables shared by all
+    /// filters that meet this change.
+    pub(super) fn verdict(&self, change: &Change, shared: &mut Shared) -> Option<Verdict> {
+        self.concern.verdict(change, |image| self.matches(change, image, shared))
+    }
+
+    fn matches(&self, change: &Change, image: Image, shared: &mut Shared) -> bool {
+        let Some(body) = image.body(change) else { return false };
+        self.terms.iter().all(|term| term.holds(body))
+            && self
+                .cel
+                .as_ref()
+                .is_none_or(|cel| shared.variables(change, image).is_ok_and(|variables| cel.holds(variables)))
+    }
+
+    /// How changes find this filter, for a registration's answer: `indexes` are looked up, what is
+    /// in `residual` is evaluated for those that the look-up finds.
+    pub fn plan(&self) -> Json {
+        let (indexes, chosen) = match &self.access {
+            Some((number, access)) => {
+                (json!([{"kind": access.kind(), "field": self.terms[*number].path.to_string()}]), Some(*number))
+            }
+            None => (json!([{"kind": "scan", "field": null}]), None),
+        };
+        let others = self.terms.iter().enumerate().filter(|(number, _)| Some(*number) != chosen);
+        let mut residual: Vec<String> = others.map(|(_, term)| described(term)).collect();
+        residual.extend(self.cel.as_ref().map(|cel| cel.source().to_owned()));
+        json!({"indexes": indexes, "residual": residual})
+    }
+}
+
+fn described(term: &Term) -> String {
+    let path = &term.path;
+    match &term.test {
+        Test::Compare(op, Value::List(items))
+            if matches!(op, Operator::In | Operator::NotIn | Operator::ArrayContainsAny) =>
+        {
+            format!("{path} {} ({} values)", op.name(), items.len())
+        }
+        Test::Compare(op, _) => format!("{path} {}", op.name()),
+        Test::Exists(true) => format!("{path} exists"),
+        Test::Exists(false) => format!("{path} does not exist"),
+        Test::Between(..) => format!("{path} within an interval"),
+    }
+}
+
+/// What the filters that meet one change share: CEL's variables for each image, made when the first
+/// one asks.
+#[derive(Default)]
+pub(super) struct Shared {
+    post: Option<Result<Variables, Corrupt>>,
+    pre: Option<Result<Variables, Corrupt>>,
+}
+
+impl Shared {
+    fn variables(&mut self, change: &Change, image: Image) -> Result<&Variables, Corrupt> {
+        let slot = match image {
+            Image::Post => &mut self.post,
+            Image::Pre => &mut self.pre,
+        };
+        slot.get_or_insert_with(|| Variables::new(change, image)).as_ref().map_err(|corrupt| *corrupt)
+    }
+}

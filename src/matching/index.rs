@@ -1,0 +1,199 @@
+//! The matcher: all live subscriptions of a partition, filed so that a change meets few of them.
+//!
+//! A subscription stands in the list of its tenant and collection, and there either in the table of
+//! the field that its filter wants to equal something, under that value, or in a list that every
+//! change of the scope goes through. A change looks up the fields that have tables. Whoever is found
+//! is evaluated in full, so the tables only ever save work: results are exactly those of evaluating
+//! every filter.
+
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+
+use bson::RawDocument;
+use hashbrown::{HashMap, HashSet};
+use rustc_hash::FxHasher;
+
+use super::access::{Key, with_key};
+use super::filter::{Filter, Shared};
+use super::path::{self, Found};
+use super::{Match, SubscriptionIndex};
+use crate::change::{Change, Operation, Scope};
+use crate::subscription::Path;
+
+type Hashing = BuildHasherDefault<FxHasher>;
+type Members = HashSet<SubscriptionIndex, Hashing>;
+
+/// The live subscriptions of one partition.
+#[derive(Default, Debug)]
+pub struct Matcher {
+    filters: Vec<Option<Arc<Filter>>>,
+    len: usize,
+    tenants: HashMap<Arc<str>, HashMap<Arc<str>, Shelf, Hashing>, Hashing>,
+    found: Vec<SubscriptionIndex>,
+}
+
+/// The subscriptions of one tenant and collection.
+#[derive(Default, Debug)]
+struct Shelf {
+    all: Members,
+    tables: Vec<Table>,
+    /// Those in no table.
+    scanned: Members,
+}
+
+/// Subscriptions that want a field to equal something.
+#[derive(Debug)]
+struct Table {
+    field: Path,
+    by_value: HashMap<Key, Members, Hashing>,
+}
+
+impl Matcher {
+    /// Without subscriptions.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many subscriptions there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether this subscription is here.
+    pub fn contains(&self, subscription: SubscriptionIndex) -> bool {
+        self.filter(subscription).is_some()
+    }
+
+    /// The filter of a subscription.
+    pub fn filter(&self, subscription: SubscriptionIndex) -> Option<&Arc<Filter>> {
+        self.filters.get(subscription.0 as usize)?.as_ref()
+    }
+
+    /// Adds a subscription, or replaces its filter.
+    pub fn insert(&mut self, subscription: SubscriptionIndex, filter: Arc<Filter>) {
+        self.remove(subscription);
+        let slot = subscription.0 as usize;
+        if self.filters.len() <= slot {
+            self.filters.resize(slot + 1, None);
+        }
+        let tenant = self.tenants.entry(Arc::clone(&filter.concern.tenant)).or_default();
+        tenant.entry(Arc::clone(&filter.concern.collection)).or_default().insert(subscription, &filter);
+        self.filters[slot] = Some(filter);
+        self.len += 1;
+    }
+
+    /// Takes a subscription out; whether it was here.
+    pub fn remove(&mut self, subscription: SubscriptionIndex) -> bool {
+        let Some(filter) = self.filters.get_mut(subscription.0 as usize).and_then(Option::take) else { return false };
+        self.len -= 1;
+        let (tenant, collection) = (&*filter.concern.tenant, &*filter.concern.collection);
+        if let Some(shelves) = self.tenants.get_mut(tenant) {
+            if let Some(shelf) = shelves.get_mut(collection) {
+                shelf.remove(subscription, &filter);
+                if shelf.all.is_empty() {
+                    shelves.remove(collection);
+                }
+            }
+            if shelves.is_empty() {
+                self.tenants.remove(tenant);
+            }
+        }
+        true
+    }
+
+    /// Whom a change concerns, and how, in the order of the subscriptions' numbers. `out` is cleared.
+    pub fn matches(&mut self, change: &Change, out: &mut Vec<Match>) {
+        out.clear();
+        let mut found = std::mem::take(&mut self.found);
+        found.clear();
+        self.find(change, &mut found);
+        found.sort_unstable();
+        found.dedup();
+        let mut shared = Shared::default();
+        out.extend(found.iter().filter_map(|&subscription| {
+            let verdict = self.filter(subscription)?.verdict(change, &mut shared)?;
+            Some(Match { subscription, verdict })
+        }));
+        self.found = found;
+    }
+
+    /// All that a change may concern, some of them more than once.
+    fn find(&self, change: &Change, found: &mut Vec<SubscriptionIndex>) {
+        let (document, before) = (change.document.as_deref(), change.before.as_deref());
+        // Not to be evaluated: it goes to everyone in its scope.
+        let unseen = if change.operation == Operation::Delete { before.is_none() } else { document.is_none() };
+        for shelf in self.shelves(&change.scope) {
+            if unseen {
+                found.extend(&shelf.all);
+            } else {
+                shelf.find([document, before], found);
+            }
+        }
+        if let Some(left) = &change.left {
+            self.shelves(left).for_each(|shelf| shelf.find([None, before], found));
+        }
+    }
+
+    /// The shelves that a scope is, or may be.
+    fn shelves<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a Shelf> {
+        let one = scope.tenant.as_ref().map(|tenant| self.tenants.get(&**tenant));
+        let tenants = one.is_none().then(|| self.tenants.values()).into_iter().flatten().chain(one.flatten());
+        tenants.flat_map(|shelves| {
+            let one = scope.collection.as_ref().map(|collection| shelves.get(&**collection));
+            one.is_none().then(|| shelves.values()).into_iter().flatten().chain(one.flatten())
+        })
+    }
+}
+
+impl Shelf {
+    fn insert(&mut self, subscription: SubscriptionIndex, filter: &Filter) {
+        self.all.insert(subscription);
+        let Some((term, access)) = &filter.access else {
+            self.scanned.insert(subscription);
+            return;
+        };
+        let field = &filter.terms[*term].path;
+        let number = self.tables.iter().position(|table| table.field == *field).unwrap_or_else(|| {
+            self.tables.push(Table { field: field.clone(), by_value: HashMap::default() });
+            self.tables.len() - 1
+        });
+        for key in access.keys() {
+            self.tables[number].by_value.entry(key.clone()).or_default().insert(subscription);
+        }
+    }
+
+    fn remove(&mut self, subscription: SubscriptionIndex, filter: &Filter) {
+        self.all.remove(&subscription);
+        let Some((term, access)) = &filter.access else {
+            self.scanned.remove(&subscription);
+            return;
+        };
+        let field = &filter.terms[*term].path;
+        let Some(number) = self.tables.iter().position(|table| table.field == *field) else { return };
+        let by_value = &mut self.tables[number].by_value;
+        for key in access.keys() {
+            if by_value.get_mut(key).is_some_and(|members| members.remove(&subscription) && members.is_empty()) {
+                by_value.remove(key);
+            }
+        }
+        if by_value.is_empty() {
+            self.tables.swap_remove(number);
+        }
+    }
+
+    fn find(&self, bodies: [Option<&RawDocument>; 2], found: &mut Vec<SubscriptionIndex>) {
+        found.extend(&self.scanned);
+        for body in bodies.into_iter().flatten() {
+            for table in &self.tables {
+                if let Found::Value(value) = path::find(body, &table.field) {
+                    with_key(value, |key| found.extend(table.by_value.get(&key).into_iter().flatten()));
+                }
+            }
+        }
+    }
+}

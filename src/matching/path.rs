@@ -1,0 +1,56 @@
+//! Dotted paths over raw BSON.
+//!
+//! Owns what a path means: it walks maps, and a number in it is a key on a map and an index on an
+//! array. Reads in place; nothing is copied.
+
+use bson::{RawBsonRef, RawDocument};
+
+use super::value::Corrupt;
+use crate::subscription::Path;
+
+/// Where a path leads.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Found<'a> {
+    /// To this value.
+    Value(RawBsonRef<'a>),
+    /// Its last step is not there: `exists` is false, all else an error.
+    Missing,
+    /// An earlier step is not there or leads into no container, or the bytes are no BSON: an error
+    /// even to `exists`.
+    Error,
+}
+
+/// Follows a path from a body.
+pub(super) fn find<'a>(body: &'a RawDocument, path: &Path) -> Found<'a> {
+    walk(body, &path.0).unwrap_or(Found::Error)
+}
+
+fn walk<'a>(body: &'a RawDocument, steps: &[std::sync::Arc<str>]) -> Result<Found<'a>, Corrupt> {
+    let Some((last, earlier)) = steps.split_last() else { return Ok(Found::Error) };
+    let mut at = RawBsonRef::Document(body);
+    for step in earlier {
+        match descend(at, step)? {
+            Found::Value(next) => at = next,
+            _ => return Ok(Found::Error),
+        }
+    }
+    descend(at, last)
+}
+
+fn descend<'a>(at: RawBsonRef<'a>, step: &str) -> Result<Found<'a>, Corrupt> {
+    let found = match at {
+        RawBsonRef::Document(document) => document.get(step).map_err(|_| Corrupt)?,
+        RawBsonRef::Array(array) => match array_index(step) {
+            Some(index) => array.get(index).map_err(|_| Corrupt)?,
+            None => return Ok(Found::Error),
+        },
+        _ => return Ok(Found::Error),
+    };
+    Ok(found.map_or(Found::Missing, Found::Value))
+}
+
+/// A step that can be an index: decimal, without sign or leading zeros.
+pub(super) fn array_index(step: &str) -> Option<usize> {
+    let canonical = step == "0" || !step.starts_with('0');
+    if canonical && !step.is_empty() && step.bytes().all(|b| b.is_ascii_digit()) { step.parse().ok() } else { None }
+}

@@ -1,0 +1,115 @@
+//! Verdicts: from the images of a change to enter, update, leave, broadcast or nothing.
+//!
+//! Owns the rules of images, transitions and scopes (`docs/filters.md`). Does not know how an image
+//! is evaluated: every evaluator brings that as a function, so all of them share these rules.
+
+use bson::RawDocument;
+
+use super::{Certainty, Transition, Verdict};
+use crate::change::{Change, Operation, Scope};
+use crate::subscription::Operations;
+
+/// What of a filter concerns whole changes and not their bodies.
+#[derive(Clone, Debug)]
+pub(super) struct Concern {
+    /// Only this tenant's changes.
+    pub(super) tenant: std::sync::Arc<str>,
+    /// Only this collection's.
+    pub(super) collection: std::sync::Arc<str>,
+    /// Only these.
+    pub(super) operations: Operations,
+    /// Whether pre-images are evaluated too.
+    pub(super) transitions: bool,
+}
+
+/// One of a change's two images, as a filter sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Image {
+    /// The document as it is now; `before` is the pre-image.
+    Post,
+    /// The document as it was; `before` is null.
+    Pre,
+}
+
+impl Image {
+    /// The body that is `doc`.
+    pub(super) fn body(self, change: &Change) -> Option<&RawDocument> {
+        match self {
+            Self::Post => change.document.as_deref(),
+            Self::Pre => change.before.as_deref(),
+        }
+    }
+
+    /// The body that is `before`.
+    pub(super) fn before(self, change: &Change) -> Option<&RawDocument> {
+        match self {
+            Self::Post => change.before.as_deref(),
+            Self::Pre => None,
+        }
+    }
+
+    /// The scope that the document has in it.
+    pub(super) fn scope(self, change: &Change) -> &Scope {
+        match (self, &change.left) {
+            (Self::Pre, Some(left)) => left,
+            _ => &change.scope,
+        }
+    }
+}
+
+impl Concern {
+    /// Whether a scope is, or may be, this filter's.
+    pub(super) fn covers(&self, scope: &Scope) -> bool {
+        scope.tenant.as_ref().is_none_or(|tenant| *tenant == self.tenant)
+            && scope.collection.as_ref().is_none_or(|collection| *collection == self.collection)
+    }
+
+    /// What a change is to the filter; `matches` evaluates the body of one of its images and is asked
+    /// only for images that are there.
+    pub(super) fn verdict(&self, change: &Change, mut matches: impl FnMut(Image) -> bool) -> Option<Verdict> {
+        if !self.operations.contains(change.operation) {
+            return None;
+        }
+        if !self.covers(&change.scope) {
+            let left = change.left.as_ref().is_some_and(|left| self.covers(left));
+            let was = left && self.transitions && change.before.is_some() && matches(Image::Pre);
+            return was.then(|| Verdict { left_scope: true, ..told(Transition::Leave, Certainty::Exact) });
+        }
+        if change.operation == Operation::Delete {
+            return match &change.before {
+                None => Some(BROADCAST),
+                Some(_) if !matches(Image::Pre) => None,
+                Some(_) if self.transitions => Some(told(Transition::Leave, Certainty::Exact)),
+                Some(_) => Some(Verdict::MATCH),
+            };
+        }
+        // Reduced: nobody can say, so everybody whom it may concern is told to look.
+        if change.document.is_none() {
+            return Some(BROADCAST);
+        }
+        let now = matches(Image::Post);
+        if !self.transitions {
+            return now.then_some(Verdict::MATCH);
+        }
+        if change.left.is_some() || (change.operation == Operation::Insert && change.before.is_none()) {
+            return now.then(|| told(Transition::Enter, Certainty::Exact));
+        }
+        if change.before.is_none() {
+            return now.then(|| told(Transition::Update, Certainty::Unknown));
+        }
+        let transition = match (matches(Image::Pre), now) {
+            (false, true) => Transition::Enter,
+            (true, true) => Transition::Update,
+            (true, false) => Transition::Leave,
+            (false, false) => return None,
+        };
+        Some(told(transition, Certainty::Exact))
+    }
+}
+
+const BROADCAST: Verdict =
+    Verdict { transition: None, certainty: Some(Certainty::Unknown), broadcast: true, left_scope: false };
+
+const fn told(transition: Transition, certainty: Certainty) -> Verdict {
+    Verdict { transition: Some(transition), certainty: Some(certainty), broadcast: false, left_scope: false }
+}
