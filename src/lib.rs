@@ -6,12 +6,15 @@
 
 pub mod change;
 pub mod clock;
+pub mod cmd;
+pub mod config;
 pub mod cursor;
 pub mod delivery;
 pub mod error;
 pub mod handle;
 pub mod limits;
 pub mod matching;
+pub mod observe;
 pub mod position;
 pub mod proto;
 pub mod source;

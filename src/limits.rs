@@ -80,9 +80,21 @@ pub const cursor_pages: u16 = 64;
 /// An event the server's own guard lets through; larger ones lose their images (`$bsonSize`).
 pub const event_image_bytes_max: i64 = 15_000_000;
 
+/// One document as BSON; MongoDB's own limit, held by the embedded log as well.
+pub const document_bytes_max: usize = 16 << 20;
+/// A key on `POST /v1/events`; MongoDB's limit for an index key.
+pub const event_key_bytes_max: usize = 1024;
+/// Publications that wait for the embedded log's disk.
+pub const log_queue_bytes_max: usize = 64 << 20;
+/// Calls that wait for the embedded log's disk.
+pub const log_queue_requests_max: usize = 4096;
+/// One group commit of the embedded log; the call that crosses it still belongs to it.
+pub const log_group_bytes_max: usize = 4 << 20;
+
 const _: () = assert!(subscription_bytes_max < store_txn_bytes_max);
 const _: () = assert!(subscription_bytes_max < body_bytes_max);
 const _: () = assert!(cel_source_bytes_max < 64 << 10, "the CEL parser panics past column 65,535");
+const _: () = assert!(batch_body_bytes_max <= log_queue_bytes_max && log_group_bytes_max < log_queue_bytes_max);
 const _: () = assert!(source_batch_bytes_max >= 1 << 20);
 // A catch-up in a cursor takes at most 10 bytes of revision and 21 of position; base64 adds a third.
 const _: () = assert!((cursor_catchups_max * 31 + 200) * 4 / 3 < cursor_text_bytes_max);

@@ -1,2 +1,25 @@
 //! The command line, nothing else.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use streamer::cmd;
+
+fn main() -> ExitCode {
+    // Wrong usage ends here, with clap's own message and status 2.
+    let cli = cmd::Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("streamer: the runtime cannot start: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    match runtime.block_on(cmd::run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("streamer: {}", cmd::one_line(&error));
+            cmd::exit_code(&error)
+        }
+    }
+}

@@ -3,3 +3,4 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 // modules are listed here, one a line, with `mod name;` (files under tests/it/)
+mod embedded_log;

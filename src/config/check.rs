@@ -1,0 +1,138 @@
+//! What must hold between settings, beyond their types.
+//!
+//! Owns the rules; each failure names the setting at fault. Opens nothing and connects nowhere.
+
+use std::net::SocketAddr;
+
+use super::layout::{Layout, Place};
+use super::{Backend, Config, Store, StoreKind};
+use crate::observe::log;
+use crate::subscription::Name;
+
+/// A rule that is broken: the setting's path and one sentence.
+pub(super) type Broken = (String, String);
+
+pub(super) fn check(config: &Config) -> Result<(), Broken> {
+    name("node.id", &config.node.id)?;
+    listener("http.listen", config.http.listen)?;
+    listener("grpc.listen", config.grpc.listen)?;
+    if config.http.listen == config.grpc.listen && config.http.listen.port() != 0 {
+        return broken("grpc.listen", "is the same address as http.listen");
+    }
+    store(&config.store)?;
+    match config.backends.0.as_slice() {
+        [] => return broken("backends", "at least one [[backends]] is needed"),
+        [one] => backend(one)?,
+        _ => return broken("backends", "more than one backend is not in this version yet"),
+    }
+    if !config.nats.gateways.is_empty() {
+        return broken("nats.gateways", "delivery by NATS is not in this version yet");
+    }
+    let positive = [
+        ("quotas.gateway", u64::from(config.quotas.gateway)),
+        ("quotas.tenant", u64::from(config.quotas.tenant)),
+        ("quotas.global", u64::from(config.quotas.global)),
+        ("window.bytes", config.window.bytes),
+        ("sessions.outbox_bytes", config.sessions.outbox_bytes),
+        ("sessions.park_seconds", config.sessions.park_seconds),
+        ("sessions.max", u64::from(config.sessions.max)),
+        ("shutdown.grace_seconds", config.shutdown.grace_seconds),
+        ("embedded.retain_bytes", config.embedded.retain_bytes),
+    ];
+    for (setting, value) in positive {
+        if value == 0 {
+            return broken(setting, "must be at least 1");
+        }
+    }
+    for (setting, bytes) in
+        [("window.bytes", config.window.bytes), ("sessions.outbox_bytes", config.sessions.outbox_bytes)]
+    {
+        if bytes > config.memory.bytes {
+            return broken(setting, format!("is more than memory.bytes ({}), which holds it", config.memory.bytes));
+        }
+    }
+    if let Err(reason) = log::parse_filter(&config.log.filter) {
+        return broken("log.filter", reason);
+    }
+    if config.embedded.path.as_os_str().is_empty() {
+        return broken("embedded.path", "is empty");
+    }
+    Ok(())
+}
+
+fn broken<T>(setting: impl Into<String>, reason: impl Into<String>) -> Result<T, Broken> {
+    Err((setting.into(), reason.into()))
+}
+
+fn name(setting: &str, text: &str) -> Result<(), Broken> {
+    Name::new(text).map(drop).or_else(|rule| broken(setting, rule.to_string()))
+}
+
+fn listener(setting: &str, address: SocketAddr) -> Result<(), Broken> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    broken(
+        setting,
+        format!("{address} is not a loopback address and needs authentication, which this version does not have yet"),
+    )
+}
+
+fn store(store: &Store) -> Result<(), Broken> {
+    match store.kind {
+        StoreKind::Redb if store.path.as_os_str().is_empty() => broken("store.path", "is empty"),
+        StoreKind::Redb => Ok(()),
+        StoreKind::Etcd => {
+            if store.endpoints.is_empty() {
+                return broken("store.endpoints", "at least one address is needed");
+            }
+            for (index, endpoint) in store.endpoints.iter().enumerate() {
+                if !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme)) {
+                    let reason = format!("{endpoint:?} is not an address such as http://127.0.0.1:2379");
+                    return broken(format!("store.endpoints[{index}]"), reason);
+                }
+            }
+            if !store.prefix.starts_with('/') || store.prefix.ends_with('/') {
+                return broken("store.prefix", "must start with / and not end with it, as in /streamer");
+            }
+            if !(2..=3600).contains(&store.lease_seconds) {
+                return broken("store.lease_seconds", "must be 2 to 3600");
+            }
+            Ok(())
+        }
+    }
+}
+
+fn backend(backend: &Backend) -> Result<(), Broken> {
+    let at = |field: &str| format!("backends[0].{field}");
+    name(&at("name"), &backend.name)?;
+    if !["mongodb://", "mongodb+srv://"].iter().any(|scheme| backend.uri.starts_with(scheme)) {
+        return broken(at("uri"), "must start with mongodb:// or mongodb+srv://");
+    }
+    match backend.partitions {
+        0 => return broken(at("partitions"), "must be at least 1"),
+        1 => {}
+        _ => return broken(at("partitions"), "more than one partition is not in this version yet"),
+    }
+    if !backend.tenants.is_empty() {
+        return broken(at("tenants"), "divides tenants among several backends, which are not in this version yet");
+    }
+    if backend.database.as_deref() == Some("") {
+        return broken(at("database"), "is empty; leave it out to watch the whole deployment");
+    }
+    if let Some(index) = backend.collections.iter().position(String::is_empty) {
+        return broken(at(&format!("collections[{index}]")), "is empty");
+    }
+    let Layout::Places(places) = &backend.layout else { return Ok(()) };
+    let empty = |place: &Place| matches!(place, Place::Field(text) | Place::Constant(text) if text.is_empty());
+    if empty(&places.tenant) {
+        return broken(at("layout.tenant"), "is empty");
+    }
+    if places.collection.as_ref().is_some_and(empty) {
+        return broken(at("layout.collection"), "is empty");
+    }
+    if places.body.as_deref() == Some("") {
+        return broken(at("layout.body"), "is empty; leave it out for the whole document");
+    }
+    Ok(())
+}

@@ -1,0 +1,326 @@
+//! Configuration: what an operator may choose.
+//!
+//! Owns every setting, its default and its rules. `config/streamer.toml` lists them all; a test keeps
+//! the two equal. Knows nothing of the parts that the settings are for.
+
+mod check;
+mod fault;
+mod layout;
+mod load;
+mod secrets;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use fault::ConfigError;
+pub use layout::{Layout, Place, Places};
+pub use secrets::without_password;
+
+/// Everything that can be set.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// This process among others.
+    pub node: Node,
+    /// The HTTP listener.
+    pub http: Http,
+    /// The gRPC listener.
+    pub grpc: Grpc,
+    /// Where subscriptions, cursors and checkpoints survive.
+    pub store: Store,
+    /// Where changes come from.
+    pub backends: Backends,
+    /// Delivery by NATS JetStream.
+    pub nats: Nats,
+    /// How many subscriptions there may be.
+    pub quotas: Quotas,
+    /// The hub-wide byte budget.
+    pub memory: Memory,
+    /// The recent changes kept for those slightly behind.
+    pub window: Window,
+    /// Connected gateways.
+    pub sessions: Sessions,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// What is logged, and how.
+    pub log: Log,
+    /// The embedded log of `streamer dev`.
+    pub embedded: Embedded,
+}
+
+/// `[node]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// Unique among nodes that share a store; the same again after a restart.
+    pub id: String,
+}
+
+/// `[http]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Address and port.
+    #[serde(deserialize_with = "fault::address")]
+    pub listen: SocketAddr,
+}
+
+/// `[grpc]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Grpc {
+    /// Address and port.
+    #[serde(deserialize_with = "fault::address")]
+    pub listen: SocketAddr,
+}
+
+/// Which store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// An etcd cluster.
+    Etcd,
+    /// One file on this machine.
+    Redb,
+}
+
+/// `[store]`. What belongs to the other kind is not looked at.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// Which one.
+    pub kind: StoreKind,
+    /// etcd: its members' client addresses.
+    pub endpoints: Vec<String>,
+    /// etcd: above every key of this hub.
+    pub prefix: String,
+    /// etcd: how long an owner that went silent keeps its partition.
+    pub lease_seconds: u32,
+    /// redb: the file.
+    pub path: PathBuf,
+}
+
+/// `[[backends]]`, with its own default: one MongoDB on this machine.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Backends(pub Vec<Backend>);
+
+/// One of `[[backends]]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backend {
+    /// Its name in partitions and subscriptions.
+    pub name: String,
+    /// MongoDB connection string.
+    pub uri: String,
+    /// The database to watch; `None` for the whole deployment.
+    pub database: Option<String>,
+    /// The collections to watch; none for all.
+    pub collections: Vec<String>,
+    /// Where tenant, collection and body are in a document.
+    pub layout: Layout,
+    /// Write one small document a second while someone waits on an idle deployment.
+    pub heartbeat_writes: bool,
+    /// Change streams into which the backend is split.
+    pub partitions: u16,
+    /// Name patterns of the tenants that live here, with several backends.
+    pub tenants: Vec<String>,
+}
+
+/// `[nats]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nats {
+    /// The server.
+    pub url: String,
+    /// Name patterns of gateways served by NATS.
+    pub gateways: Vec<String>,
+}
+
+/// `[quotas]`: subscriptions, live and parked.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quotas {
+    /// Of one gateway.
+    pub gateway: u32,
+    /// Of one tenant.
+    pub tenant: u32,
+    /// Of the hub.
+    pub global: u32,
+}
+
+/// `[memory]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Memory {
+    /// For windows, outboxes and replays together.
+    pub bytes: u64,
+}
+
+/// `[window]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Window {
+    /// Of each partition.
+    pub bytes: u64,
+}
+
+/// `[sessions]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sessions {
+    /// What may wait for one slow gateway before it is served by catch-up.
+    pub outbox_bytes: u64,
+    /// How long a parked subscription is remembered.
+    pub park_seconds: u64,
+    /// Connected at once.
+    pub max: u32,
+}
+
+/// `[shutdown]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shutdown {
+    /// How long SIGTERM waits for sessions and cursors.
+    pub grace_seconds: u64,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[log]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// Which lines: levels by module, as in `info,streamer::delivery=debug`.
+    pub filter: String,
+}
+
+/// `[embedded]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Embedded {
+    /// The log's file.
+    pub path: PathBuf,
+    /// How much of the past is kept.
+    pub retain_bytes: u64,
+    /// How long it is kept; 0 for as long as there is room.
+    pub retain_seconds: u64,
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { id: "hub-1".into() }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: loopback(7700) }
+    }
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Self { listen: loopback(7701) }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            kind: StoreKind::Etcd,
+            endpoints: vec!["http://127.0.0.1:2379".into()],
+            prefix: "/streamer".into(),
+            lease_seconds: 15,
+            path: "data/store.redb".into(),
+        }
+    }
+}
+
+impl Default for Backends {
+    fn default() -> Self {
+        Self(vec![Backend::default()])
+    }
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self {
+            name: "default".into(),
+            uri: "mongodb://127.0.0.1:27017/?replicaSet=rs0".into(),
+            database: None,
+            collections: Vec::new(),
+            layout: Layout::Syntrix,
+            heartbeat_writes: false,
+            partitions: 1,
+            tenants: Vec::new(),
+        }
+    }
+}
+
+impl Default for Nats {
+    fn default() -> Self {
+        Self { url: "nats://127.0.0.1:4222".into(), gateways: Vec::new() }
+    }
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self { gateway: 10_000, tenant: 50_000, global: 100_000 }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { bytes: 1 << 30 }
+    }
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { bytes: 256 << 20 }
+    }
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { outbox_bytes: 16 << 20, park_seconds: 86_400, max: 10_000 }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { grace_seconds: 10 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".into() }
+    }
+}
+
+impl Default for Embedded {
+    fn default() -> Self {
+        Self { path: "data/log.redb".into(), retain_bytes: 1 << 30, retain_seconds: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! Metrics: numbers for Prometheus.
+//!
+//! Owns every metric's name, unit and meaning, and their text. Who counts what is said where it is
+//! counted, with `metrics::counter!(metrics::MATCHES)` and the like.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::time::MissedTickBehavior;
+
+use crate::tasks::{Kind, Tasks};
+
+enum Type {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A metric's name, type, unit and meaning.
+type Described = (&'static str, Type, Unit, &'static str);
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $type:ident, $unit:ident, $meaning:literal;)*) => {
+        $(#[doc = $meaning] pub const $constant: &str = $name;)*
+        const ALL: &[Described] = &[$(($name, Type::$type, Unit::$unit, $meaning)),*];
+    };
+}
+
+metrics! {
+    BUILD_INFO = "streamer_build_info", Gauge, Count, "Always 1; the label `version` says what is running.";
+
+    SOURCE_CHANGES = "streamer_source_changes_total", Counter, Count, "Changes read from a backend, by `partition`.";
+    SOURCE_BYTES = "streamer_source_bytes_total", Counter, Bytes, "Their size in memory, by `partition`.";
+    SOURCE_RECONNECTS = "streamer_source_reconnects_total", Counter, Count, "Readings begun again after an error, by `partition`.";
+    SOURCE_LOOKUPS = "streamer_source_lookups_total", Counter, Count, "Documents looked up because no post-image was recorded, by `partition`.";
+    RESYNCS = "streamer_resyncs_total", Counter, Count, "Resyncs that had to be told, by `partition` and `reason`.";
+    PARTITION_LAG = "streamer_partition_lag_seconds", Gauge, Seconds, "How far a partition is behind its backend, by `partition`.";
+    PARTITION_LAG_CHANGES = "streamer_partition_lag_changes", Gauge, Count, "The same in changes, where known, by `partition`.";
+    OPLOG_HEADROOM = "streamer_oplog_headroom_seconds", Gauge, Seconds, "How much longer the checkpoint can be read from, by `partition`.";
+    WINDOW_BYTES = "streamer_window_bytes", Gauge, Bytes, "Recent changes kept in memory, by `partition`.";
+
+    MATCHES = "streamer_matches_total", Counter, Count, "Pairs of a change and a subscription that it concerns, by `partition`.";
+    MATCH_TIME = "streamer_match_seconds", Histogram, Seconds, "Time to match one batch of changes, by `partition`.";
+    SUBSCRIPTIONS = "streamer_subscriptions", Gauge, Count, "Subscriptions, by `state` (live, catching_up, parked).";
+    REGISTRATIONS = "streamer_registrations_total", Counter, Count, "Registrations answered, by `code` (created, unchanged, or the problem's).";
+
+    SESSIONS = "streamer_sessions", Gauge, Count, "Connected gateways, by `transport`.";
+    DELIVERED_CHANGES = "streamer_delivered_changes_total", Counter, Count, "Change messages written to gateways, by `transport`.";
+    DELIVERED_BYTES = "streamer_delivered_bytes_total", Counter, Bytes, "Bytes written to gateways, by `transport`.";
+    DELIVERY_TIME = "streamer_delivery_seconds", Histogram, Seconds, "From a change's wall time at the backend to its being written, live only, by `transport`.";
+    OUTBOX_BYTES = "streamer_outbox_bytes", Gauge, Bytes, "What waits for gateways, in all.";
+    OVERFLOWS = "streamer_overflows_total", Counter, Count, "Sessions turned to a catch-up because they were too slow.";
+    CATCHUPS = "streamer_catchups", Gauge, Count, "Catch-ups in progress.";
+    ACKS = "streamer_acks_total", Counter, Count, "Acks that moved a cursor.";
+
+    STORE_COMMITS = "streamer_store_commits_total", Counter, Count, "Store transactions, by `outcome` (ok, conflict, fenced, unknown, too_large).";
+    STORE_COMMIT_TIME = "streamer_store_commit_seconds", Histogram, Seconds, "Time of a store transaction.";
+
+    HTTP_REQUESTS = "streamer_http_requests_total", Counter, Count, "HTTP requests answered, by `route`, `method` and `status`.";
+    HTTP_TIME = "streamer_http_request_seconds", Histogram, Seconds, "Time to answer one, streams apart, by `route`.";
+
+    LOG_PUBLISHED = "streamer_log_published_total", Counter, Count, "Changes written to the embedded log.";
+    LOG_COMMIT_TIME = "streamer_log_commit_seconds", Histogram, Seconds, "Time of one of its group commits, disk included.";
+}
+
+/// From a tenth of a millisecond to ten seconds.
+const SECONDS_BUCKETS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Histograms keep raw samples until somebody asks or this has passed.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The process's metrics.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// The recorder of this process, installed at the first call; the macros count nothing before.
+    ///
+    /// # Panics
+    /// If something else has installed a recorder.
+    pub fn install() -> Self {
+        static INSTALLED: OnceLock<PrometheusHandle> = OnceLock::new();
+        let handle = INSTALLED.get_or_init(|| {
+            let recorder = builder().build_recorder();
+            let handle = recorder.handle();
+            metrics::set_global_recorder(recorder).expect("nothing else installs a recorder");
+            describe();
+            handle
+        });
+        Self { handle: handle.clone() }
+    }
+
+    /// Keeps histograms small while nobody asks for them.
+    pub fn start_upkeep(&self, tasks: &Tasks) {
+        let (handle, shutdown) = (self.handle.clone(), tasks.shutdown_token());
+        tasks.spawn(Kind::Housekeeping, "metrics", async move {
+            let mut ticks = tokio::time::interval(UPKEEP);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                // Both are cancel-safe.
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    _ = ticks.tick() => handle.run_upkeep(),
+                }
+            }
+        });
+    }
+
+    /// Prometheus text, version 0.0.4.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+}
+
+fn builder() -> PrometheusBuilder {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
+        .expect("the buckets are not empty")
+}
+
+fn describe() {
+    for (name, kind, unit, meaning) in ALL {
+        match kind {
+            Type::Counter => describe_counter!(*name, *unit, *meaning),
+            Type::Gauge => describe_gauge!(*name, *unit, *meaning),
+            Type::Histogram => describe_histogram!(*name, *unit, *meaning),
+        }
+    }
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metrics::{counter, histogram};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_follow_the_convention() {
+        let mut seen = BTreeSet::new();
+        for (name, kind, unit, meaning) in ALL {
+            assert!(seen.insert(name), "{name} twice");
+            assert!(name.starts_with("streamer_") && meaning.ends_with('.'), "{name}");
+            let base = name.strip_suffix("_total").unwrap_or(name);
+            assert_eq!(matches!(kind, Type::Counter), base != *name, "{name}: counters alone end in _total");
+            match unit {
+                Unit::Seconds => assert!(base.ends_with("_seconds"), "{name}"),
+                Unit::Bytes => assert!(base.ends_with("_bytes"), "{name}"),
+                _ => assert!(!base.ends_with("_seconds") && !base.ends_with("_bytes"), "{name}"),
+            }
+            assert!(!matches!(kind, Type::Histogram) || name.ends_with("_seconds"), "{name} has no buckets");
+        }
+    }
+
+    #[test]
+    fn what_is_counted_is_rendered_with_its_meaning() {
+        let recorder = builder().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            counter!(MATCHES, "partition" => "default/0").increment(3);
+            histogram!(MATCH_TIME, "partition" => "default/0").record(0.002);
+        });
+        let text = handle.render();
+        for line in [
+            "# TYPE streamer_matches_total counter",
+            "# HELP streamer_matches_total Pairs of a change",
+            "streamer_matches_total{partition=\"default/0\"} 3",
+            "streamer_match_seconds_bucket{partition=\"default/0\",le=\"0.001\"} 0",
+            "streamer_match_seconds_bucket{partition=\"default/0\",le=\"0.0025\"} 1",
+            "streamer_build_info{version=",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn installing_twice_is_installing_once_and_upkeep_ends() {
+        let tasks = Tasks::new();
+        Metrics::install().start_upkeep(&tasks);
+        counter!(ACKS).increment(1);
+        assert!(Metrics::install().render().contains("streamer_acks_total"));
+        assert!(tasks.drain(Duration::from_secs(60)).await.is_empty());
+    }
+}
