@@ -63,6 +63,20 @@ pub const cursor_catchups_max: usize = 64;
 
 /// A gRPC response where `hello` names no other limit.
 pub const grpc_message_bytes_default: usize = 4 << 20;
+/// The least limit that `hello` may name: a change without its body must fit.
+pub const grpc_message_bytes_min: usize = 256 << 10;
+/// No session is promised more than this, whatever `hello` names; two documents of MongoDB's 16 MB fit.
+pub const grpc_message_bytes_max: usize = 64 << 20;
+/// A request in a `Consume` stream.
+pub const grpc_consume_request_bytes_max: usize = 64 << 10;
+/// How long a new `Consume` stream may take to say `hello`.
+pub const grpc_hello_seconds_max: u64 = 30;
+/// Bodies that a transport takes from its session at a time, by what they cost there.
+pub const transport_chunk_bytes: usize = 256 << 10;
+/// Nesting of a delivered body; MongoDB itself stores 180 levels at most.
+pub const body_depth_max: usize = 200;
+/// Projections of one change whose encoded forms are kept; others are encoded when needed.
+pub const projections_kept_max: usize = 16;
 /// Subscriptions listed in one `change` message's `matches`.
 pub const matches_per_message_max: usize = 1_000;
 /// A batch of changes from a source, by sum of `Change::size_bytes`.
@@ -95,6 +109,10 @@ const _: () = assert!(subscription_bytes_max < store_txn_bytes_max);
 const _: () = assert!(subscription_bytes_max < body_bytes_max);
 const _: () = assert!(cel_source_bytes_max < 64 << 10, "the CEL parser panics past column 65,535");
 const _: () = assert!(batch_body_bytes_max <= log_queue_bytes_max && log_group_bytes_max < log_queue_bytes_max);
+// A match takes at most its name, a generation and three short texts; 64 KiB are for all else.
+const _: () = assert!(matches_per_message_max * (name_chars_max + 48) + (64 << 10) <= grpc_message_bytes_min);
+const _: () = assert!(grpc_message_bytes_min <= grpc_message_bytes_default);
+const _: () = assert!(grpc_message_bytes_default <= grpc_message_bytes_max);
 const _: () = assert!(source_batch_bytes_max >= 1 << 20);
 // A catch-up in a cursor takes at most 10 bytes of revision and 21 of position; base64 adds a third.
 const _: () = assert!((cursor_catchups_max * 31 + 200) * 4 / 3 < cursor_text_bytes_max);

@@ -4,5 +4,9 @@
 //! are read or matched.
 
 pub mod body;
+pub mod ejson;
 pub mod frame;
+mod projection;
 pub mod session;
+#[cfg(test)]
+mod testing;
