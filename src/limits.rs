@@ -20,6 +20,12 @@ pub const cel_source_bytes_max: usize = 2 << 10;
 pub const cel_depth_max: usize = 100;
 /// Nesting of CEL comprehensions (`exists`, `all`, `map`, `filter`).
 pub const cel_comprehensions_max: usize = 1;
+/// Elements that a CEL loop runs over; more is an error of the evaluation.
+pub const cel_loop_items_max: usize = 100_000;
+/// Values, nested ones included, in what a CEL loop takes from the document with every turn.
+pub const cel_loop_operand_values_max: usize = 1_000;
+/// Bytes of texts and binary data in what a CEL loop takes from the document with every turn.
+pub const cel_loop_operand_bytes_max: usize = 64 << 10;
 /// `+` in CEL that might join strings or lists: each copies what the document holds.
 pub const cel_joins_max: usize = 8;
 /// A pattern of CEL's `matches`.

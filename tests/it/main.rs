@@ -4,3 +4,4 @@
 
 // modules are listed here, one a line, with `mod name;` (files under tests/it/)
 mod embedded_log;
+mod filters;
