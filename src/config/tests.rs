@@ -151,6 +151,17 @@ fn variables_override_the_file() {
     assert_eq!(config.store.endpoints, ["http://a:1", "http://b:2"]);
     assert_eq!((config.store.kind, config.memory.bytes), (StoreKind::Redb, 512 << 20));
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:9");
+    let table = [("STREAMER__backends__0__Layout", "{tenant={constant=\"acme\"}}")];
+    let Layout::Places(places) = &with_file(file, &table).unwrap().backends.0[0].layout else { panic!("a table") };
+    assert_eq!(places.tenant, Place::Constant("acme".into()));
+}
+
+#[test]
+fn a_list_takes_one_more_but_not_a_hole() {
+    let second = fault("", &[("STREAMER__BACKENDS__1__URI", "mongodb://b/")]);
+    assert_eq!(second, "STREAMER__BACKENDS__1__URI: backends: more than one backend is not in this version yet");
+    let far = fault("", &[("STREAMER__BACKENDS__5__URI", "mongodb://b/")]);
+    assert_eq!(far, "STREAMER__BACKENDS__5__URI: backends: found a table, expected a list");
 }
 
 #[test]

@@ -3,5 +3,6 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 // modules are listed here, one a line, with `mod name;` (files under tests/it/)
+mod command_line;
 mod embedded_log;
 mod filters;

@@ -75,7 +75,14 @@ impl Disk {
         if let Some(folder) = config.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(|error| DiskError(error.to_string()))?;
         }
-        let db = Database::create(&config.path)?;
+        Self::with_database(Database::create(&config.path)?, config, now)
+    }
+
+    pub(super) fn with_database(
+        db: Database,
+        config: &EventLogConfig,
+        now: ClusterTime,
+    ) -> Result<(Self, Start), DiskError> {
         let txn = db.begin_write()?;
         let (identity, start, created) = {
             let mut texts = txn.open_table(TEXTS)?;

@@ -29,10 +29,11 @@ pub use publication::Publication;
 pub use reader::LogSource;
 
 use crate::clock::Clock;
+use crate::error::{Code, Problem};
 use crate::limits;
 use crate::position::ClusterTime;
 use crate::tasks::{Kind, Tasks};
-use disk::Disk;
+use disk::{Disk, Start};
 use writer::{Request, Writer};
 
 /// Where a log is and how much of the past it keeps.
@@ -71,6 +72,12 @@ pub enum PublishError {
     Broken(String),
 }
 
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        Self::new(Code::StoreUnavailable, error.to_string()).retry_after(1)
+    }
+}
+
 /// How far the log has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Head {
@@ -103,13 +110,17 @@ impl EventLog {
         // Opening may repair what a crash left behind, which takes as long as reading the file.
         let opened = tokio::task::spawn_blocking(move || Disk::open(&config, now)).await;
         let (disk, start) = opened.map_err(|error| fault(error.to_string()))?.map_err(|error| fault(error.0))?;
+        Ok(Self::start(disk, start, tasks, clock))
+    }
+
+    fn start(disk: Disk, start: Start, tasks: &Tasks, clock: Clock) -> Arc<Self> {
         let disk = Arc::new(disk);
         let (head_tx, head) = watch::channel(Head { written: start.written, boundary: start.reserved, broken: None });
         let (requests, queue) = mpsc::channel(limits::log_queue_requests_max);
         let writer = Writer::new(Arc::clone(&disk), start, head_tx, clock);
         tasks.spawn(Kind::StoreWriter, "embedded log", writer.run(queue, tasks.shutdown_token()));
         let room = Arc::new(Semaphore::new(limits::log_queue_bytes_max / ROOM_UNIT_BYTES));
-        Ok(Arc::new(Self { disk, head, requests, room, tasks: tasks.clone() }))
+        Arc::new(Self { disk, head, requests, room, tasks: tasks.clone() })
     }
 
     /// Writes changes that belong together and answers with their places, in order, once they are on

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,7 @@ use super::disk::{Disk, DiskError, Start};
 use super::{Head, Place, Publication, PublishError, codec};
 use crate::clock::Clock;
 use crate::limits;
+use crate::observe::metrics;
 use crate::position::ClusterTime;
 
 /// How often the boundary moves while nothing is published.
@@ -111,8 +113,11 @@ impl Writer {
         self.next = time;
         let reserve = (time > self.reserved).then(|| ahead(time));
         self.reserved = reserve.unwrap_or(self.reserved);
+        let began = self.clock.now();
         let written = self.on_disk(move |disk| disk.append(first, &group, reserve)).await;
         if written.is_ok() {
+            histogram!(metrics::LOG_COMMIT_TIME).record(self.clock.now().since(began));
+            counter!(metrics::LOG_PUBLISHED).increment(places.iter().map(|places| places.len() as u64).sum());
             // Readers first: whoever is answered can already be read.
             self.head.send_modify(|head| {
                 head.written = ClusterTime(time.0 - 1);
