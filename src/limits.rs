@@ -57,6 +57,8 @@ pub const ttl_seconds_min: u32 = 60;
 pub const ttl_seconds_max: u32 = 3600;
 /// A subscription's lease where none is named.
 pub const ttl_seconds_default: u32 = 300;
+/// How often a stream with `?ack=auto` renews its gateway's leases.
+pub const lease_renewal_seconds: u32 = 20;
 /// Subscriptions on one page of a list.
 pub const page_items_max: usize = 1_000;
 /// Subscriptions on one page of a list where no limit is named.
@@ -111,6 +113,7 @@ pub const log_queue_requests_max: usize = 4096;
 /// One group commit of the embedded log; the call that crosses it still belongs to it.
 pub const log_group_bytes_max: usize = 4 << 20;
 
+const _: () = assert!(lease_renewal_seconds * 2 < ttl_seconds_min);
 const _: () = assert!(subscription_bytes_max < store_txn_bytes_max);
 const _: () = assert!(subscription_bytes_max < body_bytes_max);
 const _: () = assert!(cel_source_bytes_max < 64 << 10, "the CEL parser panics past column 65,535");

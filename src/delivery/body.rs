@@ -154,18 +154,6 @@ pub struct Bodies {
     pub reduced: bool,
 }
 
-impl Bodies {
-    /// What is delivered where the bodies are too large: nothing but what fits beside them.
-    pub fn reduce(&mut self, keep_changed: bool) {
-        self.document = None;
-        self.before = None;
-        if !keep_changed {
-            self.changed = None;
-        }
-        self.reduced = true;
-    }
-}
-
 impl Delivery {
     /// Whose document it is said to be: for a document that moved, where it was.
     pub fn scope(&self) -> &Scope {
@@ -196,7 +184,7 @@ impl Delivery {
             bodies.before = take(Part::Before);
         }
         if undecodable {
-            bodies.reduce(true);
+            bodies = Bodies { document: None, before: None, reduced: true, ..bodies };
         }
         bodies
     }

@@ -6,7 +6,11 @@
 pub mod body;
 pub mod ejson;
 pub mod frame;
+pub mod grpc;
+pub mod json;
 mod projection;
+pub mod receipt;
 pub mod session;
+pub mod sse;
 #[cfg(test)]
 mod testing;

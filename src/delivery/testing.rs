@@ -5,11 +5,15 @@
 use std::sync::Arc;
 
 use bson::{Document, RawDocumentBuf, doc};
+use tokio::sync::mpsc;
 
 use super::body::SharedChange;
-use super::frame::{Delivery, Matched, Progress, Welcome};
+use super::frame::{Delivery, Frame, Matched, Progress, Welcome};
+use super::session::Session;
 use crate::change::{Change, Flags, Operation, Scope};
 use crate::cursor::CursorText;
+use crate::error::{Code, Problem};
+use crate::handle::{Command, Hello, HubHandle};
 use crate::position::{ClusterTime, Epoch, PartitionId, Position};
 use crate::subscription::Name;
 
@@ -76,4 +80,64 @@ pub(super) fn welcome() -> Welcome {
 
 pub(super) fn progress(number: u64) -> Progress {
     Progress { cursor: cursor(number), positions: vec![(partition(), position(0))], catching_up: 0 }
+}
+
+/// A hub of which the test answers the commands.
+pub(super) struct FakeHub {
+    pub(super) handle: HubHandle,
+    commands: mpsc::Receiver<Command>,
+}
+
+impl FakeHub {
+    pub(super) fn new() -> Self {
+        let (handle, commands) = HubHandle::new(16);
+        Self { handle, commands }
+    }
+
+    pub(super) async fn command(&mut self) -> Command {
+        self.commands.recv().await.unwrap()
+    }
+
+    /// Whether nothing has been asked.
+    pub(super) fn is_idle(&mut self) -> bool {
+        self.commands.try_recv().is_err()
+    }
+
+    /// Opens a session for the next `hello`, which it returns with the session's other end.
+    pub(super) async fn open(&mut self) -> (Hello, mpsc::Sender<Vec<Frame>>) {
+        match self.command().await {
+            Command::Open(hello, reply) => {
+                let (frames, session) = Session::scripted(7);
+                reply.send(Ok(session)).unwrap();
+                (hello, frames)
+            }
+            other => panic!("expected a hello, got {other:?}"),
+        }
+    }
+
+    /// Takes the next ack and answers it.
+    pub(super) async fn ack(&mut self, answer: Result<(), Problem>) -> (String, String) {
+        match self.command().await {
+            Command::Ack(gateway, cursor, reply) => {
+                reply.send(answer).unwrap();
+                (gateway.to_string(), cursor.to_string())
+            }
+            other => panic!("expected an ack, got {other:?}"),
+        }
+    }
+
+    /// Takes the next renewal of a gateway's leases and answers it.
+    pub(super) async fn renewal(&mut self) -> String {
+        match self.command().await {
+            Command::RenewGateway(gateway, _, reply) => {
+                reply.send(Err(Problem::new(Code::GatewayNotFound, "no such gateway"))).unwrap();
+                gateway.to_string()
+            }
+            other => panic!("expected a renewal, got {other:?}"),
+        }
+    }
+}
+
+pub(super) fn changes(seqs: std::ops::RangeInclusive<u64>) -> Vec<Frame> {
+    seqs.map(|seq| Frame::Change(delivery(seq, change(seq as u32)))).collect()
 }
