@@ -5,10 +5,17 @@
 //! (`subscriptions.rs`, `gateways.rs`, `cursors.rs`, `checkpoint.rs`) holds that family's layout and
 //! codec. Knows nothing of what the records mean to a session.
 
+pub mod checkpoint;
+pub mod cursors;
+pub mod gateways;
+pub mod subscriptions;
+
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 /// The store's own clock: rises with every commit.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Revision(pub u64);
 
 /// A key below the configured prefix, such as `subs/default/g/gw-1/inbox-42`.

@@ -6,3 +6,4 @@
 mod command_line;
 mod embedded_log;
 mod filters;
+mod simulation;

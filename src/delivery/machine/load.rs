@@ -1,0 +1,214 @@
+//! From the store: a machine as it was, as far as it was durable.
+//!
+//! Owns what a new owner makes of the records: full leases for all, positions of an earlier epoch
+//! translated, quiet gateways brought to the checkpoint.
+
+use std::sync::Arc;
+
+use super::{Checkpointed, GatewayIndex, Machine, MachineConfig, PageState, Segment, Sub, SubLane};
+use crate::clock::Clock;
+use crate::cursor::{Place, Serial};
+use crate::error::Problem;
+use crate::matching::{Filter, SubscriptionIndex};
+use crate::position::Position;
+use crate::store::cursors::{self, CursorPage};
+use crate::store::gateways::{self, GatewayRecord};
+use crate::store::subscriptions::{self, SubscriptionRecord};
+use crate::store::{Entry, Key, Revision};
+use crate::subscription::{Path, Spec, SubscriptionKey};
+
+/// What a partition's owner reads from the store before it reads anything else.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// `store::subscriptions::prefix`.
+    pub subscriptions: Vec<Entry>,
+    /// `store::gateways::prefix`.
+    pub gateways: Vec<Entry>,
+    /// `store::cursors::prefix`.
+    pub cursors: Vec<Entry>,
+    /// The revision at which all this was read.
+    pub revision: Revision,
+}
+
+/// A record that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Not a record of this version.
+    #[error("the stored record {} cannot be read: {detail}", key.0)]
+    Undecodable {
+        /// Which.
+        key: Key,
+        /// Why.
+        detail: String,
+    },
+}
+
+impl LoadError {
+    fn new(key: &Key, detail: impl ToString) -> Self {
+        Self::Undecodable { key: key.clone(), detail: detail.to_string() }
+    }
+}
+
+impl Machine {
+    /// A machine whose loop stands at `reached` (the stored checkpoint's position in the present epoch,
+    /// or past it where history was lost). `horizon` is the source's present: nobody can have been sent
+    /// anything beyond it.
+    pub fn load(
+        config: MachineConfig,
+        clock: Clock,
+        reached: Position,
+        horizon: Position,
+        checkpoint: Checkpointed,
+        stored: Stored,
+    ) -> Result<Self, LoadError> {
+        let mut machine = Self::new(config, clock, reached, checkpoint);
+        machine.confirmed = stored.revision;
+        machine.horizon = horizon.max(reached);
+        for entry in &stored.gateways {
+            machine.load_gateway(entry)?;
+        }
+        for entry in &stored.subscriptions {
+            machine.load_subscription(entry)?;
+        }
+        for entry in &stored.cursors {
+            machine.load_page(entry)?;
+        }
+        let indices: Vec<_> = machine.gateways.iter().map(|(index, _)| GatewayIndex(index)).collect();
+        for index in indices {
+            machine.settle_loaded(index);
+        }
+        Ok(machine)
+    }
+
+    fn load_gateway(&mut self, entry: &Entry) -> Result<(), LoadError> {
+        let error = |detail: &dyn ToString| LoadError::new(&entry.key, detail.to_string());
+        let id = gateways::parse_key(self.config.partition.backend(), &entry.key).ok_or_else(|| error(&"bad key"))?;
+        let record = GatewayRecord::decode(&entry.value).map_err(|e| error(&e))?;
+        let index = self.gateway_or_new(&id);
+        let gateway = &mut self.gateways[index.0];
+        gateway.revision = entry.revision;
+        gateway.incarnation = record.incarnation.unwrap_or(entry.revision);
+        gateway.sessions = record.sessions;
+        // Until a cursor says otherwise nothing is known to have been taken.
+        gateway.place = Place::default();
+        gateway.quiet = false;
+        Ok(())
+    }
+
+    fn load_subscription(&mut self, entry: &Entry) -> Result<(), LoadError> {
+        let error = |detail: &dyn ToString| LoadError::new(&entry.key, detail.to_string());
+        let backend = self.config.partition.backend().to_string();
+        let key = subscriptions::parse_key(&backend, &entry.key).ok_or_else(|| error(&"bad key"))?;
+        let record = SubscriptionRecord::decode(&entry.value).map_err(|e| error(&e))?;
+        let gateway = self.gateway_or_new(&key.gateway);
+        if self.gateways[gateway.0].incarnation == Revision(0) {
+            self.gateways[gateway.0].incarnation = entry.revision;
+            self.gateways[gateway.0].place = Place::default();
+            self.gateways[gateway.0].quiet = false;
+        }
+        let mut segments = Vec::new();
+        for old in &record.superseded {
+            let (spec, filter) = compile(&old.spec).map_err(|e| error(&e))?;
+            let (from, until) = (self.translated(old.from), Some(self.translated(old.until)));
+            segments.push(segment(spec, filter, old.generation, from, until));
+        }
+        let (spec, filter) = compile(&record.spec).map_err(|e| error(&e))?;
+        let generation = record.generation.unwrap_or(entry.revision);
+        let (tenant, ttl_seconds) = (Arc::clone(&spec.tenant), spec.ttl_seconds);
+        segments.push(segment(spec, Arc::clone(&filter), generation, self.translated(record.active_from), None));
+        let parked = record.parked.map(|parked| (self.translated(parked.floor), parked.reason, parked.at_ms));
+        let sub = Sub {
+            key: key.clone(),
+            gateway,
+            segments,
+            revision: entry.revision,
+            start: self.translated(record.start),
+            start_revision: record.start_revision.unwrap_or(entry.revision),
+            parked,
+            pending: None,
+            waiters: Vec::new(),
+            revive_wanted: false,
+            lane: SubLane::Main,
+            expires: self.clock.now().after(std::time::Duration::from_secs(u64::from(ttl_seconds))),
+            ttl_seconds,
+        };
+        self.insert_loaded(key, sub, tenant, filter);
+        Ok(())
+    }
+
+    fn insert_loaded(&mut self, key: SubscriptionKey, sub: Sub, tenant: Arc<str>, filter: Arc<Filter>) {
+        let (gateway, is_parked) = (sub.gateway, sub.parked.is_some());
+        let index = SubscriptionIndex(self.subs.insert(sub) as u32);
+        self.by_key.insert(key, index);
+        self.gateways[gateway.0].subs.insert(index);
+        *self.tenants.entry(tenant).or_default() += 1;
+        if !is_parked {
+            self.matcher.insert(index, filter);
+        }
+    }
+
+    fn load_page(&mut self, entry: &Entry) -> Result<(), LoadError> {
+        let page = CursorPage::decode(&entry.value).map_err(|e| LoadError::new(&entry.key, e))?;
+        let number = entry.key.0.strip_prefix(&cursors::prefix(&self.config.partition));
+        let number: u16 =
+            number.and_then(|text| text.parse().ok()).ok_or_else(|| LoadError::new(&entry.key, "bad key"))?;
+        if let Some(state) = self.pages.get_mut(usize::from(number)) {
+            *state = PageState { revision: entry.revision, exists: true };
+        }
+        for (name, record) in page.cursors {
+            let Some((id, index)) = self.gateway_ids.iter().find(|(id, _)| id.as_str() == name) else { continue };
+            let (index, _) = (*index, id);
+            let gateway = &mut self.gateways[index.0];
+            if gateway.incarnation != record.incarnation {
+                continue;
+            }
+            gateway.serial = Serial { session: record.session, written: record.written };
+            gateway.place = record.place();
+            gateway.quiet = record.quiet;
+        }
+        Ok(())
+    }
+
+    /// A quiet gateway has taken everything up to the checkpoint. It stays quiet if everything of it
+    /// is served from where the loop begins, or later.
+    fn settle_loaded(&mut self, index: GatewayIndex) {
+        let (checkpoint, reached) = (self.checkpoint.stored.position, self.reached);
+        let active = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0 as usize]);
+        let first_start = active.filter(|sub| sub.parked.is_none()).map(|sub| sub.start).min();
+        let gateway = &mut self.gateways[index.0];
+        let was_quiet = gateway.quiet;
+        if gateway.place == Place::default() {
+            // No cursor was ever stored: everyone is served from its own start.
+            gateway.place.position = first_start.unwrap_or(reached);
+            gateway.quiet = true;
+        } else if gateway.quiet {
+            gateway.place.position = gateway.place.position.max(checkpoint);
+        }
+        let place = gateway.place.clone();
+        let all_served = self.gateways[index.0].subs.iter().all(|sub| {
+            let sub = &self.subs[sub.0 as usize];
+            sub.parked.is_some() || (self.floor(sub, &place) >= place.position && !sub.is_unripe(reached))
+        });
+        let gateway = &mut self.gateways[index.0];
+        let is_continuous = place.position >= reached && place.position.epoch == reached.epoch;
+        gateway.quiet = gateway.quiet && all_served && is_continuous;
+        gateway.dirty = gateway.quiet != was_quiet;
+    }
+
+    /// A position of an earlier epoch counts from the start of its cluster time.
+    fn translated(&self, position: Position) -> Position {
+        let epoch = self.reached.epoch;
+        if position.epoch >= epoch { position } else { Position::boundary(epoch, position.time) }
+    }
+}
+
+fn compile(stored: &serde_json::Value) -> Result<(Spec, Arc<Filter>), Problem> {
+    let spec = Spec::from_stored(stored)?;
+    let filter = Filter::compile(&spec)?;
+    Ok((spec, filter))
+}
+
+fn segment(spec: Spec, filter: Arc<Filter>, generation: Revision, from: Position, until: Option<Position>) -> Segment {
+    let fields = spec.fields.clone().map(|fields: Vec<Path>| fields.into());
+    Segment { generation, spec: Arc::new(spec), filter, fields, from, until }
+}

@@ -1,0 +1,673 @@
+//! The session machine: one partition's subscriptions, gateways, sessions and catch-ups.
+//!
+//! Owns the delivery contract. Pure and synchronous: changes, registrations, acks, connects, write
+//! outcomes and ticks go in; items in outboxes, store writes and answers come out as [`Effect`]s. A
+//! simulation (`tests/it/simulation`) tries its interleavings. Knows nothing of tasks, sockets or
+//! drivers. The rules are explained in `docs/decisions/0002-session-machine.md`.
+//!
+//! - `mod.rs`: what it holds, and the live path;
+//! - `registry.rs`: registrations and what their writes do;
+//! - `lanes.rs`: sessions, catch-ups and the join;
+//! - `progress.rs`: what is durable: acks, quiet gateways, floors, pages and the checkpoint;
+//! - `load.rs`: from the store; `views.rs`: answers.
+
+mod lanes;
+mod load;
+mod progress;
+mod registry;
+mod views;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use rand::RngCore;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use slab::Slab;
+use tokio::sync::Notify;
+
+use self::lanes::Lane;
+use super::body::SharedChange;
+use super::frame::Matched;
+use super::outbox::{ChangeItem, Item, LaneName, Outbox, ResyncItem};
+use super::window::{Entry, Window};
+use crate::change::Flags;
+use crate::clock::{Clock, Instant};
+use crate::cursor::{Place, Serial};
+use crate::error::Problem;
+use crate::handle::{Hello, Registered, SubscriptionView, Transport};
+use crate::limits;
+use crate::matching::{Filter, Match, Matcher, SubscriptionIndex};
+use crate::position::{PartitionId, Position};
+use crate::source::{Batch, Event, Gap};
+use crate::store::subscriptions::ParkedReason;
+use crate::store::{Revision, Write};
+use crate::subscription::{GatewayId, Path, Spec, SubscriptionKey};
+
+pub use self::load::{LoadError, Stored};
+pub use self::registry::Outcome;
+
+/// What a machine needs to know from the start.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// The partition.
+    pub partition: PartitionId,
+    /// This node's name, for `welcome`.
+    pub node: Arc<str>,
+    /// Budget of the window.
+    pub window_bytes_max: usize,
+    /// An outbox above this is cut, and its session catches up.
+    pub outbox_bytes_max: usize,
+    /// Catch-ups pause above this.
+    pub outbox_bytes_soft: usize,
+    /// Changes that one turn takes from the window for catch-ups.
+    pub turn_changes_max: usize,
+    /// Subscriptions of one gateway.
+    pub quota_gateway: usize,
+    /// Subscriptions of one tenant.
+    pub quota_tenant: usize,
+    /// Subscriptions of the hub.
+    pub quota_global: usize,
+    /// How long a parked subscription is remembered.
+    pub park_seconds: u64,
+    /// How long a session's start, a PUT and the like may wait for the store before the caller is told.
+    pub seed: u64,
+    /// A deliberate mistake, for the simulation to find.
+    pub mistake: Option<Mistake>,
+}
+
+/// Deliberate mistakes: the simulation must find each, or it proves nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mistake {
+    /// A catch-up joins the live tail one change late.
+    JoinLate,
+    /// A catch-up that a cursor does not know counts as done.
+    UnknownCatchUpDone,
+    /// Acks of superseded sessions count.
+    AckFromDeadSession,
+    /// A quiet gateway's cursor advances over what it was never matched against.
+    AdvanceUnmatched,
+    /// A PUT forgets the filter that it replaces.
+    ForgetSuperseded,
+    /// A write that timed out counts as failed.
+    UnknownIsFailed,
+    /// A subscription leaves the index before its parking is stored.
+    ParkBeforeWrite,
+    /// The floor of a parked subscription is where it was parked, acked or not.
+    ParkAtLoop,
+    /// The checkpoint passes a match before the cursor that it holds back is stored.
+    CheckpointBeforePages,
+    /// A new subscription's cursor says that it is known before its first matches are written.
+    KnownTooEarly,
+    /// What overflows an outbox is dropped without a catch-up.
+    OverflowDrops,
+    /// A subscription whose PUT is under way goes on with the old filter.
+    ReplaceKeepsOld,
+}
+
+impl Mistake {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::JoinLate,
+        Self::UnknownCatchUpDone,
+        Self::AckFromDeadSession,
+        Self::AdvanceUnmatched,
+        Self::ForgetSuperseded,
+        Self::UnknownIsFailed,
+        Self::ParkBeforeWrite,
+        Self::ParkAtLoop,
+        Self::CheckpointBeforePages,
+        Self::KnownTooEarly,
+        Self::OverflowDrops,
+        Self::ReplaceKeepsOld,
+    ];
+}
+
+/// Names a write whose outcome is awaited.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct WriteId(pub u64);
+
+/// Names one reading of the source for a catch-up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ReplayId(pub u64);
+
+/// Whom an answer is for: the caller's number and the item of its batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waiter {
+    /// The caller.
+    pub token: u64,
+    /// The item of its batch.
+    pub slot: usize,
+}
+
+/// A successful answer.
+#[derive(Debug)]
+pub enum Answer {
+    /// To a registration.
+    Registered(Box<Registered>),
+    /// To a PUT.
+    Replaced(Box<SubscriptionView>),
+    /// To what has nothing to say.
+    Done,
+    /// To `open`.
+    Session(Arc<Outbox>, u64),
+}
+
+/// What the shell must do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Commit these, all or nothing, and report the outcome.
+    Write(WriteId, Vec<Write>),
+    /// Tell a caller.
+    Answer(Waiter, Result<Answer, Problem>),
+    /// Start reading strictly after a position.
+    OpenReplay(ReplayId, Position),
+    /// Bring the next batch of a reading.
+    FetchReplay(ReplayId),
+    /// End a reading.
+    CloseReplay(ReplayId),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+struct GatewayIndex(usize);
+
+/// A filter over a range of positions. `generation` is zero until it is known.
+#[derive(Clone, Debug)]
+struct Segment {
+    generation: Revision,
+    spec: Arc<Spec>,
+    filter: Arc<Filter>,
+    fields: Option<Arc<[Path]>>,
+    /// It applies to changes after this.
+    from: Position,
+    /// And up to this; `None`: without end.
+    until: Option<Position>,
+}
+
+/// A write under way for one subscription.
+#[derive(Clone, Debug)]
+enum Pending {
+    Create,
+    /// The new filter, and the position from which it takes over.
+    Replace(Box<Segment>),
+    Revive,
+    /// Why, and the floor that is stored.
+    Park(ParkedReason, Position),
+    Remove,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum SubLane {
+    Main,
+    Extra,
+}
+
+#[derive(Debug)]
+struct Sub {
+    key: SubscriptionKey,
+    gateway: GatewayIndex,
+    /// Oldest first; the last is the current one. Never empty.
+    segments: Vec<Segment>,
+    /// The record's last write; zero before the first.
+    revision: Revision,
+    /// Cursors that do not know `start_revision` serve it from here.
+    start: Position,
+    start_revision: Revision,
+    parked: Option<(Position, ParkedReason, i64)>,
+    pending: Option<Pending>,
+    /// Callers who wait for the pending write.
+    waiters: Vec<Waiter>,
+    /// Renewed while its parking was under way.
+    revive_wanted: bool,
+    lane: SubLane,
+    expires: Instant,
+    ttl_seconds: u32,
+}
+
+impl Sub {
+    fn current(&self) -> &Segment {
+        self.segments.last().expect("a subscription has a filter")
+    }
+
+    /// Whether the store has it and it is matched.
+    fn is_active(&self) -> bool {
+        self.revision != Revision(0) && self.parked.is_none()
+    }
+
+    /// Whether a filter that was replaced still applies to what the loop has not reached.
+    fn is_unripe(&self, reached: Position) -> bool {
+        self.segments.len() > 1 && self.current().from > reached
+    }
+
+    fn replacing(&self) -> Option<&Segment> {
+        match &self.pending {
+            Some(Pending::Replace(segment)) => Some(segment),
+            _ => None,
+        }
+    }
+
+    /// Whether the current filter may be delivered at this position: not beyond where a PUT that is
+    /// under way may have replaced it.
+    fn may_deliver(&self, at: Position) -> bool {
+        self.current().from < at && self.replacing().is_none_or(|next| self.parked.is_some() || at <= next.from)
+    }
+}
+
+#[derive(Debug)]
+struct Gateway {
+    id: GatewayId,
+    /// Zero until its first write is confirmed.
+    incarnation: Revision,
+    revision: Revision,
+    sessions: u64,
+    /// The last message that was acked.
+    serial: Serial,
+    /// What is durable; while `quiet`, it is at least the loop's position instead.
+    place: Place,
+    /// Nothing is unacked, and everything since `place` has been matched.
+    quiet: bool,
+    subs: BTreeSet<SubscriptionIndex>,
+    session: Option<Session>,
+    /// Its page must be written.
+    dirty: bool,
+    /// Additions under way, and the greatest revision that was known when each was sent.
+    in_flight: BTreeMap<WriteId, Revision>,
+    /// When its last ack came.
+    renewed: Instant,
+    /// A write to its own record is under way.
+    record_busy: bool,
+    removing: Option<Removal>,
+}
+
+#[derive(Debug)]
+struct Removal {
+    waiters: Vec<Waiter>,
+    chunks: usize,
+}
+
+#[derive(Debug)]
+struct Session {
+    number: u64,
+    outbox: Arc<Outbox>,
+    main: Lane,
+    extra: Option<Lane>,
+    transport: Transport,
+    since: chrono::DateTime<chrono::Utc>,
+}
+
+/// What an awaited write was for.
+#[derive(Debug)]
+enum WriteKind {
+    Create { subs: Vec<SubscriptionIndex>, born: Option<GatewayIndex> },
+    Replace(SubscriptionIndex),
+    Revive(Vec<SubscriptionIndex>),
+    Park(Vec<SubscriptionIndex>),
+    Remove(Vec<SubscriptionIndex>),
+    RemoveGateway { gateway: GatewayIndex, subs: Vec<SubscriptionIndex> },
+    Open(GatewayIndex, Box<OpenRequest>),
+    Pages(Vec<u16>),
+    Checkpoint(Position),
+}
+
+#[derive(Debug)]
+struct OpenRequest {
+    hello: Hello,
+    waiter: Waiter,
+    cursor: Option<crate::cursor::Cursor>,
+    /// The caller has been told that the store does not answer.
+    abandoned: bool,
+}
+
+#[derive(Debug, Default)]
+struct PageState {
+    revision: Revision,
+    /// How many gateways it holds, as stored.
+    exists: bool,
+}
+
+/// One partition's state. See the module's documentation.
+#[derive(Debug)]
+pub struct Machine {
+    config: MachineConfig,
+    clock: Clock,
+    random: ChaCha8Rng,
+    /// The loop's position: everything up to here has been matched.
+    reached: Position,
+    /// Nothing beyond this can have been sent to anyone, by this owner or one before: after a restart
+    /// the loop is behind what its predecessor has sent, and catch-ups may be ahead of the loop.
+    horizon: Position,
+    window: Window,
+    matcher: Matcher,
+    subs: Slab<Sub>,
+    by_key: BTreeMap<SubscriptionKey, SubscriptionIndex>,
+    gateways: Slab<Gateway>,
+    gateway_ids: HashMap<GatewayId, GatewayIndex>,
+    tenants: HashMap<Arc<str>, usize>,
+    /// The greatest revision of any confirmed write.
+    confirmed: Revision,
+    writes: HashMap<WriteId, WriteKind>,
+    /// Which of them add to what a gateway is served.
+    additions: HashMap<WriteId, GatewayIndex>,
+    next_write: u64,
+    next_replay: u64,
+    replays: HashMap<ReplayId, (GatewayIndex, LaneName)>,
+    /// Gateways with a catch-up under way.
+    busy: BTreeSet<GatewayIndex>,
+    pages: Vec<PageState>,
+    checkpoint: progress::CheckpointState,
+    effects: Vec<Effect>,
+    /// Told by outboxes that have room again.
+    drained: Arc<Notify>,
+    counters: Counters,
+    scratch: Vec<Match>,
+}
+
+/// Totals since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Changes matched by the live path.
+    pub changes: u64,
+    /// Matches found by the live path.
+    pub matches: u64,
+    /// Messages put into outboxes.
+    pub deliveries: u64,
+    /// Sessions opened.
+    pub sessions: u64,
+    /// Outboxes that overflowed.
+    pub overflows: u64,
+    /// Catch-ups that read the source.
+    pub replays: u64,
+    /// Resyncs said.
+    pub resyncs: u64,
+}
+
+impl Machine {
+    /// A machine without subscriptions whose loop stands at `reached`.
+    pub fn new(config: MachineConfig, clock: Clock, reached: Position, checkpoint: Checkpointed) -> Self {
+        let pages = (0..limits::cursor_pages).map(|_| PageState::default()).collect();
+        Self {
+            window: Window::new(reached, config.window_bytes_max),
+            random: ChaCha8Rng::seed_from_u64(config.seed),
+            config,
+            clock,
+            reached,
+            horizon: reached,
+            matcher: Matcher::new(),
+            subs: Slab::new(),
+            by_key: BTreeMap::new(),
+            gateways: Slab::new(),
+            gateway_ids: HashMap::new(),
+            tenants: HashMap::new(),
+            confirmed: Revision(0),
+            writes: HashMap::new(),
+            additions: HashMap::new(),
+            next_write: 1,
+            next_replay: 1,
+            replays: HashMap::new(),
+            busy: BTreeSet::new(),
+            pages,
+            checkpoint: progress::CheckpointState::new(checkpoint),
+            effects: Vec::new(),
+            drained: Arc::new(Notify::new()),
+            counters: Counters::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// What the shell must do now.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Told when an outbox that was full has room again: call [`Self::work`].
+    pub fn drained(&self) -> Arc<Notify> {
+        Arc::clone(&self.drained)
+    }
+
+    /// The loop's position.
+    pub fn reached(&self) -> Position {
+        self.reached
+    }
+
+    /// Totals since start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn broken(&self, mistake: Mistake) -> bool {
+        self.config.mistake == Some(mistake)
+    }
+
+    /// Takes the next batch of the live stream.
+    ///
+    /// # Panics
+    /// If the batch lies before the loop's position: positions never move backwards.
+    pub fn on_batch(&mut self, batch: Batch) {
+        for event in batch.events {
+            match event {
+                Event::Change(change) => {
+                    assert!(change.position > self.reached, "{:?} after {:?}", change.position, self.reached);
+                    self.reached = change.position;
+                    self.on_change(Arc::new(SharedChange::new(Arc::unwrap_or_clone(change))));
+                }
+                Event::Resync(gap) => {
+                    assert!(gap.position >= self.reached, "{:?} after {:?}", gap.position, self.reached);
+                    self.reached = gap.position;
+                    self.on_gap(gap);
+                }
+            }
+        }
+        assert!(batch.reached >= self.reached, "{:?} after {:?}", batch.reached, self.reached);
+        self.reached = batch.reached;
+        self.work();
+    }
+
+    fn on_change(&mut self, change: Arc<SharedChange>) {
+        let mut matches = std::mem::take(&mut self.scratch);
+        self.matcher.matches(&change, &mut matches);
+        self.counters.changes += 1;
+        self.counters.matches += matches.len() as u64;
+        // A stable order: by gateway, then by subscription.
+        matches.sort_by_key(|found| (self.subs[found.subscription.0 as usize].gateway, found.subscription));
+        let mut rest = matches.as_slice();
+        while let Some(first) = rest.first() {
+            let gateway = self.subs[first.subscription.0 as usize].gateway;
+            let count =
+                rest.iter().take_while(|found| self.subs[found.subscription.0 as usize].gateway == gateway).count();
+            let (group, others) = rest.split_at(count);
+            self.deliver_live(gateway, &change, group);
+            rest = others;
+        }
+        self.scratch = matches;
+        self.window.push(Entry::Change(change));
+    }
+
+    fn deliver_live(&mut self, index: GatewayIndex, change: &Arc<SharedChange>, group: &[Match]) {
+        let at = change.position;
+        let gateway = &self.gateways[index.0];
+        let keeps_old = self.broken(Mistake::ReplaceKeepsOld);
+        let Some(session) = &gateway.session else {
+            let concerned = group.iter().any(|found| {
+                let sub = &self.subs[found.subscription.0 as usize];
+                sub.is_active() && sub.current().from < at
+            });
+            if concerned && gateway.quiet && at > gateway.place.position {
+                self.freeze(index, at.before_change());
+            }
+            return;
+        };
+        if !session.main.is_live() || at <= session.main.at {
+            return;
+        }
+        let eligible = group.iter().filter(|found| {
+            let sub = &self.subs[found.subscription.0 as usize];
+            sub.lane == SubLane::Main && sub.is_active() && (sub.may_deliver(at) || keeps_old)
+        });
+        let eligible: Vec<(SubscriptionIndex, Match)> = eligible.map(|found| (found.subscription, *found)).collect();
+        if eligible.is_empty() {
+            return;
+        }
+        self.freeze(index, at.before_change());
+        let found: Vec<_> =
+            eligible.iter().map(|(sub, found)| (self.subs[sub.0 as usize].current(), found.verdict)).collect();
+        let items = compose(LaneName::Main, change, &self.subs, &eligible, &found, Flags::none());
+        self.push_all(index, items);
+    }
+
+    fn on_gap(&mut self, gap: Gap) {
+        let gap = Arc::new(gap);
+        let indices: Vec<GatewayIndex> = self.gateways.iter().map(|(index, _)| GatewayIndex(index)).collect();
+        for index in indices {
+            let concerned: Vec<SubscriptionIndex> = self.concerned(index, &gap).collect();
+            if concerned.is_empty() {
+                continue;
+            }
+            // Not acked, it is found again by the catch-up that starts at or before it.
+            self.freeze(index, gap.position.floor_boundary());
+            let gateway = &self.gateways[index.0];
+            let live = gateway.session.as_ref().is_some_and(|session| session.main.is_live());
+            if live {
+                let item = self.gap_item(LaneName::Main, &gap, concerned.into_iter());
+                self.push_all(index, vec![item]);
+            }
+        }
+        self.window.push(Entry::Gap(gap));
+    }
+
+    fn concerned(&self, index: GatewayIndex, gap: &Gap) -> impl Iterator<Item = SubscriptionIndex> {
+        let concerns = |known: &Option<Arc<str>>, name: &Arc<str>| known.as_ref().is_none_or(|known| known == name);
+        self.gateways[index.0].subs.iter().copied().filter(move |sub| {
+            let sub = &self.subs[sub.0 as usize];
+            let spec = &sub.current().spec;
+            sub.is_active()
+                && sub.lane == SubLane::Main
+                && concerns(&gap.scope.tenant, &spec.tenant)
+                && concerns(&gap.scope.collection, &spec.collection)
+        })
+    }
+
+    fn gap_item(&self, lane: LaneName, gap: &Gap, subs: impl Iterator<Item = SubscriptionIndex>) -> Item {
+        let mut scopes = BTreeSet::new();
+        let mut subscription_ids = Vec::new();
+        for sub in subs {
+            let sub = &self.subs[sub.0 as usize];
+            let spec = &sub.current().spec;
+            scopes.insert((Arc::clone(&spec.tenant), Arc::clone(&spec.collection)));
+            subscription_ids.push(sub.key.id.clone());
+        }
+        Item::Resync(Box::new(ResyncItem {
+            lane,
+            from: Some(gap.position.floor_boundary()),
+            to: gap.position,
+            reason: gap.reason,
+            scopes: Some(scopes.into_iter().collect()),
+            subscription_ids,
+        }))
+    }
+
+    /// Puts items into a session's outbox and cuts it if it is full.
+    fn push_all(&mut self, index: GatewayIndex, items: Vec<Item>) {
+        let Some(session) = &self.gateways[index.0].session else { return };
+        let outbox = Arc::clone(&session.outbox);
+        for item in items {
+            self.counters.deliveries += u64::from(matches!(item, Item::Change(_)));
+            self.counters.resyncs += u64::from(matches!(item, Item::Resync(_)));
+            outbox.push(item);
+        }
+        if outbox.bytes() > self.config.outbox_bytes_max {
+            self.counters.overflows += 1;
+            self.restart_session(index);
+        }
+    }
+
+    fn unique(&mut self) -> u64 {
+        self.random.next_u64()
+    }
+
+    fn write(&mut self, kind: WriteKind, writes: Vec<Write>) -> WriteId {
+        let id = WriteId(self.next_write);
+        self.next_write += 1;
+        self.writes.insert(id, kind);
+        self.effects.push(Effect::Write(id, writes));
+        id
+    }
+
+    fn answer(&mut self, waiter: Waiter, result: Result<Answer, Problem>) {
+        self.effects.push(Effect::Answer(waiter, result));
+    }
+}
+
+/// What the stored checkpoint says, for a machine that begins.
+#[derive(Clone, Debug)]
+pub struct Checkpointed {
+    /// The stored position.
+    pub position: Position,
+    /// The last write of its record; `None` before the first.
+    pub revision: Option<Revision>,
+    /// Goes into every record (`store::checkpoint`).
+    pub definition: String,
+    /// Likewise.
+    pub identity: Option<String>,
+    /// Likewise: cursors of an earlier epoch than this have lost their history.
+    pub restored: Option<Position>,
+}
+
+/// The messages that one change makes for one gateway: what left a scope first, then what matches,
+/// split where the list is very long. Only the last moves the cursor.
+fn compose(
+    lane: LaneName,
+    change: &Arc<SharedChange>,
+    subs: &Slab<Sub>,
+    eligible: &[(SubscriptionIndex, Match)],
+    found: &[(&Segment, crate::matching::Verdict)],
+    flags: Flags,
+) -> Vec<Item> {
+    let mut items = Vec::new();
+    for left_scope in [true, false] {
+        for broadcast in [true, false] {
+            let chosen: Vec<usize> = (0..found.len())
+                .filter(|i| found[*i].1.left_scope == left_scope && found[*i].1.broadcast == broadcast)
+                .collect();
+            for part in chosen.chunks(limits::matches_per_message_max) {
+                let matches = part.iter().map(|i| {
+                    let (segment, verdict) = &found[*i];
+                    Matched {
+                        subscription_id: subs[eligible[*i].0.0 as usize].key.id.clone(),
+                        generation: segment.generation.0,
+                        transition: verdict.transition,
+                        certainty: verdict.certainty,
+                    }
+                });
+                let segments: Vec<&Segment> = part.iter().map(|i| found[*i].0).collect();
+                let extra = if broadcast { Flags::BROADCAST } else { Flags::none() };
+                items.push(ChangeItem {
+                    lane,
+                    change: Arc::clone(change),
+                    matches: matches.collect(),
+                    flags: change.flags.with(flags).with(extra),
+                    left_scope,
+                    fields: union_of_fields(&segments),
+                    with_before: segments.iter().any(|segment| segment.spec.transitions),
+                    advance: false,
+                });
+            }
+        }
+    }
+    if let Some(last) = items.last_mut() {
+        last.advance = true;
+    }
+    items.into_iter().map(|item| Item::Change(Box::new(item))).collect()
+}
+
+/// The fields that any of them asks for; `None` if one asks for all.
+fn union_of_fields(segments: &[&Segment]) -> Option<Arc<[Path]>> {
+    let first = segments.first()?.fields.as_ref()?;
+    let mut all: Option<BTreeSet<Path>> = None;
+    for segment in &segments[1..] {
+        let fields = segment.fields.as_ref()?;
+        if !Arc::ptr_eq(first, fields) && first != fields {
+            all.get_or_insert_with(|| first.iter().cloned().collect()).extend(fields.iter().cloned());
+        }
+    }
+    Some(all.map_or_else(|| Arc::clone(first), |all| all.into_iter().collect()))
+}

@@ -1,0 +1,258 @@
+//! What is durable: acks, quiet gateways, floors, cursor pages and the checkpoint.
+//!
+//! Owns the rules of promises 5 and 6. A gateway with nothing unacked is *quiet*: its cursor follows
+//! the loop without being touched, in memory and in the store alike, because its page is written anew
+//! before the checkpoint may pass the first change that concerns it.
+
+use std::collections::BTreeMap;
+
+use super::{Checkpointed, GatewayIndex, Machine, Mistake, Sub, WriteKind};
+use crate::cursor::{Cursor, Place, Serial};
+use crate::error::{Code, Problem};
+use crate::position::Position;
+use crate::store::checkpoint::{self, CheckpointRecord};
+use crate::store::cursors::{self, CursorPage, CursorRecord};
+use crate::store::{Expect, Revision, Write};
+use crate::subscription::GatewayId;
+
+/// The checkpoint as stored and the round of writes that moves it on.
+#[derive(Debug)]
+pub(super) struct CheckpointState {
+    pub(super) stored: Checkpointed,
+    /// The position that may be written once `pages_left` pages are.
+    next: Option<Position>,
+    pages_left: usize,
+}
+
+impl CheckpointState {
+    pub(super) fn new(stored: Checkpointed) -> Self {
+        Self { stored, next: None, pages_left: 0 }
+    }
+}
+
+impl Machine {
+    /// Takes an ack. Acks of superseded sessions are ignored; those of another gateway are refused.
+    pub fn on_ack(&mut self, id: &GatewayId, cursor: &str) -> Result<(), Problem> {
+        let invalid = |detail: &str| Problem::new(Code::InvalidCursor, detail);
+        let cursor = Cursor::decode(cursor).map_err(|error| invalid(&error.to_string()))?;
+        let index = *self
+            .gateway_ids
+            .get(id)
+            .ok_or_else(|| Problem::new(Code::GatewayNotFound, format!("no gateway {id}")))?;
+        let dead_counts = self.broken(Mistake::AckFromDeadSession);
+        let gateway = &self.gateways[index.0];
+        if cursor.incarnation != gateway.incarnation {
+            return Err(invalid("this cursor belongs to another gateway"));
+        }
+        let place = cursor.places.get(&self.config.partition).ok_or_else(|| invalid("not a cursor of this hub"))?;
+        if cursor.serial.session > gateway.sessions {
+            return Err(invalid("this cursor is from a session that has not been"));
+        }
+        let is_newest = cursor.serial.session == gateway.sessions;
+        if !(is_newest || dead_counts) || (cursor.serial <= gateway.serial && !dead_counts) {
+            return Ok(());
+        }
+        if let Some(session) = &gateway.session
+            && is_newest
+        {
+            if cursor.serial.written > session.outbox.written_count() {
+                return Err(invalid("this cursor has not been handed out"));
+            }
+            session.outbox.acked(cursor.serial.written);
+        }
+        self.take_ack(index, cursor.serial, place.clone());
+        self.gateways[index.0].renewed = self.clock.now();
+        Ok(())
+    }
+
+    fn take_ack(&mut self, index: GatewayIndex, serial: Serial, place: Place) {
+        let gateway = &mut self.gateways[index.0];
+        gateway.serial = serial;
+        gateway.dirty = true;
+        if gateway.quiet {
+            return;
+        }
+        gateway.place = place;
+        self.settle(index);
+    }
+
+    /// Finds out whether a gateway has become quiet.
+    pub(super) fn settle(&mut self, index: GatewayIndex) {
+        let reached = self.reached;
+        let unmatched_counts = self.broken(Mistake::AdvanceUnmatched);
+        let gateway = &self.gateways[index.0];
+        if gateway.quiet {
+            return;
+        }
+        let Some(session) = &gateway.session else { return };
+        let (last, waiting) = session.outbox.outstanding();
+        let is_live = session.main.is_live() && session.main.at <= reached && session.extra.is_none();
+        let all_acked = gateway.serial.session == session.number && gateway.serial.written >= last || last == 0;
+        let blocked = gateway.subs.iter().any(|sub| {
+            let sub = &self.subs[sub.0 as usize];
+            sub.replacing().is_some() && sub.parked.is_none()
+        });
+        if !(waiting || blocked) && all_acked && (is_live || unmatched_counts) {
+            let gateway = &mut self.gateways[index.0];
+            gateway.quiet = true;
+            gateway.dirty = true;
+        }
+    }
+
+    /// Ends a gateway's quiet: it has taken everything up to `at`, and no more is known.
+    pub(super) fn freeze(&mut self, index: GatewayIndex, at: Position) {
+        let known = self.known(index);
+        let gateway = &mut self.gateways[index.0];
+        if !gateway.quiet {
+            return;
+        }
+        gateway.quiet = false;
+        gateway.dirty = true;
+        gateway.place = Place { position: gateway.place.position.max(at), known, unfinished: BTreeMap::new() };
+    }
+
+    /// While a gateway was quiet until now: what it was quiet about does not include this subscription.
+    pub(super) fn hold(&mut self, index: GatewayIndex, start_revision: Revision, floor: Position) {
+        let unfinished = &mut self.gateways[index.0].place.unfinished;
+        let entry = unfinished.entry(start_revision).or_insert(floor);
+        *entry = (*entry).min(floor);
+    }
+
+    /// The revision up to which everything of this gateway is known: no write below it is under way.
+    pub(super) fn known(&self, index: GatewayIndex) -> Revision {
+        let gateway = &self.gateways[index.0];
+        gateway.in_flight.values().copied().min().unwrap_or(self.confirmed)
+    }
+
+    /// What the gateway has durably taken.
+    pub(super) fn effective(&self, index: GatewayIndex) -> Place {
+        let gateway = &self.gateways[index.0];
+        if !gateway.quiet {
+            return gateway.place.clone();
+        }
+        Place {
+            position: gateway.place.position.max(self.reached),
+            known: self.known(index),
+            unfinished: BTreeMap::new(),
+        }
+    }
+
+    /// From where a subscription must be served to someone who stands at `place`.
+    pub(super) fn floor(&self, sub: &Sub, place: &Place) -> Position {
+        if sub.start_revision > place.known {
+            return sub.start;
+        }
+        let unfinished = place.unfinished.get(&sub.start_revision).copied();
+        let base = match unfinished {
+            Some(progress) => progress.min(place.position),
+            None => place.position,
+        };
+        // Filters that its maker did not know begin where they took over.
+        let unknown = sub.segments.iter().find(|segment| segment.generation > place.known);
+        unknown.map_or(base, |segment| base.min(segment.from))
+    }
+
+    /// A place with a catch-up of which nothing is known any more counts from its lowest position.
+    pub(super) fn normalized(&self, index: GatewayIndex, mut place: Place) -> Place {
+        let known_ids: Vec<Revision> =
+            self.gateways[index.0].subs.iter().map(|sub| self.subs[sub.0 as usize].start_revision).collect();
+        if self.broken(Mistake::UnknownCatchUpDone) {
+            place.unfinished.clear();
+        }
+        if place.unfinished.keys().any(|id| !known_ids.contains(id)) {
+            let lowest = place.unfinished.values().copied().min().unwrap_or(place.position);
+            place.position = place.position.min(lowest);
+            place.unfinished.clear();
+        }
+        place
+    }
+
+    /// Writes what has become durable; the checkpoint follows once its pages are confirmed. Call once
+    /// a second: that bounds the store's load.
+    pub fn flush(&mut self) {
+        if self.checkpoint.next.is_some() {
+            return;
+        }
+        let mut dirty: BTreeMap<u16, ()> = BTreeMap::new();
+        for (_, gateway) in &mut self.gateways {
+            if std::mem::take(&mut gateway.dirty) {
+                dirty.insert(cursors::page_of(&gateway.id), ());
+            }
+        }
+        self.checkpoint.next = Some(self.reached);
+        self.checkpoint.pages_left = dirty.len();
+        if self.broken(Mistake::CheckpointBeforePages) {
+            self.checkpoint.pages_left = 0;
+            self.write_checkpoint();
+        }
+        for page in dirty.keys().copied().collect::<Vec<_>>() {
+            self.write_page(page);
+        }
+        if dirty.is_empty() {
+            self.write_checkpoint();
+        }
+    }
+
+    fn write_page(&mut self, page: u16) {
+        let mut content = CursorPage { write: self.unique(), ..CursorPage::default() };
+        for (index, gateway) in &self.gateways {
+            if cursors::page_of(&gateway.id) == page && gateway.incarnation != Revision(0) {
+                let place = self.effective(GatewayIndex(index));
+                let record = CursorRecord::new(gateway.incarnation, gateway.serial, &place, gateway.quiet);
+                content.cursors.insert(gateway.id.to_string(), record);
+            }
+        }
+        let state = &self.pages[usize::from(page)];
+        let expect = if state.exists { Expect::At(state.revision) } else { Expect::Absent };
+        let key = cursors::key(&self.config.partition, page);
+        self.write(WriteKind::Pages(vec![page]), vec![Write { key, expect, value: Some(content.encode()) }]);
+    }
+
+    /// A page is stored.
+    pub(super) fn on_pages_written(&mut self, pages: &[u16], revision: Revision) {
+        for page in pages {
+            self.pages[usize::from(*page)] = super::PageState { revision, exists: true };
+        }
+        self.checkpoint.pages_left = self.checkpoint.pages_left.saturating_sub(pages.len());
+        if self.checkpoint.pages_left == 0 {
+            self.write_checkpoint();
+        }
+    }
+
+    fn write_checkpoint(&mut self) {
+        let Some(next) = self.checkpoint.next else { return };
+        let stored = &self.checkpoint.stored;
+        if next <= stored.position && stored.revision.is_some() {
+            self.checkpoint.next = None;
+            return;
+        }
+        let record = CheckpointRecord {
+            position: next,
+            definition: stored.definition.clone(),
+            identity: stored.identity.clone(),
+            restored: stored.restored,
+            write: self.unique(),
+        };
+        let stored = &self.checkpoint.stored;
+        let expect = stored.revision.map_or(Expect::Absent, Expect::At);
+        let key = checkpoint::key(&self.config.partition);
+        self.write(WriteKind::Checkpoint(next), vec![Write { key, expect, value: Some(record.encode()) }]);
+    }
+
+    /// The checkpoint is stored.
+    pub(super) fn on_checkpoint_written(&mut self, position: Position, revision: Revision) {
+        self.checkpoint.stored.position = position;
+        self.checkpoint.stored.revision = Some(revision);
+        self.checkpoint.next = None;
+    }
+
+    /// Where a restart would begin.
+    pub fn checkpoint(&self) -> Position {
+        self.checkpoint.stored.position
+    }
+
+    /// Whether everything durable is stored: for a drained shutdown.
+    pub fn is_flushed(&self) -> bool {
+        self.checkpoint.next.is_none() && self.gateways.iter().all(|(_, gateway)| !gateway.dirty)
+    }
+}

@@ -1,0 +1,147 @@
+//! Answers: what the machine's state looks like from outside.
+//!
+//! Owns the views of subscriptions and gateways. Changes nothing.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::{Gateway, GatewayIndex, Machine, Sub, SubLane};
+use crate::cursor::Cursor;
+use crate::delivery::outbox::Outbox;
+use crate::error::{Code, Problem};
+use crate::handle::{GatewayView, Lag, ListQuery, Page, SessionView, SubscriptionState, SubscriptionView};
+use crate::matching::SubscriptionIndex;
+use crate::store::Revision;
+use crate::subscription::{GatewayId, SubscriptionKey};
+
+impl Machine {
+    /// One subscription.
+    pub fn subscription(&self, key: &SubscriptionKey) -> Result<SubscriptionView, Problem> {
+        let index = self.by_key.get(key).filter(|index| self.subs[index.0 as usize].revision != Revision(0));
+        let missing = || {
+            let detail = format!("no subscription {} at gateway {}", key.id, key.gateway);
+            Problem::new(Code::SubscriptionNotFound, detail)
+        };
+        index.map(|index| self.view(*index)).ok_or_else(missing)
+    }
+
+    /// A page of subscriptions in key order.
+    pub fn subscriptions(&self, query: &ListQuery) -> Page {
+        let after = query.after.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut subscriptions = Vec::new();
+        let mut last: Option<&SubscriptionKey> = None;
+        for (key, index) in self.by_key.range((after, Bound::Unbounded)) {
+            let sub = &self.subs[index.0 as usize];
+            let spec = &sub.current().spec;
+            let wanted = query.gateway.as_ref().is_none_or(|gateway| *gateway == key.gateway)
+                && query.tenant.as_ref().is_none_or(|tenant| **tenant == *spec.tenant)
+                && query.collection.as_ref().is_none_or(|collection| **collection == *spec.collection)
+                && sub.revision != Revision(0);
+            if !wanted {
+                continue;
+            }
+            if subscriptions.len() == query.limit {
+                return Page { subscriptions, next: last.cloned() };
+            }
+            subscriptions.push(self.view(*index));
+            last = Some(key);
+        }
+        Page { subscriptions, next: None }
+    }
+
+    pub(super) fn view(&self, index: SubscriptionIndex) -> SubscriptionView {
+        let sub = &self.subs[index.0 as usize];
+        let current = sub.current();
+        let left = self.lease_end(sub).since(self.clock.now());
+        SubscriptionView {
+            spec: Arc::clone(&current.spec),
+            state: self.state(sub),
+            parked_reason: sub.parked.map(|(_, reason, _)| reason.name()),
+            generation: current.generation.0,
+            active_from: vec![(self.config.partition.clone(), current.from)],
+            expires_at: self.clock.wall() + left,
+            plan: current.filter.plan(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn state(&self, sub: &Sub) -> SubscriptionState {
+        if sub.parked.is_some() {
+            return SubscriptionState::Parked;
+        }
+        let session = self.gateways[sub.gateway.0].session.as_ref();
+        let behind = session.is_some_and(|session| sub.lane == SubLane::Extra || !session.main.is_live());
+        if behind { SubscriptionState::CatchingUp } else { SubscriptionState::Live }
+    }
+
+    /// All gateways, by name.
+    pub fn gateways(&self) -> Vec<GatewayView> {
+        let mut views: Vec<_> = self.gateways.iter().map(|(index, _)| self.gateway_view(GatewayIndex(index))).collect();
+        views.sort_by(|a, b| a.gateway.cmp(&b.gateway));
+        views
+    }
+
+    /// One gateway.
+    pub fn gateway(&self, id: &GatewayId) -> Result<GatewayView, Problem> {
+        let index = self.gateway_ids.get(id);
+        let missing = || Problem::new(Code::GatewayNotFound, format!("no gateway {id}"));
+        index.map(|index| self.gateway_view(*index)).ok_or_else(missing)
+    }
+
+    fn gateway_view(&self, index: GatewayIndex) -> GatewayView {
+        let gateway = &self.gateways[index.0];
+        let place = self.effective(index);
+        let behind = f64::from(self.reached.time.seconds().saturating_sub(place.position.time.seconds()));
+        let changes = self.window.reaches(place.position).then(|| self.window.count_after(place.position) as u64);
+        let cursor = Cursor {
+            incarnation: gateway.incarnation,
+            serial: gateway.serial,
+            places: [(self.config.partition.clone(), place)].into(),
+        };
+        GatewayView {
+            gateway: gateway.id.clone(),
+            state: self.gateway_state(gateway),
+            subscriptions: gateway.subs.len() as u64,
+            cursor: Some(cursor.encode()),
+            lag: Lag { seconds: Some(behind), changes },
+            outbox_bytes: gateway.session.as_ref().map_or(0, |session| session.outbox.bytes() as u64),
+            session: gateway.session.as_ref().map(|session| SessionView {
+                transport: session.transport.name(),
+                since: session.since,
+                node: Arc::clone(&self.config.node),
+            }),
+        }
+    }
+
+    fn gateway_state(&self, gateway: &Gateway) -> &'static str {
+        let all_parked =
+            !gateway.subs.is_empty() && gateway.subs.iter().all(|sub| self.subs[sub.0 as usize].parked.is_some());
+        match &gateway.session {
+            _ if all_parked => "parked",
+            None => "offline",
+            Some(session) if session.main.is_live() && session.extra.is_none() => "live",
+            Some(_) => "catching_up",
+        }
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscription_count(&self) -> usize {
+        self.subs.len()
+    }
+
+    /// What the window holds.
+    pub fn window_bytes(&self) -> usize {
+        self.window.bytes()
+    }
+
+    /// Sessions open now.
+    pub fn session_count(&self) -> usize {
+        self.gateways.iter().filter(|(_, gateway)| gateway.session.is_some()).count()
+    }
+
+    /// An open session's outbox.
+    pub fn outbox(&self, id: &GatewayId) -> Option<Arc<Outbox>> {
+        let index = self.gateway_ids.get(id)?;
+        self.gateways[index.0].session.as_ref().map(|session| Arc::clone(&session.outbox))
+    }
+}

@@ -1,0 +1,424 @@
+//! The outbox: what a session has still to write, and what it has written.
+//!
+//! Owns the order of a session's messages, their serial numbers and the cursor that each of them
+//! carries. The partition's loop puts items in; the session's transport takes frames out. Items hold
+//! references into the window, never bodies of their own. Knows nothing of matching or of stores.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::body::SharedChange;
+use super::frame::{Closed, CloseReason, Delivery, Expired, Frame, Matched, Progress, Resync, Welcome};
+use crate::change::{Flags, ResyncReason};
+use crate::cursor::{Cursor, Place, Serial};
+use crate::limits;
+use crate::position::{PartitionId, Position};
+use crate::store::Revision;
+use crate::subscription::{Path, SubscriptionId};
+
+/// Which part of a session an item belongs to: its position moves with that part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LaneName {
+    /// The live tail, or the catch-up that leads to it.
+    Main,
+    /// The catch-up of subscriptions that start before the main part's position.
+    Extra,
+    /// A subscription that joins at once: moves nothing, for its revision is not yet known.
+    Joining,
+}
+
+/// A change for one gateway, before it is written.
+#[derive(Clone, Debug)]
+pub(super) struct ChangeItem {
+    pub(super) lane: LaneName,
+    pub(super) change: Arc<SharedChange>,
+    pub(super) matches: Vec<Matched>,
+    pub(super) flags: Flags,
+    pub(super) left_scope: bool,
+    pub(super) fields: Option<Arc<[Path]>>,
+    pub(super) with_before: bool,
+    /// The last message of its lane at this position.
+    pub(super) advance: bool,
+}
+
+/// A resync for one gateway, before it is written.
+#[derive(Clone, Debug)]
+pub(super) struct ResyncItem {
+    pub(super) lane: LaneName,
+    pub(super) from: Option<Position>,
+    pub(super) to: Position,
+    pub(super) reason: ResyncReason,
+    pub(super) scopes: Option<Vec<(Arc<str>, Arc<str>)>>,
+    pub(super) subscription_ids: Vec<SubscriptionId>,
+}
+
+/// One entry of the queue: a message, or a step that only changes what later cursors say.
+#[derive(Clone, Debug)]
+pub(super) enum Item {
+    Change(Box<ChangeItem>),
+    Resync(Box<ResyncItem>),
+    /// `main` and `extra` are how far the lanes have come; `boundary` is what is said.
+    Progress { main: Position, extra: Option<Position>, boundary: Position, catching_up: u64 },
+    Expired(Expired),
+    Closed(CloseReason),
+    /// The extra lane's catch-ups, anew.
+    Extra(BTreeMap<Revision, Position>),
+    /// A subscription whose filter is being replaced has been served up to here.
+    Blocked(Revision, Position),
+    /// The replacement is settled.
+    Unblocked(Revision),
+    /// Everything that started up to this revision is now covered.
+    Known(Revision),
+}
+
+impl Item {
+    fn size_bytes(&self) -> usize {
+        match self {
+            // The body is the window's, but the item keeps it alive past eviction.
+            Self::Change(item) => item.change.size_bytes() + 48 * item.matches.len() + 128,
+            Self::Resync(item) => 128 + 32 * item.subscription_ids.len(),
+            Self::Expired(item) => 64 + 32 * item.subscription_ids.len(),
+            _ => 64,
+        }
+    }
+}
+
+/// What a session has written: the state that its last written cursor speaks of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Written {
+    /// Messages written.
+    pub(super) count: u64,
+    /// The serial of the last message that waits for an ack.
+    pub(super) last_substantial: u64,
+    position: Position,
+    known: Revision,
+    extra: BTreeMap<Revision, Position>,
+    blocked: BTreeMap<Revision, Position>,
+    seq: u64,
+}
+
+impl Written {
+    pub(super) fn at(place: &Place) -> Self {
+        Self { position: place.position, known: place.known, extra: place.unfinished.clone(), ..Self::default() }
+    }
+
+    /// The cursor's part for the partition.
+    pub(super) fn place(&self) -> Place {
+        let mut unfinished = self.extra.clone();
+        for (revision, position) in &self.blocked {
+            let entry = unfinished.entry(*revision).or_insert(*position);
+            *entry = (*entry).min(*position);
+        }
+        if unfinished.len() <= limits::cursor_catchups_max {
+            return Place { position: self.position, known: self.known, unfinished };
+        }
+        // Too many to name: claim to know none of them, so that each starts from its stored start;
+        // what is being replaced has no such start to fall back on and holds the position instead.
+        let first = self.extra.keys().next().map_or(u64::MAX, |revision| revision.0.saturating_sub(1));
+        let held = self.blocked.values().copied().min().unwrap_or(self.position);
+        Place {
+            position: self.position.min(held),
+            known: self.known.min(Revision(first)),
+            unfinished: BTreeMap::new(),
+        }
+    }
+
+    fn apply(&mut self, item: &Item) {
+        match item {
+            Item::Change(item) if item.advance => self.advance(item.lane, item.change.position),
+            Item::Resync(item) => self.advance(item.lane, item.to),
+            Item::Progress { main, extra, .. } => {
+                self.advance(LaneName::Main, *main);
+                if let Some(extra) = extra {
+                    self.advance(LaneName::Extra, *extra);
+                }
+            }
+            Item::Extra(extra) => self.extra.clone_from(extra),
+            Item::Blocked(revision, position) => {
+                self.blocked.insert(*revision, *position);
+            }
+            Item::Unblocked(revision) => {
+                self.blocked.remove(revision);
+            }
+            Item::Known(revision) => self.known = self.known.max(*revision),
+            Item::Change(_) | Item::Expired(_) | Item::Closed(_) => {}
+        }
+    }
+
+    fn advance(&mut self, lane: LaneName, to: Position) {
+        match lane {
+            LaneName::Main => self.position = self.position.max(to),
+            LaneName::Extra => {
+                for position in self.extra.values_mut() {
+                    *position = (*position).max(to);
+                }
+            }
+            LaneName::Joining => {}
+        }
+    }
+}
+
+/// What does not change over a session.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub(super) node: Arc<str>,
+    pub(super) partition: PartitionId,
+    pub(super) incarnation: Revision,
+    pub(super) session: u64,
+    pub(super) heartbeat_seconds: u32,
+    pub(super) unacked_bytes_max: u64,
+}
+
+/// The outbox, shared by the loop and the transport. Bounded in bytes by the loop, which cuts it when
+/// it is full (`machine::lanes`).
+#[derive(Debug)]
+pub struct Outbox {
+    identity: Identity,
+    state: Mutex<State>,
+    /// Told when there is something to take.
+    filled: Notify,
+    /// Told when a full outbox has room again.
+    drained: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Item>,
+    bytes: usize,
+    welcomed: bool,
+    written: Written,
+    /// Substantial items in the queue.
+    waiting: usize,
+    /// Written and not acked: serial and size.
+    unacked: VecDeque<(u64, u64)>,
+    unacked_bytes: u64,
+    closed: bool,
+    /// The transport is gone.
+    abandoned: bool,
+    low_mark_bytes: usize,
+    above_mark: bool,
+}
+
+impl Outbox {
+    pub(super) fn new(identity: Identity, place: &Place, low_mark_bytes: usize, drained: Arc<Notify>) -> Self {
+        let state = State { written: Written::at(place), low_mark_bytes, ..State::default() };
+        Self { identity, state: Mutex::new(state), filled: Notify::new(), drained }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is consistent between any two statements that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends an item.
+    pub(super) fn push(&self, item: Item) {
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        if matches!(item, Item::Progress { .. }) && matches!(state.queue.back(), Some(Item::Progress { .. })) {
+            state.queue.pop_back();
+            state.bytes -= 64;
+        }
+        state.closed = matches!(item, Item::Closed(_));
+        state.bytes += item.size_bytes();
+        state.waiting += usize::from(is_substantial(&item));
+        state.queue.push_back(item);
+        state.above_mark |= state.bytes > state.low_mark_bytes;
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// Nobody will take from it any more.
+    pub(super) fn abandon(&self) {
+        self.lock().abandoned = true;
+    }
+
+    /// Whether nobody will take from it any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.lock().abandoned
+    }
+
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// The serial of the last message that waits for an ack, and whether more such wait to be written.
+    pub(super) fn outstanding(&self) -> (u64, bool) {
+        let state = self.lock();
+        (state.written.last_substantial, state.waiting > 0)
+    }
+
+    /// How many messages have been written.
+    pub(super) fn written_count(&self) -> u64 {
+        self.lock().written.count
+    }
+
+    /// Throws away what has not been written, but for notices, and returns what has.
+    pub(super) fn cut(&self) -> Written {
+        let mut state = self.lock();
+        state.queue.retain(|item| matches!(item, Item::Expired(_) | Item::Closed(_)));
+        state.bytes = state.queue.iter().map(Item::size_bytes).sum();
+        state.waiting = 0;
+        state.above_mark = false;
+        state.written.clone()
+    }
+
+    /// Sets what the next cursor says, after a cut.
+    pub(super) fn restart(&self, place: &Place) {
+        let mut state = self.lock();
+        let written = &mut state.written;
+        written.position = place.position;
+        written.known = place.known;
+        written.extra.clone_from(&place.unfinished);
+        written.blocked.clear();
+    }
+
+    /// Forgets what an ack covers, for pacing.
+    pub(super) fn acked(&self, serial: u64) {
+        let mut state = self.lock();
+        while let Some((written, bytes)) = state.unacked.front().copied() {
+            if written > serial {
+                break;
+            }
+            state.unacked.pop_front();
+            state.unacked_bytes -= bytes;
+        }
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// Waits until [`Self::take`] has something. Cancel-safe.
+    pub(super) async fn ready(&self) {
+        loop {
+            let notified = self.filled.notified();
+            if self.has_message() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn has_message(&self) -> bool {
+        let state = self.lock();
+        if !state.welcomed {
+            return true;
+        }
+        !self.is_paced(&state) && state.queue.iter().any(is_message)
+    }
+
+    fn is_paced(&self, state: &State) -> bool {
+        self.identity.unacked_bytes_max > 0
+            && state.unacked_bytes >= self.identity.unacked_bytes_max
+            && !state.queue.iter().any(|item| matches!(item, Item::Closed(_)))
+    }
+
+    /// The next messages, about `bytes_max` of them; they count as written. Empty if there are none.
+    pub fn take(&self, bytes_max: usize) -> Vec<Frame> {
+        let mut taken = Vec::new();
+        let mut state = self.lock();
+        let mut bytes = 0;
+        if !state.welcomed {
+            state.welcomed = true;
+            state.written.count += 1;
+            taken.push((None, state.written.count, state.written.seq, state.written.place()));
+        }
+        while bytes < bytes_max && !self.is_paced(&state) {
+            let Some(item) = state.queue.pop_front() else { break };
+            let size = item.size_bytes();
+            state.bytes -= size;
+            state.waiting -= usize::from(is_substantial(&item));
+            state.written.apply(&item);
+            if !is_message(&item) {
+                continue;
+            }
+            bytes += size;
+            state.written.count += 1;
+            if matches!(item, Item::Change(_)) {
+                state.written.seq += 1;
+            }
+            if is_substantial(&item) {
+                let serial = state.written.count;
+                state.written.last_substantial = serial;
+                if self.identity.unacked_bytes_max > 0 {
+                    state.unacked.push_back((serial, size as u64));
+                    state.unacked_bytes += size as u64;
+                }
+            }
+            let (count, seq) = (state.written.count, state.written.seq);
+            let place = state.written.place();
+            taken.push((Some(item), count, seq, place));
+        }
+        let room = state.above_mark && state.bytes <= state.low_mark_bytes;
+        if room {
+            state.above_mark = false;
+        }
+        drop(state);
+        if room {
+            self.drained.notify_one();
+        }
+        taken.into_iter().map(|(item, count, seq, place)| self.frame(item, count, seq, place)).collect()
+    }
+
+    fn frame(&self, item: Option<Item>, count: u64, seq: u64, place: Place) -> Frame {
+        let identity = &self.identity;
+        let position = place.position;
+        let partition = identity.partition.clone();
+        let serial = Serial { session: identity.session, written: count };
+        let places = BTreeMap::from([(partition.clone(), place)]);
+        let cursor = Cursor { incarnation: identity.incarnation, serial, places }.encode();
+        match item {
+            None => Frame::Welcome(Welcome {
+                session: identity.session,
+                node: Arc::clone(&identity.node),
+                cursor,
+                positions: vec![(partition, position)],
+                heartbeat_seconds: identity.heartbeat_seconds,
+            }),
+            Some(Item::Change(item)) => Frame::Change(Delivery {
+                partition,
+                seq,
+                cursor,
+                change: item.change,
+                matches: item.matches,
+                flags: item.flags,
+                left_scope: item.left_scope,
+                fields: item.fields,
+                with_before: item.with_before,
+            }),
+            Some(Item::Resync(item)) => Frame::Resync(Resync {
+                cursor,
+                partition,
+                from: item.from,
+                to: item.to,
+                reason: item.reason,
+                scopes: item.scopes,
+                subscription_ids: item.subscription_ids,
+            }),
+            Some(Item::Progress { boundary, catching_up, .. }) => {
+                Frame::Progress(Progress { cursor, positions: vec![(partition, boundary)], catching_up })
+            }
+            Some(Item::Expired(expired)) => Frame::Expired(expired),
+            Some(Item::Closed(reason)) => Frame::Closed(Closed { reason }),
+            Some(Item::Extra(_) | Item::Blocked(..) | Item::Unblocked(_) | Item::Known(_)) => {
+                unreachable!("only messages become frames")
+            }
+        }
+    }
+}
+
+/// Whether the gateway sees it.
+fn is_message(item: &Item) -> bool {
+    matches!(
+        item,
+        Item::Change(_) | Item::Resync(_) | Item::Progress { .. } | Item::Expired(_) | Item::Closed(_)
+    )
+}
+
+/// Whether the gateway must ack it before its cursor may move by itself.
+fn is_substantial(item: &Item) -> bool {
+    matches!(item, Item::Change(_) | Item::Resync(_))
+}

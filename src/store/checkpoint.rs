@@ -1,0 +1,49 @@
+//! The stored checkpoint: `checkpoint/{partition}`.
+//!
+//! Owns the family's layout and codec: where the live reader restarts and what its positions mean.
+
+use serde::{Deserialize, Serialize};
+
+use super::Key;
+use crate::position::{PartitionId, Position};
+
+/// A partition's checkpoint as stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CheckpointRecord {
+    /// The live reader restarts after this.
+    pub position: Position,
+    /// Digest of the stream's definition; if it changes, the epoch rises.
+    pub definition: String,
+    /// The deployment's identity, where it can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Where the last break with an earlier history lies: cursors of an earlier epoch than this
+    /// position's have lost everything before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Position>,
+    /// Tells one write from every other with the same content.
+    pub write: u64,
+}
+
+/// Where a partition's checkpoint is stored.
+pub fn key(partition: &PartitionId) -> Key {
+    Key(format!("checkpoint/{partition}"))
+}
+
+/// The key whose creation is a partition's ownership.
+pub fn owner_key(partition: &PartitionId) -> Key {
+    Key(format!("owners/{partition}"))
+}
+
+impl CheckpointRecord {
+    /// The stored value.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record is plain data")
+    }
+
+    /// Reads a stored value.
+    pub fn decode(value: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(value)
+    }
+}

@@ -1,0 +1,49 @@
+//! Stored gateways: `gateways/{backend}/{gateway}`.
+//!
+//! Owns the family's layout and codec. Written when a gateway is born, when it connects and when an
+//! operator changes how it is served.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Key, Revision};
+use crate::subscription::GatewayId;
+
+/// A gateway as stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GatewayRecord {
+    /// The revision of its birth; `None`: the record's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Revision>,
+    /// The number of its newest session.
+    pub sessions: u64,
+    /// Tells one write from every other with the same content.
+    pub write: u64,
+}
+
+/// The prefix of a backend's gateways.
+pub fn prefix(backend: &str) -> String {
+    format!("gateways/{backend}/")
+}
+
+/// Where a gateway is stored.
+pub fn key(backend: &str, gateway: &GatewayId) -> Key {
+    Key(format!("{}{gateway}", prefix(backend)))
+}
+
+/// The reverse of [`key`].
+pub fn parse_key(backend: &str, key: &Key) -> Option<GatewayId> {
+    GatewayId::new(key.0.strip_prefix(&prefix(backend))?).ok()
+}
+
+impl GatewayRecord {
+    /// The stored value.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record is plain data")
+    }
+
+    /// Reads a stored value.
+    pub fn decode(value: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(value)
+    }
+}

@@ -1,0 +1,114 @@
+//! Stored subscriptions: `subs/{backend}/g/{gateway}/{subscription}`.
+//!
+//! Owns the family's layout and codec. The value is JSON, so that an operator can read it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Key, Revision};
+use crate::position::Position;
+use crate::subscription::{GatewayId, SubscriptionId, SubscriptionKey};
+
+/// A subscription as stored. A revision that is `None` is the record's own: it is not known before it
+/// has been written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SubscriptionRecord {
+    /// `Spec::to_stored`.
+    pub spec: Value,
+    /// The revision of its creation or last PUT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Revision>,
+    /// Matches of this generation after this position are delivered.
+    pub active_from: Position,
+    /// Cursors that do not know `start_revision` serve it from here.
+    pub start: Position,
+    /// The revision of its creation or revival.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_revision: Option<Revision>,
+    /// Filters that were replaced, oldest first, as long as the gateway has not acked past them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub superseded: Vec<SupersededRecord>,
+    /// Set while it is parked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked: Option<ParkedRecord>,
+    /// Tells one write from every other with the same content.
+    pub write: u64,
+}
+
+/// A filter that was replaced by PUT.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SupersededRecord {
+    /// `Spec::to_stored`.
+    pub spec: Value,
+    /// Its generation.
+    pub generation: Revision,
+    /// It applies to changes after this.
+    pub from: Position,
+    /// And up to this.
+    pub until: Position,
+}
+
+/// Where and why a subscription was parked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ParkedRecord {
+    /// It must be served from here when it comes back.
+    pub floor: Position,
+    /// Why.
+    pub reason: ParkedReason,
+    /// When, in milliseconds since 1970; after `park_seconds` it is forgotten.
+    pub at_ms: i64,
+}
+
+/// Why a subscription was parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ParkedReason {
+    /// Its lease ran out.
+    Lease,
+    /// An operator parked it.
+    Operator,
+    /// Its filter cost too much.
+    TooCostly,
+}
+
+impl ParkedReason {
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lease => "lease",
+            Self::Operator => "operator",
+            Self::TooCostly => "too_costly",
+        }
+    }
+}
+
+/// The prefix of a backend's subscriptions.
+pub fn prefix(backend: &str) -> String {
+    format!("subs/{backend}/g/")
+}
+
+/// Where a subscription is stored. Names hold no `/`.
+pub fn key(backend: &str, subscription: &SubscriptionKey) -> Key {
+    Key(format!("{}{}/{}", prefix(backend), subscription.gateway, subscription.id))
+}
+
+/// The reverse of [`key`].
+pub fn parse_key(backend: &str, key: &Key) -> Option<SubscriptionKey> {
+    let (gateway, id) = key.0.strip_prefix(&prefix(backend))?.split_once('/')?;
+    Some(SubscriptionKey { gateway: GatewayId::new(gateway).ok()?, id: SubscriptionId::new(id).ok()? })
+}
+
+impl SubscriptionRecord {
+    /// The stored value.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record is plain data")
+    }
+
+    /// Reads a stored value.
+    pub fn decode(value: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(value)
+    }
+}
