@@ -61,6 +61,10 @@ pub const ttl_seconds_default: u32 = 300;
 pub const heartbeat_seconds: u32 = 20;
 /// How often a stream with `?ack=auto` renews its gateway's leases.
 pub const lease_renewal_seconds: u32 = 20;
+/// How often a stream with `?ack=auto` renews its gateway's leases.
+pub const lease_renewal_seconds: u32 = 20;
+/// How often a gateway is asked to renew its leases.
+pub const heartbeat_seconds: u32 = 20;
 /// Subscriptions on one page of a list.
 pub const page_items_max: usize = 1_000;
 /// Subscriptions on one page of a list where no limit is named.
@@ -115,6 +119,7 @@ pub const log_queue_requests_max: usize = 4096;
 /// One group commit of the embedded log; the call that crosses it still belongs to it.
 pub const log_group_bytes_max: usize = 4 << 20;
 
+const _: () = assert!(lease_renewal_seconds * 2 < ttl_seconds_min);
 const _: () = assert!(heartbeat_seconds * 3 <= ttl_seconds_min, "two heartbeats may be lost");
 const _: () = assert!(subscription_bytes_max < store_txn_bytes_max);
 const _: () = assert!(subscription_bytes_max < body_bytes_max);

@@ -12,9 +12,12 @@ pub mod session;
 mod window;
 pub mod grpc;
 pub mod json;
+pub mod machine;
+pub mod outbox;
 mod projection;
 pub mod receipt;
 pub mod session;
 pub mod sse;
 #[cfg(test)]
 mod testing;
+mod window;

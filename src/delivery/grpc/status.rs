@@ -54,6 +54,7 @@ const fn grpc_code(code: Code) -> Grpc {
         Code::StoreUnavailable | Code::OwnerUnknown => Grpc::Unavailable,
         Code::Unauthenticated => Grpc::Unauthenticated,
         Code::Forbidden => Grpc::PermissionDenied,
+        Code::Internal => Grpc::Internal,
     }
 }
 
