@@ -61,10 +61,6 @@ pub const ttl_seconds_default: u32 = 300;
 pub const heartbeat_seconds: u32 = 20;
 /// How often a stream with `?ack=auto` renews its gateway's leases.
 pub const lease_renewal_seconds: u32 = 20;
-/// How often a stream with `?ack=auto` renews its gateway's leases.
-pub const lease_renewal_seconds: u32 = 20;
-/// How often a gateway is asked to renew its leases.
-pub const heartbeat_seconds: u32 = 20;
 /// Subscriptions on one page of a list.
 pub const page_items_max: usize = 1_000;
 /// Subscriptions on one page of a list where no limit is named.

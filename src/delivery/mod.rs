@@ -6,10 +6,6 @@
 pub mod body;
 pub mod ejson;
 pub mod frame;
-pub mod machine;
-pub mod outbox;
-pub mod session;
-mod window;
 pub mod grpc;
 pub mod json;
 pub mod machine;
