@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::body::SharedChange;
-use super::frame::{Closed, CloseReason, Delivery, Expired, Frame, Matched, Progress, Resync, Welcome};
+use super::frame::{CloseReason, Closed, Delivery, Expired, Frame, Matched, Progress, Resync, Welcome};
 use crate::change::{Flags, ResyncReason};
 use crate::cursor::{Cursor, Place, Serial};
 use crate::limits;
@@ -60,7 +60,12 @@ pub(super) enum Item {
     Change(Box<ChangeItem>),
     Resync(Box<ResyncItem>),
     /// `main` and `extra` are how far the lanes have come; `boundary` is what is said.
-    Progress { main: Position, extra: Option<Position>, boundary: Position, catching_up: u64 },
+    Progress {
+        main: Position,
+        extra: Option<Position>,
+        boundary: Position,
+        catching_up: u64,
+    },
     Expired(Expired),
     Closed(CloseReason),
     /// The extra lane's catch-ups, anew.
@@ -118,11 +123,7 @@ impl Written {
         // what is being replaced has no such start to fall back on and holds the position instead.
         let first = self.extra.keys().next().map_or(u64::MAX, |revision| revision.0.saturating_sub(1));
         let held = self.blocked.values().copied().min().unwrap_or(self.position);
-        Place {
-            position: self.position.min(held),
-            known: self.known.min(Revision(first)),
-            unfinished: BTreeMap::new(),
-        }
+        Place { position: self.position.min(held), known: self.known.min(Revision(first)), unfinished: BTreeMap::new() }
     }
 
     fn apply(&mut self, item: &Item) {
@@ -412,10 +413,7 @@ impl Outbox {
 
 /// Whether the gateway sees it.
 fn is_message(item: &Item) -> bool {
-    matches!(
-        item,
-        Item::Change(_) | Item::Resync(_) | Item::Progress { .. } | Item::Expired(_) | Item::Closed(_)
-    )
+    matches!(item, Item::Change(_) | Item::Resync(_) | Item::Progress { .. } | Item::Expired(_) | Item::Closed(_))
 }
 
 /// Whether the gateway must ack it before its cursor may move by itself.

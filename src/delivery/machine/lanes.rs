@@ -459,7 +459,8 @@ impl Machine {
     /// Says progress to every session. Call at least once a second.
     pub fn say_progress(&mut self) {
         let gone = |gateway: &Gateway| gateway.session.as_ref().is_some_and(|session| session.outbox.is_abandoned());
-        let gone: Vec<_> = self.gateways.iter().filter(|(_, g)| gone(g)).map(|(index, _)| GatewayIndex(index)).collect();
+        let gone: Vec<_> =
+            self.gateways.iter().filter(|(_, g)| gone(g)).map(|(index, _)| GatewayIndex(index)).collect();
         for index in gone {
             self.end_session(index, CloseReason::Superseded);
         }
@@ -513,14 +514,7 @@ impl Machine {
         }
     }
 
-    fn step_lane(
-        &mut self,
-        index: GatewayIndex,
-        outbox: &Outbox,
-        lane: &mut Lane,
-        name: LaneName,
-        budget: &mut usize,
-    ) {
+    fn step_lane(&mut self, index: GatewayIndex, outbox: &Outbox, lane: &mut Lane, name: LaneName, budget: &mut usize) {
         let has_room = outbox.bytes() < self.config.outbox_bytes_soft;
         match lane.mode {
             Mode::Live | Mode::Waiting => {}
@@ -684,8 +678,7 @@ impl Machine {
         let (mut main, mut extra, mut joining) = (Vec::new(), Vec::new(), Vec::new());
         for (sub, floor) in subs.iter().copied() {
             // One that still catches up goes on there: its order must hold over a replaced filter, too.
-            let is_behind =
-                session.extra.as_ref().is_some_and(|extra| extra.by_sub.contains_key(&sub));
+            let is_behind = session.extra.as_ref().is_some_and(|extra| extra.by_sub.contains_key(&sub));
             let is_unripe = self.subs[sub.0 as usize].is_unripe(self.reached);
             if is_behind {
                 extra.push((sub, floor));

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Answer, Effect, GatewayIndex, Machine, Mistake, Pending, Removal, Segment, Sub, SubLane, Waiter, WriteId,
-    WriteKind,
+    Answer, Effect, GatewayIndex, Machine, Mistake, Pending, Removal, Segment, Sub, SubLane, Waiter, WriteId, WriteKind,
 };
 use crate::clock::Instant;
 use crate::cursor::{Cursor, Place};
@@ -215,7 +214,8 @@ impl Machine {
     fn record(&self, index: SubscriptionIndex) -> SubscriptionRecord {
         let sub = &self.subs[index.0 as usize];
         let current = sub.current();
-        let stored = |revision: Revision| (revision != Revision(0) && revision != Revision(u64::MAX)).then_some(revision);
+        let stored =
+            |revision: Revision| (revision != Revision(0) && revision != Revision(u64::MAX)).then_some(revision);
         let superseded = sub.segments[..sub.segments.len() - 1].iter().map(|segment| SupersededRecord {
             spec: segment.spec.to_stored(),
             generation: segment.generation,
@@ -773,11 +773,7 @@ impl Machine {
         self.revive(revived);
     }
 
-    fn settle_waiters(
-        &mut self,
-        index: SubscriptionIndex,
-        mut result: impl FnMut(&Sub) -> Result<Answer, Problem>,
-    ) {
+    fn settle_waiters(&mut self, index: SubscriptionIndex, mut result: impl FnMut(&Sub) -> Result<Answer, Problem>) {
         let sub = &mut self.subs[index.0 as usize];
         for waiter in std::mem::take(&mut sub.waiters) {
             let result = result(&self.subs[index.0 as usize]);
@@ -847,7 +843,9 @@ fn registered(view: crate::handle::SubscriptionView, created: bool) -> Answer {
 fn store_problem(error: &CommitError) -> Problem {
     match error {
         CommitError::TooLarge(detail) => Problem::new(Code::FilterTooComplex, detail.clone()),
-        CommitError::Fenced => Problem::new(Code::OwnerUnknown, "this node no longer owns the partition").retry_after(1),
+        CommitError::Fenced => {
+            Problem::new(Code::OwnerUnknown, "this node no longer owns the partition").retry_after(1)
+        }
         CommitError::Conflict | CommitError::Unknown(_) => {
             Problem::new(Code::StoreUnavailable, error.to_string()).retry_after(1)
         }
