@@ -52,6 +52,8 @@ pub enum Code {
     Unauthenticated,
     /// Not with these credentials.
     Forbidden,
+    /// A bug of the hub's: whether the call took effect is unknown.
+    Internal,
 }
 
 impl Code {
@@ -80,6 +82,7 @@ impl Code {
             Self::OwnerUnknown => "OWNER_UNKNOWN",
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::Forbidden => "FORBIDDEN",
+            Self::Internal => "INTERNAL",
         }
     }
 
@@ -99,6 +102,7 @@ impl Code {
             Self::GatewayQuotaExceeded | Self::TenantQuotaExceeded | Self::GlobalQuotaExceeded | Self::RateLimited => {
                 429
             }
+            Self::Internal => 500,
             Self::StoreUnavailable | Self::OwnerUnknown => 503,
         }
     }

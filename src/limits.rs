@@ -20,6 +20,12 @@ pub const cel_source_bytes_max: usize = 2 << 10;
 pub const cel_depth_max: usize = 100;
 /// Nesting of CEL comprehensions (`exists`, `all`, `map`, `filter`).
 pub const cel_comprehensions_max: usize = 1;
+/// Elements that a CEL loop runs over; more is an error of the evaluation.
+pub const cel_loop_items_max: usize = 100_000;
+/// Values, nested ones included, in what a CEL loop takes from the document with every turn.
+pub const cel_loop_operand_values_max: usize = 1_000;
+/// Bytes of texts and binary data in what a CEL loop takes from the document with every turn.
+pub const cel_loop_operand_bytes_max: usize = 64 << 10;
 /// `+` in CEL that might join strings or lists: each copies what the document holds.
 pub const cel_joins_max: usize = 8;
 /// A pattern of CEL's `matches`.
@@ -53,6 +59,8 @@ pub const ttl_seconds_max: u32 = 3600;
 pub const ttl_seconds_default: u32 = 300;
 /// How often a gateway is asked to renew its leases.
 pub const heartbeat_seconds: u32 = 20;
+/// How often a stream with `?ack=auto` renews its gateway's leases.
+pub const lease_renewal_seconds: u32 = 20;
 /// Subscriptions on one page of a list.
 pub const page_items_max: usize = 1_000;
 /// Subscriptions on one page of a list where no limit is named.
@@ -65,6 +73,20 @@ pub const cursor_catchups_max: usize = 64;
 
 /// A gRPC response where `hello` names no other limit.
 pub const grpc_message_bytes_default: usize = 4 << 20;
+/// The least limit that `hello` may name: a change without its body must fit.
+pub const grpc_message_bytes_min: usize = 256 << 10;
+/// No session is promised more than this, whatever `hello` names; two documents of MongoDB's 16 MB fit.
+pub const grpc_message_bytes_max: usize = 64 << 20;
+/// A request in a `Consume` stream.
+pub const grpc_consume_request_bytes_max: usize = 64 << 10;
+/// How long a new `Consume` stream may take to say `hello`.
+pub const grpc_hello_seconds_max: u64 = 30;
+/// Bodies that a transport takes from its session at a time, by what they cost there.
+pub const transport_chunk_bytes: usize = 256 << 10;
+/// Nesting of a delivered body; MongoDB itself stores 180 levels at most.
+pub const body_depth_max: usize = 200;
+/// Projections of one change whose encoded forms are kept; others are encoded when needed.
+pub const projections_kept_max: usize = 16;
 /// Subscriptions listed in one `change` message's `matches`.
 pub const matches_per_message_max: usize = 1_000;
 /// A batch of changes from a source, by sum of `Change::size_bytes`.
@@ -98,11 +120,16 @@ pub const client_positions_max: usize = 1_000_000;
 /// Messages between a client's connection and its application, each at most the client's message limit.
 pub const client_queue_messages_max: usize = 4;
 
+const _: () = assert!(lease_renewal_seconds * 2 < ttl_seconds_min);
 const _: () = assert!(heartbeat_seconds * 3 <= ttl_seconds_min, "two heartbeats may be lost");
 const _: () = assert!(subscription_bytes_max < store_txn_bytes_max);
 const _: () = assert!(subscription_bytes_max < body_bytes_max);
 const _: () = assert!(cel_source_bytes_max < 64 << 10, "the CEL parser panics past column 65,535");
 const _: () = assert!(batch_body_bytes_max <= log_queue_bytes_max && log_group_bytes_max < log_queue_bytes_max);
+// A match takes at most its name, a generation and three short texts; 64 KiB are for all else.
+const _: () = assert!(matches_per_message_max * (name_chars_max + 48) + (64 << 10) <= grpc_message_bytes_min);
+const _: () = assert!(grpc_message_bytes_min <= grpc_message_bytes_default);
+const _: () = assert!(grpc_message_bytes_default <= grpc_message_bytes_max);
 const _: () = assert!(source_batch_bytes_max >= 1 << 20);
 // A catch-up in a cursor takes at most 10 bytes of revision and 21 of position; base64 adds a third.
 const _: () = assert!((cursor_catchups_max * 31 + 200) * 4 / 3 < cursor_text_bytes_max);

@@ -111,7 +111,7 @@ pub struct Resync {
 }
 
 /// Why subscriptions were parked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ExpiredReason {
     /// Their lease ran out, or an operator parked them.
     Lease,

@@ -4,8 +4,16 @@
 //! are read or matched.
 
 pub mod body;
+pub mod ejson;
 pub mod frame;
+pub mod grpc;
+pub mod json;
 pub mod machine;
 pub mod outbox;
+mod projection;
+pub mod receipt;
 pub mod session;
+pub mod sse;
+#[cfg(test)]
+mod testing;
 mod window;

@@ -196,6 +196,8 @@ struct State {
     unacked: VecDeque<(u64, u64)>,
     unacked_bytes: u64,
     closed: bool,
+    /// The transport is gone.
+    abandoned: bool,
     low_mark_bytes: usize,
     above_mark: bool,
 }
@@ -228,6 +230,16 @@ impl Outbox {
         state.above_mark |= state.bytes > state.low_mark_bytes;
         drop(state);
         self.filled.notify_one();
+    }
+
+    /// Nobody will take from it any more.
+    pub(super) fn abandon(&self) {
+        self.lock().abandoned = true;
+    }
+
+    /// Whether nobody will take from it any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.lock().abandoned
     }
 
     /// Bytes that wait.
@@ -306,7 +318,7 @@ impl Outbox {
     }
 
     /// The next messages, about `bytes_max` of them; they count as written. Empty if there are none.
-    pub(super) fn take(&self, bytes_max: usize) -> Vec<Frame> {
+    pub fn take(&self, bytes_max: usize) -> Vec<Frame> {
         let mut taken = Vec::new();
         let mut state = self.lock();
         let mut bytes = 0;

@@ -1,24 +1,41 @@
-//! A session as its transport sees it: frames out, acks in.
+//! A session as its transport sees it: frames out, and its end by dropping it.
 //!
 //! Owns the transport's end of a session. The loop's end is `delivery::machine`; between them lies the
 //! outbox. Knows nothing of the transport.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
 use super::frame::Frame;
+use super::outbox::Outbox;
+use crate::handle::HubHandle;
+use crate::subscription::GatewayId;
 
 /// One connected consumer. Dropping it ends the session.
 #[derive(Debug)]
 pub struct Session {
     number: u64,
-    frames: mpsc::Receiver<Vec<Frame>>,
+    feed: Feed,
+    finished: bool,
+}
+
+#[derive(Debug)]
+enum Feed {
+    Outbox { outbox: Arc<Outbox>, hub: HubHandle, gateway: GatewayId },
+    Script(mpsc::Receiver<Vec<Frame>>),
 }
 
 impl Session {
+    /// A session of this gateway that takes from `outbox`.
+    pub fn new(hub: HubHandle, gateway: GatewayId, number: u64, outbox: Arc<Outbox>) -> Self {
+        Self { number, feed: Feed::Outbox { outbox, hub, gateway }, finished: false }
+    }
+
     /// A session that hands over whatever is sent into the other end: for tests of transports.
     pub fn scripted(number: u64) -> (mpsc::Sender<Vec<Frame>>, Self) {
         let (sender, frames) = mpsc::channel(1);
-        (sender, Self { number, frames })
+        (sender, Self { number, feed: Feed::Script(frames), finished: false })
     }
 
     /// The session's number.
@@ -30,7 +47,30 @@ impl Session {
     /// some. `None` once the session is over (after its `Closed` frame). Cancel-safe. What has been
     /// returned counts as written: call again only when it has been handed to the connection.
     pub async fn next(&mut self, bytes_max: usize) -> Option<Vec<Frame>> {
-        let _ = bytes_max;
-        self.frames.recv().await
+        if self.finished {
+            return None;
+        }
+        let frames = match &mut self.feed {
+            Feed::Script(frames) => frames.recv().await?,
+            Feed::Outbox { outbox, .. } => loop {
+                outbox.ready().await;
+                let frames = outbox.take(bytes_max);
+                if !frames.is_empty() {
+                    break frames;
+                }
+            },
+        };
+        self.finished = matches!(frames.last(), Some(Frame::Closed(_)));
+        Some(frames)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Feed::Outbox { outbox, hub, gateway } = &self.feed {
+            // Whichever the loop sees first; the command may find the queue full.
+            outbox.abandon();
+            hub.disconnected(gateway.clone(), self.number);
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bson::RawDocument;
 use serde_json::{Value as Json, json};
 
 use super::Verdict;
@@ -12,7 +13,7 @@ use super::access::Access;
 use super::cel::{Program, Variables};
 use super::reference;
 use super::term::{Term, Test};
-use super::value::{Corrupt, Value};
+use super::value::{Value, is_sound};
 use super::verdict::{Concern, Image};
 use crate::change::Change;
 use crate::error::Problem;
@@ -62,10 +63,8 @@ impl Filter {
     fn matches(&self, change: &Change, image: Image, shared: &mut Shared) -> bool {
         let Some(body) = image.body(change) else { return false };
         self.terms.iter().all(|term| term.holds(body))
-            && self
-                .cel
-                .as_ref()
-                .is_none_or(|cel| shared.variables(change, image).is_ok_and(|variables| cel.holds(variables)))
+            && (self.terms.is_empty() || shared.of(image).is_sound(body))
+            && self.cel.as_ref().is_none_or(|cel| cel.holds(shared.of(image).variables(change, image)))
     }
 
     /// How changes find this filter, for a registration's answer: `indexes` are looked up, what is
@@ -99,20 +98,36 @@ fn described(term: &Term) -> String {
     }
 }
 
-/// What the filters that meet one change share: CEL's variables for each image, made when the first
-/// one asks.
+/// What the filters that meet one change share, each made when the first one asks.
 #[derive(Default)]
 pub(super) struct Shared {
-    post: Option<Result<Variables, Corrupt>>,
-    pre: Option<Result<Variables, Corrupt>>,
+    post: OfImage,
+    pre: OfImage,
+}
+
+#[derive(Default)]
+struct OfImage {
+    /// Whether the body is BSON to its last byte: half a document matches nothing.
+    sound: Option<bool>,
+    /// CEL's.
+    variables: Option<Variables>,
 }
 
 impl Shared {
-    fn variables(&mut self, change: &Change, image: Image) -> Result<&Variables, Corrupt> {
-        let slot = match image {
+    fn of(&mut self, image: Image) -> &mut OfImage {
+        match image {
             Image::Post => &mut self.post,
             Image::Pre => &mut self.pre,
-        };
-        slot.get_or_insert_with(|| Variables::new(change, image)).as_ref().map_err(|corrupt| *corrupt)
+        }
+    }
+}
+
+impl OfImage {
+    fn is_sound(&mut self, body: &RawDocument) -> bool {
+        *self.sound.get_or_insert_with(|| is_sound(body))
+    }
+
+    fn variables(&mut self, change: &Change, image: Image) -> &Variables {
+        self.variables.get_or_insert_with(|| Variables::new(change, image))
     }
 }

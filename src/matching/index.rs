@@ -110,10 +110,7 @@ impl Matcher {
     pub fn matches(&mut self, change: &Change, out: &mut Vec<Match>) {
         out.clear();
         let mut found = std::mem::take(&mut self.found);
-        found.clear();
         self.find(change, &mut found);
-        found.sort_unstable();
-        found.dedup();
         let mut shared = Shared::default();
         out.extend(found.iter().filter_map(|&subscription| {
             let verdict = self.filter(subscription)?.verdict(change, &mut shared)?;
@@ -122,8 +119,16 @@ impl Matcher {
         self.found = found;
     }
 
-    /// All that a change may concern, some of them more than once.
+    /// How many subscriptions have to be evaluated for a change: what the tables leave over.
+    pub fn candidates(&self, change: &Change) -> usize {
+        let mut found = Vec::new();
+        self.find(change, &mut found);
+        found.len()
+    }
+
+    /// All that a change may concern, each once and in order.
     fn find(&self, change: &Change, found: &mut Vec<SubscriptionIndex>) {
+        found.clear();
         let (document, before) = (change.document.as_deref(), change.before.as_deref());
         // Not to be evaluated: it goes to everyone in its scope.
         let unseen = if change.operation == Operation::Delete { before.is_none() } else { document.is_none() };
@@ -137,6 +142,8 @@ impl Matcher {
         if let Some(left) = &change.left {
             self.shelves(left).for_each(|shelf| shelf.find([None, before], found));
         }
+        found.sort_unstable();
+        found.dedup();
     }
 
     /// The shelves that a scope is, or may be.

@@ -2,6 +2,11 @@
 //!
 //! Owns compiled filters, their index and the reference evaluator. Synchronous and free of I/O;
 //! knows nothing of sessions, stores or transports.
+//!
+//! `value` is what BSON means to a filter and `verdict` what images and scopes mean; both evaluators
+//! share them. `reference` is the slow one that defines a filter's meaning by the CEL interpreter;
+//! `term` is the fast one for all that is not CEL. `access` and `index` find the filters worth
+//! evaluating. `cel` has the interpreter and its defences.
 
 mod access;
 mod cel;

@@ -25,12 +25,11 @@ pub(super) fn evaluate(filter: &Filter, change: &Change) -> Option<Verdict> {
 
 fn matches(filter: &Filter, change: &Change, image: Image) -> bool {
     let Some(body) = image.body(change) else { return false };
-    let Ok(doc) = Value::of_document(body) else { return false };
-    filter.terms.iter().all(|term| holds(term, &doc))
-        && filter
-            .cel
-            .as_ref()
-            .is_none_or(|cel| Variables::new(change, image).is_ok_and(|variables| cel.holds(&variables)))
+    let hold = match Value::of_document(body) {
+        Ok(doc) => filter.terms.iter().all(|term| holds(term, &doc)),
+        Err(_) => filter.terms.is_empty(),
+    };
+    hold && filter.cel.as_ref().is_none_or(|cel| cel.holds(&Variables::new(change, image)))
 }
 
 /// The last step's container and whether the step is in it.

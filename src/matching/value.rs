@@ -9,7 +9,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use bson::{Bson, Document, RawArray, RawBsonRef, RawDocument};
+use bson::{Bson, RawArray, RawBsonRef, RawDocument};
 
 /// A BSON value as CEL sees it.
 #[derive(Clone, PartialEq, Debug)]
@@ -152,9 +152,17 @@ impl Value {
     }
 }
 
-impl From<&Document> for Value {
-    fn from(document: &Document) -> Self {
-        Self::of(&Bson::Document(document.clone()))
+/// Whether a whole body is BSON: exactly when [`Value::of_document`] succeeds, without its copies.
+pub(crate) fn is_sound(body: &RawDocument) -> bool {
+    body.into_iter().all(|field| field.is_ok_and(|(_, value)| is_sound_value(value)))
+}
+
+fn is_sound_value(value: RawBsonRef<'_>) -> bool {
+    match value {
+        RawBsonRef::Document(document) => is_sound(document),
+        RawBsonRef::Array(array) => array.into_iter().all(|item| item.is_ok_and(is_sound_value)),
+        RawBsonRef::JavaScriptCodeWithScope(code) => is_sound(code.scope),
+        _ => true,
     }
 }
 

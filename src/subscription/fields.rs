@@ -8,14 +8,14 @@ use serde_json::{Map, Value};
 use crate::error::{Code, Problem};
 
 /// One JSON object and the path under which the caller knows it.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
     path: String,
 }
 
 impl<'a> Fields<'a> {
     /// Takes a JSON value as an object that may hold only `known` fields.
-    pub(super) fn new(value: &'a Value, path: &str, known: &[&str]) -> Result<Self, Problem> {
+    pub(crate) fn new(value: &'a Value, path: &str, known: &[&str]) -> Result<Self, Problem> {
         let Value::Object(map) = value else {
             return Err(wrong_type("an object", value, path));
         };
@@ -27,42 +27,42 @@ impl<'a> Fields<'a> {
     }
 
     /// The path of one of its fields.
-    pub(super) fn path_of(&self, name: &str) -> String {
+    pub(crate) fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
     /// A field's value; `null` is as good as absent.
-    pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
     /// A field's value even if it is `null`: where null is a value of its own.
-    pub(super) fn raw(&self, name: &str) -> Result<&'a Value, Problem> {
+    pub(crate) fn raw(&self, name: &str) -> Result<&'a Value, Problem> {
         self.map.get(name).ok_or_else(|| self.missing(name))
     }
 
     /// A text that must be there.
-    pub(super) fn text(&self, name: &str) -> Result<&'a str, Problem> {
+    pub(crate) fn text(&self, name: &str) -> Result<&'a str, Problem> {
         self.optional_text(name)?.ok_or_else(|| self.missing(name))
     }
 
     /// A text that may be absent.
-    pub(super) fn optional_text(&self, name: &str) -> Result<Option<&'a str>, Problem> {
+    pub(crate) fn optional_text(&self, name: &str) -> Result<Option<&'a str>, Problem> {
         self.typed(name, "a string", Value::as_str)
     }
 
     /// A list that may be absent.
-    pub(super) fn list(&self, name: &str) -> Result<Option<&'a Vec<Value>>, Problem> {
+    pub(crate) fn list(&self, name: &str) -> Result<Option<&'a Vec<Value>>, Problem> {
         self.typed(name, "an array", Value::as_array)
     }
 
     /// A truth value that may be absent.
-    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, Problem> {
+    pub(crate) fn boolean(&self, name: &str) -> Result<Option<bool>, Problem> {
         self.typed(name, "true or false", Value::as_bool)
     }
 
     /// A whole number from 0 on that may be absent.
-    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
+    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
         self.typed(name, "a whole number", Value::as_u64)
     }
 
@@ -79,12 +79,12 @@ impl<'a> Fields<'a> {
 }
 
 /// A request that is well-formed JSON and yet says something impossible.
-pub(super) fn invalid(detail: impl Into<String>) -> Problem {
+pub(crate) fn invalid(detail: impl Into<String>) -> Problem {
     Problem::new(Code::InvalidRequest, detail)
 }
 
 /// The value at `path` is not of the type that belongs there.
-pub(super) fn wrong_type(what: &str, value: &Value, path: &str) -> Problem {
+pub(crate) fn wrong_type(what: &str, value: &Value, path: &str) -> Problem {
     let found = match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -98,7 +98,7 @@ pub(super) fn wrong_type(what: &str, value: &Value, path: &str) -> Problem {
 }
 
 /// A caller's own text in a message, cut to a length that a message can bear.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     const CHARS: usize = 64;
     let mut short: String = text.chars().take(CHARS).collect();
     if text.chars().nth(CHARS).is_some() {

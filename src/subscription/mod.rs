@@ -3,7 +3,7 @@
 //! Owns the request's shape and its validation, the filter language's texts, names and stored form.
 //! Does not evaluate anything (`matching`) and keeps no state of who is served (`delivery`).
 
-mod fields;
+pub(crate) mod fields;
 mod model;
 mod names;
 mod read;
@@ -12,3 +12,4 @@ mod write;
 
 pub use model::{FilterTerm, Interval, Operations, Operator, Path, Spec, StartAt};
 pub use names::{GatewayId, Name, SubscriptionId, SubscriptionKey};
+pub(crate) use read::operation_time;

@@ -265,7 +265,7 @@ fn start_at(fields: &Fields<'_>, from: From) -> Result<Option<StartAt>, Problem>
         return Ok(Some(StartAt::Position(position)));
     }
     match (fields.get("operationTime"), fields.optional_text("cursor")?) {
-        (Some(time), None) => operation_time(time).map(Some),
+        (Some(time), None) => operation_time(time, "startAt.operationTime").map(Some),
         (None, Some(cursor)) => {
             let fits = !cursor.is_empty()
                 && cursor.len() <= limits::cursor_text_bytes_max
@@ -279,18 +279,18 @@ fn start_at(fields: &Fields<'_>, from: From) -> Result<Option<StartAt>, Problem>
     }
 }
 
-fn operation_time(value: &Value) -> Result<StartAt, Problem> {
-    const AT: &str = "startAt.operationTime";
+/// Reads an `operationTime`, which the caller knows as `at`.
+pub(crate) fn operation_time(value: &Value, at: &str) -> Result<StartAt, Problem> {
     if let Some(text) = value.as_str() {
         let time = chrono::DateTime::parse_from_rfc3339(text)
-            .map_err(|_| invalid("a time is RFC 3339 text such as 2026-11-21T10:00:00Z").at(AT))?;
-        let second = u32::try_from(time.timestamp()).map_err(|_| invalid("a time lies from 1970 to 2106").at(AT))?;
+            .map_err(|_| invalid("a time is RFC 3339 text such as 2026-11-21T10:00:00Z").at(at))?;
+        let second = u32::try_from(time.timestamp()).map_err(|_| invalid("a time lies from 1970 to 2106").at(at))?;
         return Ok(StartAt::Second(second));
     }
     if !value.is_object() {
-        return Err(wrong_type("RFC 3339 text or {\"t\":…,\"i\":…}", value, AT));
+        return Err(wrong_type("RFC 3339 text or {\"t\":…,\"i\":…}", value, at));
     }
-    let fields = Fields::new(value, AT, &["t", "i"])?;
+    let fields = Fields::new(value, at, &["t", "i"])?;
     let part = |name: &str| {
         let number = fields.number(name)?;
         let number = number.ok_or_else(|| invalid(format!("`{name}` is required")).at(fields.path_of(name)))?;

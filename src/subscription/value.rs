@@ -38,8 +38,8 @@ pub(super) fn to_relaxed(value: &Bson) -> Value {
 
 /// Canonical Extended JSON v2, from which [`read`] makes exactly this value again.
 ///
-/// Doubles are written here and not by the driver: it writes subnormal ones as plain numbers, which
-/// come back as whatever type their text suggests.
+/// Doubles are written here and not by the driver: it writes subnormal ones as plain JSON numbers,
+/// and reading those is not exact to the last bit.
 pub(super) fn to_exact(value: &Bson) -> Value {
     match value {
         Bson::Double(number) if number.is_nan() => json!({"$numberDouble": "NaN"}),

@@ -2,7 +2,10 @@
 //! behaviour, so that it links once.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-// modules are listed here, one a line, with `mod name;` (files under tests/it/)
 mod client;
 mod command_line;
 mod embedded_log;
+mod filters;
+mod python_consumer;
+mod simulation;
+mod source_mongo;

@@ -364,10 +364,12 @@ impl Machine {
         let place = self.normalized(index, place);
         let members: Vec<_> = self.gateways[index.0].subs.iter().copied().collect();
         let mut main = Lane::new(Mode::Window, place.position);
+        let mut lowest: Option<Position> = None;
         let mut extra: Option<Lane> = None;
         let mut unfinished: BTreeMap<Revision, Position> = BTreeMap::new();
         let mut blocked = Vec::new();
-        let is_live = place.position >= self.reached;
+        let unripe = members.iter().any(|sub| self.subs[sub.0 as usize].is_unripe(self.reached));
+        let is_live = place.position >= self.reached && !unripe;
         for sub_index in members {
             let sub = &self.subs[sub_index.0 as usize];
             if !sub.is_active() {
@@ -386,9 +388,12 @@ impl Machine {
                 *entry = (*entry).min(floor);
             } else if !is_live {
                 main.add(sub_index, sub, floor);
+                lowest = Some(lowest.map_or(floor, |lowest| lowest.min(floor)));
             }
             self.subs[sub_index.0 as usize].lane = lane;
         }
+        // Where nobody has to be served there is nothing to read.
+        main.at = main.at.max(lowest.unwrap_or(self.reached));
         if is_live {
             main.become_live();
         }
@@ -453,6 +458,12 @@ impl Machine {
 
     /// Says progress to every session. Call at least once a second.
     pub fn say_progress(&mut self) {
+        let gone = |gateway: &Gateway| gateway.session.as_ref().is_some_and(|session| session.outbox.is_abandoned());
+        let gone: Vec<_> =
+            self.gateways.iter().filter(|(_, g)| gone(g)).map(|(index, _)| GatewayIndex(index)).collect();
+        for index in gone {
+            self.end_session(index, CloseReason::Superseded);
+        }
         for (_, gateway) in &self.gateways {
             let Some(session) = &gateway.session else { continue };
             let live = session.main.is_live();
@@ -487,7 +498,7 @@ impl Machine {
             }
             self.step_lane(index, &session.outbox, extra, LaneName::Extra, budget);
             let is_level = extra.at == self.reached && session.main.at <= self.reached;
-            if main_live && is_level && extra.mode == Mode::Window {
+            if main_live && is_level && extra.mode == Mode::Window && self.is_ripe(extra) {
                 for sub in extra.by_sub.keys() {
                     self.subs[sub.0 as usize].lane = SubLane::Main;
                 }
@@ -503,14 +514,7 @@ impl Machine {
         }
     }
 
-    fn step_lane(
-        &mut self,
-        index: GatewayIndex,
-        outbox: &Outbox,
-        lane: &mut Lane,
-        name: LaneName,
-        budget: &mut usize,
-    ) {
+    fn step_lane(&mut self, index: GatewayIndex, outbox: &Outbox, lane: &mut Lane, name: LaneName, budget: &mut usize) {
         let has_room = outbox.bytes() < self.config.outbox_bytes_soft;
         match lane.mode {
             Mode::Live | Mode::Waiting => {}
@@ -555,9 +559,15 @@ impl Machine {
             return;
         }
         lane.at = lane.at.max(self.reached);
-        if name == LaneName::Main {
+        self.horizon = self.horizon.max(lane.at);
+        if name == LaneName::Main && self.is_ripe(lane) {
             lane.become_live();
         }
+    }
+
+    /// Whether the live path's one filter a subscription is enough for all of them.
+    fn is_ripe(&self, lane: &Lane) -> bool {
+        lane.by_sub.keys().all(|sub| !self.subs[sub.0 as usize].is_unripe(self.reached))
     }
 
     /// A replay's next batch.
@@ -582,6 +592,7 @@ impl Machine {
                 lane.at = lane.at.max(entry.position());
             }
             lane.at = lane.at.max(batch.reached);
+            self.horizon = self.horizon.max(lane.at);
             lane.mode = Mode::Replay { id, fetching: false };
             if self.window.reaches(lane.at) {
                 self.end_replay(id, lane);
@@ -663,19 +674,38 @@ impl Machine {
             session.outbox.push(Item::Known(self.confirmed));
         }
         let live_at = session.main.is_live().then(|| session.main.at.max(self.reached));
-        let mut extra = Vec::new();
-        let mut joining = Vec::new();
+        let main_at = live_at.unwrap_or(session.main.at);
+        let (mut main, mut extra, mut joining) = (Vec::new(), Vec::new(), Vec::new());
         for (sub, floor) in subs.iter().copied() {
-            let main_at = live_at.unwrap_or(session.main.at);
-            if live_at.is_some() && self.can_join(floor) {
+            // One that still catches up goes on there: its order must hold over a replaced filter, too.
+            let is_behind = session.extra.as_ref().is_some_and(|extra| extra.by_sub.contains_key(&sub));
+            let is_unripe = self.subs[sub.0 as usize].is_unripe(self.reached);
+            if is_behind {
+                extra.push((sub, floor));
+            } else if live_at.is_some() && is_unripe {
+                extra.push((sub, floor.min(main_at)));
+            } else if live_at.is_some_and(|at| at == self.reached) && self.can_join(floor) {
                 joining.push((sub, floor));
             } else if floor < main_at {
                 extra.push((sub, floor));
-            } else if let Some(session) = &mut self.gateways[index.0].session {
+            } else {
+                main.push((sub, floor));
+            }
+        }
+        if let Some(session) = &mut self.gateways[index.0].session {
+            for (sub, floor) in main {
                 session.main.add(sub, &self.subs[sub.0 as usize], floor);
             }
         }
-        self.join_now(index, &joining);
+        let (items, _) = self.slice(&joining);
+        if !(items.is_empty() && extra.is_empty()) {
+            // Those of one transaction share a revision: hold all of them, or none.
+            self.freeze_and_hold(index, subs);
+        }
+        for (sub, _) in &joining {
+            self.subs[sub.0 as usize].lane = SubLane::Main;
+        }
+        self.push_all(index, items);
         self.add_extra(index, &extra);
         for (sub, _) in subs {
             let revision = self.subs[sub.0 as usize].start_revision;
@@ -697,7 +727,11 @@ impl Machine {
         }
         let (joining, older): (Vec<_>, Vec<_>) = subs.iter().copied().partition(|(_, floor)| self.can_join(*floor));
         let (_, first) = self.slice(&joining);
-        if first.is_some() || !older.is_empty() {
+        let unripe = subs.iter().any(|(sub, _)| self.subs[sub.0 as usize].is_unripe(self.reached));
+        // A cursor may be ahead of the loop, after a restart.
+        let taken = self.gateways[index.0].place.position;
+        let is_behind = subs.iter().any(|(_, floor)| *floor < taken);
+        if first.is_some() || !older.is_empty() || unripe || is_behind {
             self.freeze_and_hold(index, subs);
         }
         self.gateways[index.0].dirty = true;
@@ -722,17 +756,6 @@ impl Machine {
         (items, first)
     }
 
-    fn join_now(&mut self, index: GatewayIndex, joining: &[(SubscriptionIndex, Position)]) {
-        let (items, first) = self.slice(joining);
-        for (sub, _) in joining {
-            self.subs[sub.0 as usize].lane = SubLane::Main;
-        }
-        if first.is_some() {
-            self.freeze_and_hold(index, joining);
-            self.push_all(index, items);
-        }
-    }
-
     /// Ends a gateway's quiet because of these subscriptions, which are not served yet.
     fn freeze_and_hold(&mut self, index: GatewayIndex, subs: &[(SubscriptionIndex, Position)]) {
         if !self.gateways[index.0].quiet {
@@ -748,7 +771,6 @@ impl Machine {
         if subs.is_empty() {
             return;
         }
-        self.freeze_and_hold(index, subs);
         let Some(mut session) = self.gateways[index.0].session.take() else { return };
         let lowest = subs.iter().map(|(_, floor)| *floor).min().unwrap_or(self.reached);
         let extra = session.extra.get_or_insert_with(|| Lane::new(Mode::Waiting, lowest));

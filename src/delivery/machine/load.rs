@@ -3,7 +3,6 @@
 //! Owns what a new owner makes of the records: full leases for all, positions of an earlier epoch
 //! translated, quiet gateways brought to the checkpoint.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Checkpointed, GatewayIndex, Machine, MachineConfig, PageState, Segment, Sub, SubLane};
@@ -51,17 +50,20 @@ impl LoadError {
 }
 
 impl Machine {
-    /// A machine whose loop stands at `reached` (at or before the stored checkpoint's position in the
-    /// present epoch, or past it where history was lost).
+    /// A machine whose loop stands at `reached` (the stored checkpoint's position in the present epoch,
+    /// or past it where history was lost). `horizon` is the source's present: nobody can have been sent
+    /// anything beyond it.
     pub fn load(
         config: MachineConfig,
         clock: Clock,
         reached: Position,
+        horizon: Position,
         checkpoint: Checkpointed,
         stored: Stored,
     ) -> Result<Self, LoadError> {
         let mut machine = Self::new(config, clock, reached, checkpoint);
         machine.confirmed = stored.revision;
+        machine.horizon = horizon.max(reached);
         for entry in &stored.gateways {
             machine.load_gateway(entry)?;
         }
@@ -171,23 +173,26 @@ impl Machine {
     /// is served from where the loop begins, or later.
     fn settle_loaded(&mut self, index: GatewayIndex) {
         let (checkpoint, reached) = (self.checkpoint.stored.position, self.reached);
+        let active = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0 as usize]);
+        let first_start = active.filter(|sub| sub.parked.is_none()).map(|sub| sub.start).min();
         let gateway = &mut self.gateways[index.0];
-        gateway.dirty = true;
-        if gateway.quiet && gateway.place.position < checkpoint {
-            gateway.place.position = checkpoint;
-        }
-        let is_foreign = gateway.place.position.epoch < reached.epoch;
-        if is_foreign {
-            gateway.quiet = false;
-            return;
+        let was_quiet = gateway.quiet;
+        if gateway.place == Place::default() {
+            // No cursor was ever stored: everyone is served from its own start.
+            gateway.place.position = first_start.unwrap_or(reached);
+            gateway.quiet = true;
+        } else if gateway.quiet {
+            gateway.place.position = gateway.place.position.max(checkpoint);
         }
         let place = gateway.place.clone();
         let all_served = self.gateways[index.0].subs.iter().all(|sub| {
             let sub = &self.subs[sub.0 as usize];
-            sub.parked.is_some() || self.floor(sub, &place) >= place.position.min(sub.current().from)
+            sub.parked.is_some() || (self.floor(sub, &place) >= place.position && !sub.is_unripe(reached))
         });
         let gateway = &mut self.gateways[index.0];
-        gateway.quiet = gateway.quiet && all_served && place.position >= reached;
+        let is_continuous = place.position >= reached && place.position.epoch == reached.epoch;
+        gateway.quiet = gateway.quiet && all_served && is_continuous;
+        gateway.dirty = gateway.quiet != was_quiet;
     }
 
     /// A position of an earlier epoch counts from the start of its cluster time.
@@ -206,14 +211,4 @@ fn compile(stored: &serde_json::Value) -> Result<(Spec, Arc<Filter>), Problem> {
 fn segment(spec: Spec, filter: Arc<Filter>, generation: Revision, from: Position, until: Option<Position>) -> Segment {
     let fields = spec.fields.clone().map(|fields: Vec<Path>| fields.into());
     Segment { generation, spec: Arc::new(spec), filter, fields, from, until }
-}
-
-/// Gateways by page, for the tests of the page's size.
-#[cfg(test)]
-fn _pages(gateways: &[crate::subscription::GatewayId]) -> BTreeMap<u16, usize> {
-    let mut pages = BTreeMap::new();
-    for gateway in gateways {
-        *pages.entry(cursors::page_of(gateway)).or_default() += 1;
-    }
-    pages
 }

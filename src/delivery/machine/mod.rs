@@ -45,6 +45,7 @@ use crate::store::{Revision, Write};
 use crate::subscription::{GatewayId, Path, Spec, SubscriptionKey};
 
 pub use self::load::{LoadError, Stored};
+pub use self::registry::Outcome;
 
 /// What a machine needs to know from the start.
 #[derive(Clone, Debug)]
@@ -102,6 +103,24 @@ pub enum Mistake {
     OverflowDrops,
     /// A subscription whose PUT is under way goes on with the old filter.
     ReplaceKeepsOld,
+}
+
+impl Mistake {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::JoinLate,
+        Self::UnknownCatchUpDone,
+        Self::AckFromDeadSession,
+        Self::AdvanceUnmatched,
+        Self::ForgetSuperseded,
+        Self::UnknownIsFailed,
+        Self::ParkBeforeWrite,
+        Self::ParkAtLoop,
+        Self::CheckpointBeforePages,
+        Self::KnownTooEarly,
+        Self::OverflowDrops,
+        Self::ReplaceKeepsOld,
+    ];
 }
 
 /// Names a write whose outcome is awaited.
@@ -215,6 +234,11 @@ impl Sub {
         self.revision != Revision(0) && self.parked.is_none()
     }
 
+    /// Whether a filter that was replaced still applies to what the loop has not reached.
+    fn is_unripe(&self, reached: Position) -> bool {
+        self.segments.len() > 1 && self.current().from > reached
+    }
+
     fn replacing(&self) -> Option<&Segment> {
         match &self.pending {
             Some(Pending::Replace(segment)) => Some(segment),
@@ -279,7 +303,7 @@ enum WriteKind {
     Revive(Vec<SubscriptionIndex>),
     Park(Vec<SubscriptionIndex>),
     Remove(Vec<SubscriptionIndex>),
-    RemoveGateway { gateway: GatewayIndex, subs: Vec<SubscriptionIndex>, last: bool },
+    RemoveGateway { gateway: GatewayIndex, subs: Vec<SubscriptionIndex> },
     Open(GatewayIndex, Box<OpenRequest>),
     Pages(Vec<u16>),
     Checkpoint(Position),
@@ -309,6 +333,9 @@ pub struct Machine {
     random: ChaCha8Rng,
     /// The loop's position: everything up to here has been matched.
     reached: Position,
+    /// Nothing beyond this can have been sent to anyone, by this owner or one before: after a restart
+    /// the loop is behind what its predecessor has sent, and catch-ups may be ahead of the loop.
+    horizon: Position,
     window: Window,
     matcher: Matcher,
     subs: Slab<Sub>,
@@ -364,6 +391,7 @@ impl Machine {
             config,
             clock,
             reached,
+            horizon: reached,
             matcher: Matcher::new(),
             subs: Slab::new(),
             by_key: BTreeMap::new(),

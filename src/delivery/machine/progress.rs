@@ -35,10 +35,8 @@ impl Machine {
     pub fn on_ack(&mut self, id: &GatewayId, cursor: &str) -> Result<(), Problem> {
         let invalid = |detail: &str| Problem::new(Code::InvalidCursor, detail);
         let cursor = Cursor::decode(cursor).map_err(|error| invalid(&error.to_string()))?;
-        let index = *self
-            .gateway_ids
-            .get(id)
-            .ok_or_else(|| Problem::new(Code::GatewayNotFound, format!("no gateway {id}")))?;
+        let index =
+            *self.gateway_ids.get(id).ok_or_else(|| Problem::new(Code::GatewayNotFound, format!("no gateway {id}")))?;
         let dead_counts = self.broken(Mistake::AckFromDeadSession);
         let gateway = &self.gateways[index.0];
         if cursor.incarnation != gateway.incarnation {

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Answer, Effect, GatewayIndex, Machine, Mistake, Pending, Removal, Segment, Sub, SubLane, Waiter, WriteId,
-    WriteKind,
+    Answer, Effect, GatewayIndex, Machine, Mistake, Pending, Removal, Segment, Sub, SubLane, Waiter, WriteId, WriteKind,
 };
 use crate::clock::Instant;
 use crate::cursor::{Cursor, Place};
@@ -215,7 +214,8 @@ impl Machine {
     fn record(&self, index: SubscriptionIndex) -> SubscriptionRecord {
         let sub = &self.subs[index.0 as usize];
         let current = sub.current();
-        let stored = |revision: Revision| (revision != Revision(0) && revision != Revision(u64::MAX)).then_some(revision);
+        let stored =
+            |revision: Revision| (revision != Revision(0) && revision != Revision(u64::MAX)).then_some(revision);
         let superseded = sub.segments[..sub.segments.len() - 1].iter().map(|segment| SupersededRecord {
             spec: segment.spec.to_stored(),
             generation: segment.generation,
@@ -255,7 +255,7 @@ impl Machine {
     fn try_replace(&mut self, spec: Spec, filter: Arc<Filter>, waiter: Waiter) -> Result<(), Problem> {
         let key = spec.key();
         let index = *self.by_key.get(&key).ok_or_else(|| no_subscription(&key))?;
-        let reached = self.reached;
+        let (reached, horizon) = (self.reached, self.horizon);
         let durable = self.effective(self.subs[index.0 as usize].gateway);
         let sub = &self.subs[index.0 as usize];
         if sub.pending.is_some() {
@@ -274,13 +274,16 @@ impl Machine {
             let detail = "too many replaced filters that the gateway has not acked past";
             return Err(Problem::new(Code::RateLimited, detail).retry_after(1));
         }
-        // A filter that has not yet taken effect is replaced where it would have.
-        let at = reached.max(sub.current().from);
+        // Not before anything that may have been delivered under the old filter, or order would be lost;
+        // and a filter that has not yet taken effect is replaced where it would have.
+        let at = horizon.max(reached).max(sub.current().from);
         let next = segment(spec, filter, at);
         let (start, start_revision, ttl) = (sub.start, sub.start_revision, next.spec.ttl_seconds);
         let was_parked = sub.parked;
         // The record as it will be if the write takes effect.
-        sub.segments[last.min(sub.segments.len() - 1)].until = Some(at);
+        if let Some(current) = sub.segments.last_mut() {
+            current.until = Some(at);
+        }
         sub.segments.push(next.clone());
         sub.parked = None;
         if let Some((floor, ..)) = was_parked {
@@ -430,7 +433,7 @@ impl Machine {
                 let key = gateways::key(self.config.partition.backend(), id);
                 writes.push(Write { key, expect: Expect::At(gateway.revision), value: None });
             }
-            self.write(WriteKind::RemoveGateway { gateway: index, subs: part, last }, writes);
+            self.write(WriteKind::RemoveGateway { gateway: index, subs: part }, writes);
         }
     }
 
@@ -674,7 +677,7 @@ impl Machine {
                     self.drop_sub(index);
                 }
             }
-            WriteKind::RemoveGateway { gateway, subs, last: _ } => self.on_gateway_chunk_removed(gateway, subs),
+            WriteKind::RemoveGateway { gateway, subs } => self.on_gateway_chunk_removed(gateway, subs),
             WriteKind::Open(index, request) => self.on_opened(index, *request, revision),
             WriteKind::Pages(pages) => self.on_pages_written(&pages, revision),
             WriteKind::Checkpoint(position) => self.on_checkpoint_written(position, revision),
@@ -770,11 +773,7 @@ impl Machine {
         self.revive(revived);
     }
 
-    fn settle_waiters(
-        &mut self,
-        index: SubscriptionIndex,
-        mut result: impl FnMut(&Sub) -> Result<Answer, Problem>,
-    ) {
+    fn settle_waiters(&mut self, index: SubscriptionIndex, mut result: impl FnMut(&Sub) -> Result<Answer, Problem>) {
         let sub = &mut self.subs[index.0 as usize];
         for waiter in std::mem::take(&mut sub.waiters) {
             let result = result(&self.subs[index.0 as usize]);
@@ -844,7 +843,9 @@ fn registered(view: crate::handle::SubscriptionView, created: bool) -> Answer {
 fn store_problem(error: &CommitError) -> Problem {
     match error {
         CommitError::TooLarge(detail) => Problem::new(Code::FilterTooComplex, detail.clone()),
-        CommitError::Fenced => Problem::new(Code::OwnerUnknown, "this node no longer owns the partition").retry_after(1),
+        CommitError::Fenced => {
+            Problem::new(Code::OwnerUnknown, "this node no longer owns the partition").retry_after(1)
+        }
         CommitError::Conflict | CommitError::Unknown(_) => {
             Problem::new(Code::StoreUnavailable, error.to_string()).retry_after(1)
         }

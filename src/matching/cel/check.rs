@@ -166,11 +166,11 @@ impl<'a> Walk<'a> {
             pattern(call, node.place)?;
         }
         if call.func_name == operators::ADD {
-            if let (Some(comprehension), [accumulator, added]) = (node.place.comprehension, call.args.as_slice()) {
-                if is_name(accumulator, &comprehension.accu_var) {
-                    self.push_at(node, added, Place { grows: true, ..node.place });
-                    return Ok(());
-                }
+            if let (Some(comprehension), [accumulator, added]) = (node.place.comprehension, call.args.as_slice())
+                && is_name(accumulator, &comprehension.accu_var)
+            {
+                self.push_at(node, added, Place { grows: true, ..node.place });
+                return Ok(());
             }
             self.join(node, call)?;
         }
@@ -244,7 +244,7 @@ fn is_declared(call: &CallExpr) -> Result<(), Problem> {
     }
 }
 
-/// A pattern is known beforehand and small: the crate compiles it again with every evaluation.
+/// A pattern is known beforehand and small.
 fn pattern(call: &CallExpr, place: Place<'_>) -> Result<(), Problem> {
     if place.comprehension.is_some() {
         return Err(too_complex("no `matches` inside a loop"));
@@ -256,8 +256,7 @@ fn pattern(call: &CallExpr, place: Place<'_>) -> Result<(), Problem> {
     if pattern.len() > limits::cel_pattern_bytes_max {
         return Err(too_complex(format!("a pattern has at most {} bytes", limits::cel_pattern_bytes_max)));
     }
-    let compiled = regex::RegexBuilder::new(pattern).size_limit(limits::cel_pattern_compiled_bytes_max).build();
-    match compiled {
+    match super::pattern::compile(pattern) {
         Ok(_) => Ok(()),
         Err(regex::Error::CompiledTooBig(_)) => Err(too_complex("the pattern is too large when compiled")),
         Err(error) => Err(failed(error.to_string())),

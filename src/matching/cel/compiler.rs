@@ -8,9 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, LazyLock, Weak};
 
+use cel_interpreter::ParseErrors;
 use cel_interpreter::parser::Parser;
 
-use super::{Program, check};
+use super::{Program, check, guard};
 use crate::error::{Code, Problem};
 use crate::limits;
 
@@ -75,9 +76,19 @@ impl Known {
 }
 
 fn parse(source: &Arc<str>) -> Result<Program, Problem> {
-    let expression = Parser::new().parse(source).map_err(|errors| failed(errors.to_string()))?;
+    let mut expression = Parser::new().parse(source).map_err(|errors| failed(described(&errors)))?;
     check::check(&expression)?;
+    guard::guard(&mut expression);
     Ok(Program { source: Arc::clone(source), expression })
+}
+
+/// The first error in a line. The crate's own text has several, draws a picture, and panics past
+/// column 65,535.
+fn described(errors: &ParseErrors) -> String {
+    match errors.errors.first() {
+        Some(error) => format!("line {}, column {}: {}", error.pos.0, error.pos.1, error.msg),
+        None => "not an expression".to_owned(),
+    }
 }
 
 fn failed(detail: impl Into<String>) -> Problem {

@@ -34,8 +34,8 @@ pub(in crate::matching) fn to_cel(value: &Value) -> Box<dyn Val> {
             if errors.contains(&true) { Box::new(MarredList { list, errors }) } else { Box::new(list) }
         }
         Value::Map(fields) => {
-            let entry = |(name, value): (&Box<str>, &Value)| (CelMapKey::from(name.to_string()), to_cel(value));
-            let map: CelMap<'static> = fields.iter().map(entry).collect::<HashMap<_, _>>().into();
+            let entries = fields.iter().map(|(name, value)| (CelMapKey::from(name.to_string()), to_cel(value)));
+            let map: CelMap<'static> = entries.collect::<HashMap<_, _>>().into();
             let marred = fields.iter().filter(|(_, value)| matches!(value, Value::Error));
             let errors: Vec<Box<str>> = marred.map(|(name, _)| name.clone()).collect();
             if errors.is_empty() { Box::new(map) } else { Box::new(MarredMap { map, errors }) }

@@ -7,16 +7,18 @@
 mod check;
 mod compiler;
 mod convert;
+mod guard;
+mod pattern;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
 
 use cel_interpreter::common::ast::IdedExpr;
-use cel_interpreter::common::types::{CelBool, CelNull, CelString};
+use cel_interpreter::common::types::{CelNull, CelString};
 use cel_interpreter::common::value::Val;
 use cel_interpreter::{Context, Env, Value as CelValue};
 
-use super::value::{Corrupt, Value};
+use super::value::Value;
 use super::verdict::Image;
 use crate::change::Change;
 use crate::error::Problem;
@@ -24,7 +26,12 @@ use crate::error::Problem;
 pub(super) use convert::to_cel;
 
 /// The standard functions; everything that a program may call is among them (`check` sees to it).
-static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
+    let mut env = Env::stdlib();
+    let ours = pattern::declare(&mut env).and_then(|()| guard::declare(&mut env));
+    ours.expect("the standard functions have no such names");
+    Arc::new(env)
+});
 
 /// A compiled expression within every static limit. Equal sources share one.
 pub(super) struct Program {
@@ -62,10 +69,9 @@ impl std::fmt::Debug for Program {
 /// Whether an expression is true in a context. The interpreter is not ours: should it panic in spite
 /// of all, that is an error like any other and not the end of a partition.
 pub(super) fn is_true(expression: &IdedExpr, context: &Context<'_, '_>) -> bool {
-    let run = || match CelValue::resolve_val(expression, context) {
-        Ok(value) => value.downcast_ref::<CelBool>().is_some_and(|value| *value.inner()),
-        Err(_) => false,
-    };
+    // Not `resolve_val`, which borrows more: it is inlined into its caller, and with it the recursion
+    // is compiled as part of this crate, in a debug build with frames of over 20 KB a level.
+    let run = || matches!(CelValue::resolve(expression, context), Ok(CelValue::Bool(true)));
     catch_unwind(AssertUnwindSafe(run)).unwrap_or(false)
 }
 
@@ -78,21 +84,19 @@ pub(super) fn empty_context() -> Context<'static, 'static> {
 pub(super) struct Variables(Context<'static, 'static>);
 
 impl Variables {
-    /// The variables for an image; to be made once for all programs.
-    ///
-    /// # Errors
-    /// If a body's bytes are no BSON: then every program fails, for none was checked against half a
-    /// document.
-    pub(super) fn new(change: &Change, image: Image) -> Result<Self, Corrupt> {
+    /// The variables for an image; to be made once for all programs. A body whose bytes are no BSON
+    /// is left out: to look at it is an error.
+    pub(super) fn new(change: &Change, image: Image) -> Self {
         let mut context = empty_context();
         let mut put = |name: &str, value: Box<dyn Val>| context.add_variable_as_val(name, value);
         let text = |text: &str| -> Box<dyn Val> { Box::new(CelString::from(text.to_owned())) };
-        if let Some(body) = image.body(change) {
-            put("doc", to_cel(&Value::of_document(body)?));
+        if let Some(Ok(doc)) = image.body(change).map(Value::of_document) {
+            put("doc", to_cel(&doc));
         }
-        match image.before(change) {
-            Some(body) => put("before", to_cel(&Value::of_document(body)?)),
+        match image.before(change).map(Value::of_document) {
             None => put("before", Box::new(CelNull)),
+            Some(Ok(before)) => put("before", to_cel(&before)),
+            Some(Err(_)) => {}
         }
         put("op", text(change.operation.name()));
         put("key", text(&change.key));
@@ -102,6 +106,6 @@ impl Variables {
                 put(name, text(part));
             }
         }
-        Ok(Self(context))
+        Self(context)
     }
 }

@@ -1,0 +1,93 @@
+//! Around the routes: what no route answers, panics, counting.
+//!
+//! Owns the answers to requests that reach no route or break one. Knows nothing of the routes.
+
+use std::any::Any;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{Method, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use metrics::{counter, histogram};
+
+use super::request::query;
+use crate::clock::Clock;
+use crate::error::{Code, Problem};
+use crate::observe::metrics::{HTTP_REQUESTS, HTTP_TIME};
+
+/// Parts of the interface that this version does not have.
+const LATER: [(&str, &str); 4] = [
+    ("/v1/explain", "explaining matches"),
+    ("/v1/backtest", "backtests"),
+    ("/v1/aggregations", "aggregations"),
+    ("/v1/groups", "groups"),
+];
+
+/// No such path.
+pub(super) async fn not_found(uri: Uri) -> Problem {
+    let below = |root: &str| uri.path().strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    match LATER.iter().find(|(root, _)| below(root)) {
+        Some((_, what)) => Problem::new(Code::NotFound, format!("this version does not have {what}")),
+        None => Problem::new(Code::NotFound, "no such path; /v1/openapi.json lists them"),
+    }
+}
+
+/// No such method there. `Allow` is added by whoever knows the others.
+pub(super) async fn method_not_allowed() -> Problem {
+    Problem::new(Code::MethodNotAllowed, "this path does not know this method; `Allow` lists those it does")
+}
+
+/// Routes whose handlers read the query themselves.
+const WITH_PARAMETERS: [&str; 2] = ["/v1/subscriptions", "/v1/gateways/{gateway}/stream"];
+
+/// A parameter that nobody reads is a mistake that should not go unseen.
+pub(super) async fn no_stray_parameters(request: Request, next: Next) -> Response {
+    match stray_parameter(&request) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn stray_parameter(request: &Request) -> Result<(), Problem> {
+    let Some(route) = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) else { return Ok(()) };
+    // Probes of `/health` may add to it what they like.
+    let open = !route.starts_with("/v1/") || (request.method() == Method::GET && WITH_PARAMETERS.contains(&route));
+    if open { Ok(()) } else { query(request.uri().query(), &[]).map(|_| ()) }
+}
+
+/// A handler broke. Whoever asked learns no more than that; the log has the rest.
+pub(super) fn panicked(reason: Box<dyn Any + Send>) -> Response {
+    let text = reason.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| reason.downcast_ref::<&str>().copied()).unwrap_or("no text");
+    tracing::error!(reason = text, "a request's handler panicked");
+    Problem::new(Code::Internal, "a bug in the hub; its log says more").into_response()
+}
+
+const STREAM: &str = "/v1/gateways/{gateway}/stream";
+
+/// Counts and times every answer.
+pub(super) async fn count(State(clock): State<Clock>, request: Request, next: Next) -> Response {
+    let began = clock.now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = known(request.method());
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("none", MatchedPath::as_str).to_owned();
+    let status = response.status().as_str().to_owned();
+    counter!(HTTP_REQUESTS, "route" => route.clone(), "method" => method, "status" => status).increment(1);
+    if route != STREAM {
+        histogram!(HTTP_TIME, "route" => route).record(clock.now().since(began).as_secs_f64());
+    }
+    response
+}
+
+/// A label must not be of the client's making.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}

@@ -1,0 +1,104 @@
+//! The listener: connections, their timeouts and their end.
+//!
+//! Owns how connections are accepted and served, HTTP/1.1 and HTTP/2 without TLS on one port. Knows
+//! nothing of routes.
+
+use std::io;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::tasks::{Kind, Tasks};
+
+/// A request's head must have arrived within this; an idle connection is closed after it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// An HTTP/2 peer that is gone without a word is found out by pings.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Requests at once on one HTTP/2 connection; streams of gateways among them.
+const HTTP2_STREAMS_MAX: u32 = 256;
+/// Out of file descriptors, or the like: it passes.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until the tasks' shutdown. Each connection is a task of its own and, told to end, finishes
+/// the requests that it has; streams end when the hub ends their sessions.
+pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks) {
+    let shutdown = tasks.shutdown_token();
+    let builder = builder(tasks);
+    loop {
+        // Both are cancel-safe.
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (builder, router, shutdown) = (builder.clone(), router.clone(), shutdown.clone());
+                tasks.spawn(Kind::Session, format!("http {peer}"), connection(stream, builder, router, shutdown));
+            }
+            Err(error) if is_the_peers(&error) => tracing::debug!(%error, "a connection was gone before it was taken"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+fn builder(tasks: &Tasks) -> Builder<InTasks> {
+    let mut builder = Builder::new(InTasks(tasks.clone()));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX);
+    builder
+}
+
+async fn connection(stream: TcpStream, builder: Builder<InTasks>, router: Router, shutdown: CancellationToken) {
+    // Small messages are what this is for: none of them may wait for another to fill a packet.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let service = TowerToHyperService::new(router.map_request(|request: hyper::Request<_>| request.map(Body::new)));
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut ending = false;
+    let result = loop {
+        // Both are cancel-safe: a connection goes on where it was.
+        tokio::select! {
+            result = serving.as_mut() => break result,
+            () = shutdown.cancelled(), if !ending => {
+                ending = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(error = %error, "a connection ended");
+    }
+}
+
+/// HTTP/2 serves each request in a task of its own.
+#[derive(Clone)]
+struct InTasks(Tasks);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for InTasks {
+    fn execute(&self, work: F) {
+        self.0.spawn(Kind::Session, "http/2 request", work);
+    }
+}

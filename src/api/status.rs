@@ -1,0 +1,117 @@
+//! How the hub is: health, metrics, totals, the list of what there is.
+//!
+//! Owns these routes. Knows nothing of what is measured.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::ApiState;
+use super::answer;
+use crate::error::Problem;
+use crate::observe::health::Status;
+use crate::observe::metrics;
+
+/// The whole interface, for machines.
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// The first page, until there is a dashboard.
+const INDEX: &str = include_str!("index.txt");
+
+fn health_answer(state: &ApiState, well: bool) -> Response {
+    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answer::json_answer(status, &serde_json::to_value(state.health.view()).unwrap_or_default())
+}
+
+/// `GET /health`: 503 only while something fails.
+pub(super) async fn health(State(state): State<ApiState>) -> Response {
+    health_answer(&state, state.health.view().status != Status::Failing)
+}
+
+/// `GET /health/live`: 503 once only a restart helps.
+pub(super) async fn live(State(state): State<ApiState>) -> Response {
+    health_answer(&state, state.health.is_live())
+}
+
+/// `GET /health/ready`: 503 while the hub should be sent no work.
+pub(super) async fn ready(State(state): State<ApiState>) -> Response {
+    health_answer(&state, state.health.is_ready())
+}
+
+/// `GET /metrics`.
+pub(super) async fn prometheus(State(state): State<ApiState>) -> Response {
+    let media = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, media)], state.metrics.render()).into_response()
+}
+
+/// `GET /v1/openapi.json`.
+pub(super) async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+/// `GET /`.
+pub(super) async fn index() -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], INDEX).into_response()
+}
+
+/// What `GET /v1/stats` sums up, and under which name.
+const TOTALS: [(&str, &str); 9] = [
+    ("changes", metrics::SOURCE_CHANGES),
+    ("changeBytes", metrics::SOURCE_BYTES),
+    ("matches", metrics::MATCHES),
+    ("delivered", metrics::DELIVERED_CHANGES),
+    ("deliveredBytes", metrics::DELIVERED_BYTES),
+    ("acks", metrics::ACKS),
+    ("registrations", metrics::REGISTRATIONS),
+    ("resyncs", metrics::RESYNCS),
+    ("requests", metrics::HTTP_REQUESTS),
+];
+
+/// `GET /v1/stats`: the counters that Prometheus is told, summed up over their labels.
+pub(super) async fn stats(State(state): State<ApiState>) -> Result<Response, Problem> {
+    let gateways = state.hub.gateways().await?;
+    let text = state.metrics.render();
+    let uptime_seconds = state.clock.now().since(state.started).as_secs_f64();
+    let (mut totals, mut rates) = (Map::new(), Map::new());
+    for (name, metric) in TOTALS {
+        let total = total(&text, metric);
+        totals.insert(name.to_owned(), json!(total as u64));
+        // In the first moments a rate would be anything.
+        let rate = if uptime_seconds >= 1.0 { json!(total / uptime_seconds) } else { Value::Null };
+        rates.insert(format!("{name}PerSecond"), rate);
+    }
+    Ok(answer::ok(&json!({
+        "node": &*state.node,
+        "version": env!("CARGO_PKG_VERSION"),
+        "startedAt": answer::time(state.started_at),
+        "uptimeSeconds": uptime_seconds,
+        "gateways": gateways.len(),
+        "sessions": gateways.iter().filter(|gateway| gateway.session.is_some()).count(),
+        "subscriptions": gateways.iter().map(|gateway| gateway.subscriptions).sum::<u64>(),
+        "outboxBytes": gateways.iter().map(|gateway| gateway.outbox_bytes).sum::<u64>(),
+        "totals": totals,
+        "ratesSinceStart": rates,
+    })))
+}
+
+/// The sum of a metric's samples, whatever their labels.
+fn total(text: &str, metric: &str) -> f64 {
+    let sample = |line: &str| {
+        let rest = line.strip_prefix(metric).filter(|rest| rest.starts_with(['{', ' ']))?;
+        rest.rsplit_once(' ')?.1.parse::<f64>().ok()
+    };
+    text.lines().filter_map(sample).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_total_is_the_sum_over_labels_of_one_metric_alone() {
+        let text = "# TYPE a counter\na{x=\"1 2\"} 3\na{x=\"2\"} 4\na_total 100\na 1\n";
+        assert_eq!(total(text, "a"), 8.0);
+        assert_eq!(total(text, "b"), 0.0);
+    }
+}

@@ -1,0 +1,446 @@
+//! CEL: the rules of its specification that apply to a filter, each with cases of our own, and the
+//! limits that keep a program from hurting anyone else.
+
+use bson::{Bson, Document, doc};
+use serde_json::json;
+use streamer::error::{Code, Problem};
+
+use super::{change, compile, filter, is_match};
+
+fn sample() -> Document {
+    doc! {
+        "i": 5, "l": 9_007_199_254_740_993_i64, "d": 2.5, "nan": f64::NAN, "zero": 0.0, "neg": -0.0,
+        "s": "héllo", "empty": "", "t": true, "f": false, "n": Bson::Null, "u": Bson::Undefined,
+        "date": bson::DateTime::from_millis(1_763_690_000_123), "far": bson::DateTime::from_millis(i64::MAX),
+        "oid": bson::oid::ObjectId::from_bytes([0xab; 12]),
+        "bin": bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![1, 2, 255] },
+        "dec": Bson::Decimal128("2.5".parse().expect("decimal")), "sym": Bson::Symbol("sym".into()),
+        "ts": Bson::Timestamp(bson::Timestamp { time: 1, increment: 2 }), "min": Bson::MinKey,
+        "list": [1, 2.0, "x", Bson::Null], "ints": [3, 1, 2], "none": [], "nested": {"a": {"b": 1}, "k": "v"},
+        "people": [{"name": "bob", "age": 30}, {"name": "eve"}],
+        "mixed": [1, "a"], "dates": [bson::DateTime::from_millis(i64::MAX), 1],
+        "max": i64::MAX, "least": i64::MIN,
+    }
+}
+
+#[track_caller]
+fn check(cases: &[(&str, bool)]) {
+    let document = sample();
+    for (cel, expected) in cases {
+        assert_eq!(is_match(json!({"cel": cel}), &document), *expected, "{cel}");
+    }
+}
+
+#[test]
+fn an_error_is_no_match_and_is_absorbed_where_the_other_side_decides() {
+    check(&[
+        ("doc.missing == 1", false),
+        ("doc.missing != 1", false),
+        ("!(doc.missing == 1)", false),
+        ("doc.missing == 1 || true", true),
+        ("true || doc.missing == 1", true),
+        ("doc.missing == 1 || false", false),
+        ("false || doc.missing == 1", false),
+        ("!(doc.missing == 1 && false)", true),
+        ("!(false && doc.missing == 1)", true),
+        ("doc.missing == 1 && true", false),
+        ("!(doc.missing == 1 && true)", false),
+        ("doc.i || true", true),
+        ("!(doc.i && false)", true),
+        ("doc.i && true", false),
+        ("doc.missing ? true : true", false),
+        ("true ? true : doc.missing", true),
+        ("doc.i", false),
+        ("doc.t", true),
+        ("doc.n", false),
+    ]);
+}
+
+#[test]
+fn presence_is_an_error_where_there_is_no_map_to_look_in() {
+    check(&[
+        ("has(doc.i)", true),
+        ("has(doc.n)", true),
+        ("has(doc.missing)", false),
+        ("!has(doc.missing)", true),
+        ("has(doc.nested.a.b)", true),
+        ("!has(doc.nested.a.c)", true),
+        ("has(doc.missing.a)", false),
+        ("!has(doc.missing.a)", false),
+        ("!has(doc.i.a)", false),
+        ("!has(doc.list.a)", false),
+        ("has(doc.missing.a) || true", true),
+    ]);
+}
+
+#[test]
+fn numbers_compare_by_value_across_their_types() {
+    check(&[
+        ("doc.i == 5.0", true),
+        ("doc.i == 5u", true),
+        ("doc.d == doc.dec", true),
+        ("doc.i < 5.5", true),
+        ("doc.i >= 5u", true),
+        ("doc.zero == doc.neg", true),
+        ("doc.nan == doc.nan", false),
+        ("doc.nan != doc.nan", true),
+        ("doc.nan < 1.0", false),
+        ("!(doc.nan < 1.0)", false),
+        // As in the specification's own conformance tests: the int becomes the nearest double.
+        ("doc.l == 9007199254740992.0", true),
+        ("doc.l == 9007199254740992", false),
+        ("doc.max < 9223372036854775808.0", false),
+        ("doc.max == 9223372036854775808.0", true),
+        ("-1 < 0u", true),
+        ("18446744073709551615u > doc.max", true),
+    ]);
+}
+
+#[test]
+fn values_of_different_types_are_unequal_and_have_no_order() {
+    check(&[
+        ("doc.i == 'x'", false),
+        ("doc.i != 'x'", true),
+        ("doc.i != null", true),
+        ("doc.n == null", true),
+        ("doc.u == null", true),
+        ("doc.t == 1", false),
+        ("doc.i < 'x'", false),
+        ("!(doc.i < 'x')", false),
+        ("doc.n < 1", false),
+        ("!(doc.n <= null)", false),
+        ("doc.f < doc.t", true),
+        ("doc.list < doc.list", false),
+        ("doc.s > 'a' && doc.s < 'i'", true),
+        ("doc.bin < b'\\x01\\x03'", true),
+        ("doc.nested == {'k': 'v', 'a': {'b': 1.0}}", true),
+        ("{'k': 'v', 'a': {'b': 1}} == doc.nested", true),
+        ("doc.list == [1.0, 2, 'x', null]", true),
+        ("doc.ints == [1, 2, 3]", false),
+    ]);
+}
+
+#[test]
+fn every_type_of_bson_is_what_the_interface_says() {
+    check(&[
+        ("type(doc.i) == int && type(doc.l) == int && type(doc.d) == double && type(doc.dec) == double", true),
+        ("type(doc.s) == string && type(doc.sym) == string && doc.sym == 'sym'", true),
+        ("doc.oid == 'abababababababababababab'", true),
+        ("type(doc.date) == google.protobuf.Timestamp", true),
+        ("doc.date == timestamp('2025-11-21T01:53:20.123Z')", true),
+        ("doc.date > timestamp('2025-11-21T01:53:20Z')", true),
+        ("doc.date.getFullYear() == 2025 && doc.date.getMilliseconds() == 123", true),
+        ("doc.date - timestamp('2025-11-21T01:53:20Z') == duration('0.123s')", true),
+        ("doc.date + duration('1h') > doc.date", true),
+        ("type(doc.bin) == bytes && doc.bin == b'\\x01\\x02\\xff' && size(doc.bin) == 3", true),
+        ("type(doc.nested) == map && type(doc.list) == list", true),
+        ("type(doc.n) == null_type && type(doc.u) == null_type", true),
+        ("doc.ts == '{\"$timestamp\":{\"t\":1,\"i\":2}}'", true),
+        ("doc.min == '{\"$minKey\":1}'", true),
+    ]);
+}
+
+#[test]
+fn a_date_out_of_the_years_of_cel_fails_where_it_is_looked_at() {
+    check(&[
+        ("doc.i == 5", true),
+        ("doc.far == 1", false),
+        ("doc.far != 1", false),
+        ("has(doc.far)", false),
+        ("'far' in doc", true),
+        ("doc.far == 1 || true", true),
+        ("doc.dates[1] == 1", true),
+        ("doc.dates[1u] == 1", true),
+        ("doc.dates[0] != 1", false),
+        ("doc.dates[0.0] != 1", false),
+        ("size(doc.dates) == 2", true),
+        ("1 in doc.dates", false),
+        ("doc.dates.exists(x, x == 1)", false),
+        ("doc.exists(name, name == 'i')", true),
+    ]);
+}
+
+#[test]
+fn membership_and_indexing() {
+    check(&[
+        ("2 in doc.list", true),
+        ("1.0 in doc.list", true),
+        ("null in doc.list", true),
+        ("7 in doc.list", false),
+        ("!(7 in doc.list)", true),
+        ("doc.i in [1, 5]", true),
+        ("doc.s in []", false),
+        ("'k' in doc.nested", true),
+        ("'b' in doc.nested", false),
+        ("1 in doc.nested", false),
+        ("!(null in doc.nested)", false),
+        ("'h' in doc.s", false),
+        ("!('h' in doc.s)", false),
+        ("1 in doc.missing", false),
+        ("doc.ints[0] == 3", true),
+        ("doc.ints[3] == 3", false),
+        ("doc.ints[3] == 3 || true", true),
+        ("doc.ints[-1] == 3", false),
+        ("doc['i'] == 5", true),
+        ("doc.nested['a'].b == 1", true),
+        ("doc.people[0].name == 'bob'", true),
+    ]);
+}
+
+#[test]
+fn loops_absorb_errors_too() {
+    check(&[
+        ("doc.people.exists(p, p.name == 'eve')", true),
+        ("doc.people.exists(p, p.age == 30)", true),
+        ("doc.people.exists(p, p.age == 31)", false),
+        ("!doc.people.exists(p, p.age == 31)", false),
+        ("doc.people.all(p, p.age == 30)", false),
+        ("!doc.people.all(p, p.age == 31)", true),
+        ("doc.none.all(x, false)", true),
+        ("doc.none.exists(x, true)", false),
+        ("doc.ints.exists_one(x, x == 1)", true),
+        ("doc.ints.filter(x, x > 1).size() == 2", true),
+        ("doc.ints.map(x, x * 2) == [6, 2, 4]", true),
+        ("doc.ints.map(x, x > 1, x) == [3, 2]", true),
+        ("doc.mixed.exists(x, x > 5)", false),
+        ("doc.nested.exists(name, name == 'k')", true),
+        ("doc.i.exists(x, true)", false),
+    ]);
+}
+
+#[test]
+fn arithmetic_overflows_into_an_error() {
+    check(&[
+        ("doc.i + 1 == 6", true),
+        ("doc.i + 1.0 == 6.0", false),
+        ("doc.max + 1 > 0 || doc.i == 5", true),
+        ("doc.max + 1 > 0", false),
+        ("!(doc.max + 1 > 0)", false),
+        ("-doc.least > 0", false),
+        ("doc.least / -1 > 0", false),
+        ("doc.i / 0 == 1", false),
+        ("doc.i % 0 == 1", false),
+        ("doc.i / 2 == 2 && -doc.i / 2 == -2 && -doc.i % 2 == -1", true),
+        ("1.0 / doc.zero > 1.0e300", true),
+        ("1u - 2u == 0u", false),
+        ("int('12') == 12 && double('1.5') == 1.5 && string(doc.i) == '5' && int(2.9) == 2", true),
+        ("int('x') == 1", false),
+        ("int(1e300) == 1", false),
+    ]);
+}
+
+#[test]
+fn strings() {
+    check(&[
+        ("size(doc.s) == 5", true),
+        ("doc.s.startsWith('hé') && doc.s.endsWith('lo') && doc.s.contains('éll')", true),
+        ("doc.i.startsWith('5')", false),
+        ("doc.s.matches('^h.llo$')", true),
+        ("matches(doc.s, 'll')", true),
+        ("doc.s + '!' == 'héllo!'", true),
+        ("doc.s == 'he\\u0301llo'", false),
+        ("r'\\n' == '\\\\n'", true),
+    ]);
+}
+
+#[test]
+fn the_other_variables() {
+    let document = doc! {"a": 1};
+    for (cel, expected) in [
+        ("op == 'update' && tenant == 't' && collection == 'c' && key == 'k' && before == null", true),
+        ("op in ['insert', 'replace']", false),
+        ("before.a == 1", false),
+        ("has(before.a)", false),
+    ] {
+        assert_eq!(is_match(json!({"cel": cel}), &document), expected, "{cel}");
+    }
+    let mut with_before = change(&document);
+    with_before.before = Some(super::raw(&doc! {"a": 0}));
+    assert!(filter(json!({"cel": "doc.a > before.a"})).evaluate(&with_before).is_some());
+}
+
+#[track_caller]
+fn refused(cel: &str) -> Problem {
+    let problem = compile(json!({"cel": cel})).expect_err(&cel[..cel.len().min(80)]);
+    assert_eq!(problem.field.as_deref(), Some("cel"), "{cel}");
+    assert_eq!(problem.status, 422);
+    problem
+}
+
+#[test]
+fn what_does_not_compile() {
+    for cel in [
+        "",
+        " ",
+        "doc.a ==",
+        "doc.a = 1",
+        "(",
+        "'x",
+        "'\\q' == ''",
+        "unknown == 1",
+        "doc.a == unknown",
+        "nothing(doc.a)",
+        "doc.a.nothing()",
+        "optional.of(1).hasValue()",
+        "doc.?a == 1",
+        "base64.encode(b'') == ''",
+        "max(1, 2) == 2",
+        "size(1, 2) == 1",
+        "doc.s.startsWith()",
+        "doc.l.exists(x, y)",
+        "Message{a: 1} == 1",
+        "x == 1 || doc.l.exists(x, true)",
+        "1",
+        "'text'",
+        "[true]",
+        "{'a': true}",
+        "doc.a + 1",
+        "size(doc.a)",
+        "doc.l.map(x, x)",
+        "-doc.a",
+        "null",
+        "doc.s.matches('(')",
+        "\u{0}",
+        "@result == 1",
+        "google.protobuf.Nothing == 1",
+        "doc.`a-b` == 1",
+        "doc.l.exists(x.y, true)",
+        "has(doc)",
+        "/* no comment */ true",
+    ] {
+        assert_eq!(refused(cel).code, Code::CelCompilationFailed, "{cel}");
+    }
+}
+
+#[test]
+fn a_refusal_says_where_and_what() {
+    assert!(refused("doc.a ==\n  == 1").detail.starts_with("line 2, column 3: "), "{}", refused("doc.a ==\n  == 1"));
+    assert!(refused("doc.a == unknown").detail.contains("`unknown`"));
+    assert!(refused("nothing(doc.a)").detail.contains("`nothing`"));
+    for cel in ["", "(", "doc.a ==\n  == 1", "'x"] {
+        assert!(!refused(cel).detail.contains('\n'), "{}", refused(cel));
+    }
+}
+
+#[test]
+fn what_is_too_complex() {
+    let long = |unit: &str, times: usize, end: &str| format!("{}{end}", unit.repeat(times));
+    for cel in [
+        format!("doc.s == '{}'", "x".repeat(2048)),
+        long("1 - ", 110, "1 == 1"),
+        format!("doc{} == 1", ".a".repeat(110)),
+        format!("doc{} == 1", "[0]".repeat(110)),
+        format!("doc{} == 1", "[0]".repeat(600)),
+        long("1 - ", 500, "1 == 1"),
+        "doc.a.exists(x, doc.b.exists(y, x == y))".to_owned(),
+        "[[1]].all(x, x.all(y, true))".to_owned(),
+        "doc.a.map(x, doc.b.map(y, y)) == []".to_owned(),
+        "doc.a.map(x, doc) == []".to_owned(),
+        "doc.a.map(x, [x, before]) == []".to_owned(),
+        "doc.a.exists(x, x + x == 'aa')".to_owned(),
+        format!("doc.s{} == ''", " + doc.s".repeat(9)),
+        "doc.s.matches(doc.p)".to_owned(),
+        "doc.s.matches('a' + 'b')".to_owned(),
+        "doc.a.exists(x, x.matches('a'))".to_owned(),
+        format!("doc.s.matches('{}')", "a".repeat(257)),
+        "doc.s.matches('(a{100}){100}')".to_owned(),
+    ] {
+        assert_eq!(refused(&cel).code, Code::FilterTooComplex, "{cel}");
+    }
+}
+
+/// The parser's own limit on nesting.
+#[test]
+fn deep_nesting_is_refused_one_way_or_the_other() {
+    for cel in [
+        format!("{}true{}", "(".repeat(500), ")".repeat(500)),
+        format!("{}1{} == []", "[".repeat(500), "]".repeat(500)),
+        format!("{}true", "!".repeat(1001)),
+        format!("{}1 == 1", "-".repeat(1001)),
+        "true ? ".repeat(200) + "true" + &" : false".repeat(200),
+    ] {
+        let result = compile(json!({"cel": cel}));
+        let code = result.err().map(|problem| problem.code);
+        assert!(
+            matches!(code, None | Some(Code::CelCompilationFailed | Code::FilterTooComplex)),
+            "{code:?} {}",
+            &cel[..20]
+        );
+    }
+}
+
+/// What is accepted runs on half the stack of an ordinary task, in a debug build, too.
+#[test]
+fn the_deepest_accepted_programs_run_on_one_megabyte() {
+    let deepest = |make: &dyn Fn(usize) -> String| {
+        let accepted = (1..400).rev().map(make).find(|cel| cel.len() <= 2048 && compile(json!({"cel": cel})).is_ok());
+        accepted.expect("some depth is accepted")
+    };
+    let chains: Vec<String> = vec![
+        deepest(&|n| format!("{}1 == 1", "1 - ".repeat(n))),
+        deepest(&|n| format!("doc{} == 1", ".a".repeat(n))),
+        deepest(&|n| format!("doc{} == 1", "[0]".repeat(n))),
+        deepest(&|n| format!("{}true{}", "(true || ".repeat(n), ")".repeat(n))),
+        deepest(&|n| format!("{}doc.x{}", "(doc.x && ".repeat(n), ")".repeat(n))),
+        deepest(&|n| format!("{}doc.x{}", "!(".repeat(n), ")".repeat(n))),
+        deepest(&|n| format!("{}1{} == 1", "int(".repeat(n), ")".repeat(n))),
+        deepest(&|n| format!("{}1{} == []", "[".repeat(n), "]".repeat(n))),
+        deepest(&|n| format!("{}1{} == {{}}", "{'a':".repeat(n), "}".repeat(n))),
+        deepest(&|n| format!("doc.l.exists(x, {}x{} == 1)", "int(".repeat(n), ")".repeat(n))),
+        deepest(&|n| format!("[1].exists(x, {}true{})", "(true ? ".repeat(n), " : false)".repeat(n))),
+        deepest(&|n| format!("doc.l{}.size() == 1", ".filter(x, true)".repeat(n))),
+    ];
+    // A body as deep as MongoDB takes.
+    let mut body = doc! {"x": true};
+    for _ in 0..180 {
+        body = doc! {"a": body};
+    }
+    body.insert("x", true);
+    body.insert("l", vec![1]);
+    let run = move || {
+        for cel in &chains {
+            let filter = filter(json!({"cel": cel}));
+            filter.evaluate(&change(&body));
+            let mut matcher = streamer::matching::Matcher::new();
+            matcher.insert(streamer::matching::SubscriptionIndex(0), filter);
+            matcher.matches(&change(&body), &mut Vec::new());
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(run).expect("thread");
+    thread.join().expect("no overflow, no panic");
+}
+
+/// What a loop takes from the document with every turn is bounded, or a filter would cost the
+/// square of a document's size.
+#[test]
+fn loops_over_large_documents_are_an_error_where_they_would_be_quadratic() {
+    let ints = |n: i32| (0..n).collect::<Vec<i32>>();
+    let long = "x".repeat(64 << 10);
+    let document = doc! {
+        "few": ints(1000), "many": ints(1001), "thousands": ints(100_000), "too_many": ints(100_001), "limit": 5, "key": "limit",
+        "text": &long, "longer": format!("{long}x"), "deep": [ints(600), ints(600)], "map": {"a": 1}, "names": ["limit", "few"],
+    };
+    for (cel, expected) in [
+        ("doc.thousands.exists(x, x == 99999)", true),
+        ("doc.too_many.exists(x, x == 1)", false),
+        ("doc.too_many.exists(x, x == 1) || doc.limit == 5", true),
+        ("1 in doc.too_many", true),
+        ("doc.few.exists(x, x == doc.limit)", true),
+        ("doc.few.exists(x, x in doc.few)", true),
+        ("doc.few.exists(x, x in doc.many)", false),
+        ("doc.few.exists(x, [doc.deep] == [doc.deep])", false),
+        ("doc.few.exists(x, doc.text.contains('x'))", true),
+        ("doc.few.exists(x, doc.longer.contains('x'))", false),
+        ("doc.few.exists(x, size(doc.many) > x)", false),
+        ("doc.few.exists(x, doc.many[x] == 7)", true),
+        ("doc.few.exists(x, has(doc.many) && x == 3)", true),
+        ("doc.few.exists(x, doc == doc)", false),
+        ("doc.names.exists(x, doc[x] == 5)", true),
+        ("doc.names.exists(x, has(doc.map.a) && doc[doc.key] == 5)", true),
+        ("doc.names.exists(x, doc[size(doc.many) > 1 ? 'limit' : 'limit'] == 5)", false),
+        ("doc.names.exists(doc, doc == 'few')", true),
+        ("doc.many.filter(x, x > 5).exists(y, y == 9)", true),
+    ] {
+        assert_eq!(is_match(json!({"cel": cel}), &document), expected, "{cel}");
+    }
+}

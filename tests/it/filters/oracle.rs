@@ -1,0 +1,304 @@
+//! The index and the fast evaluation against the reference: random filters, documents near their
+//! edges, insertions and removals in between.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bson::{Bson, Document, doc};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde_json::{Value, json};
+use streamer::change::{Change, Flags, Operation, Scope};
+use streamer::matching::{Filter, Match, Matcher, SubscriptionIndex};
+use streamer::subscription::Spec;
+
+use super::change;
+
+/// Values that collide, almost collide, or must not.
+fn scalars() -> Vec<Bson> {
+    let of = |subtype, bytes: &[u8]| Bson::Binary(bson::Binary { subtype, bytes: bytes.to_vec() });
+    let oid = bson::oid::ObjectId::from_bytes([7; 12]);
+    vec![
+        Bson::Null,
+        Bson::Undefined,
+        Bson::Boolean(true),
+        Bson::Boolean(false),
+        Bson::Int32(0),
+        Bson::Int32(1),
+        Bson::Int64(1),
+        Bson::Int32(-1),
+        Bson::Int32(2),
+        Bson::Int64(i64::MAX),
+        Bson::Int64(i64::MIN),
+        Bson::Int64((1 << 53) + 1),
+        Bson::Int64(1 << 53),
+        Bson::Double(9_007_199_254_740_992.0),
+        Bson::Double(9.223_372_036_854_776e18),
+        Bson::Double(1.0),
+        Bson::Double(0.0),
+        Bson::Double(-0.0),
+        Bson::Double(1.5),
+        Bson::Double(f64::NAN),
+        Bson::Double(f64::INFINITY),
+        Bson::Double(5e-324),
+        Bson::Decimal128("1".parse().unwrap()),
+        Bson::Decimal128("1.50".parse().unwrap()),
+        Bson::Decimal128("NaN".parse().unwrap()),
+        Bson::Decimal128("1E+400".parse().unwrap()),
+        "".into(),
+        "a".into(),
+        "ab".into(),
+        "b".into(),
+        "é".into(),
+        "e\u{301}".into(),
+        "1".into(),
+        "0".into(),
+        Bson::Symbol("a".into()),
+        Bson::ObjectId(oid),
+        oid.to_hex().into(),
+        Bson::DateTime(bson::DateTime::from_millis(0)),
+        Bson::DateTime(bson::DateTime::from_millis(1)),
+        Bson::DateTime(bson::DateTime::from_millis(-1)),
+        Bson::DateTime(bson::DateTime::from_millis(253_402_300_799_999)),
+        Bson::DateTime(bson::DateTime::from_millis(253_402_300_800_000)),
+        of(bson::spec::BinarySubtype::Generic, &[1]),
+        of(bson::spec::BinarySubtype::Uuid, &[1]),
+        of(bson::spec::BinarySubtype::Generic, b"a"),
+        Bson::Timestamp(bson::Timestamp { time: 1, increment: 1 }),
+        "{\"$timestamp\":{\"t\":1,\"i\":1}}".into(),
+        Bson::MinKey,
+        Bson::MaxKey,
+        Bson::JavaScriptCode("a b".into()),
+        Bson::RegularExpression(bson::Regex { pattern: "a".try_into().unwrap(), options: "i".try_into().unwrap() }),
+    ]
+}
+
+fn scalar() -> impl Strategy<Value = Bson> {
+    select(scalars())
+}
+
+const NAMES: [&str; 5] = ["a", "b", "0", "1", "x"];
+
+/// Any value, nested to this depth.
+pub(super) fn bson(depth: u32) -> BoxedStrategy<Bson> {
+    let leaf = scalar().boxed();
+    leaf.prop_recursive(depth, 12, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Bson::Array),
+            vec((select(&NAMES[..]), inner), 0..4).prop_map(|fields| {
+                Bson::Document(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+            }),
+        ]
+    })
+    .boxed()
+}
+
+/// Mostly plain values, for those are what indexes are made of.
+fn mostly_plain() -> BoxedStrategy<Bson> {
+    prop_oneof![4 => scalar(), 1 => bson(3)].boxed()
+}
+
+fn document() -> impl Strategy<Value = Document> {
+    vec((select(&NAMES[..]), mostly_plain()), 1..6)
+        .prop_map(|fields| fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+fn path() -> impl Strategy<Value = String> {
+    prop_oneof![
+        3 => select(&NAMES[..2]).prop_map(str::to_owned),
+        1 => vec(select(&NAMES[..]), 1..4).prop_map(|steps| steps.join(".")),
+    ]
+}
+
+const OPERATORS: [&str; 12] =
+    ["==", "!=", "<", "<=", ">", ">=", "in", "not-in", "array-contains", "array-contains-any", "starts-with", "exists"];
+
+fn term(value: BoxedStrategy<Bson>) -> impl Strategy<Value = Value> {
+    let weighted = prop_oneof![4 => Just("=="), 2 => Just("in"), 4 => select(&OPERATORS[..])];
+    (path(), weighted, value.clone(), vec(value, 0..4), any::<bool>()).prop_map(|(field, op, value, list, flag)| {
+        let value = match op {
+            "in" | "not-in" | "array-contains-any" => Bson::Array(list),
+            "exists" => Bson::Boolean(flag),
+            _ => value,
+        };
+        json!({"field": field, "op": op, "value": value.into_canonical_extjson()})
+    })
+}
+
+const CEL: [&str; 16] = [
+    "doc.a == 1",
+    "doc.a == doc.b",
+    "doc.a != doc.b",
+    "has(doc.a.b) || doc.x == null",
+    "doc.a in doc.b",
+    "doc.a < doc.b",
+    "doc.a.exists(x, x == 1)",
+    "doc.a.all(x, x != 1)",
+    "!(doc.a == 'a')",
+    "op == 'insert'",
+    "before.a == doc.a",
+    "before == null",
+    "size(doc.a) > 1",
+    "doc.a.startsWith('a') || doc.b > 1",
+    "tenant == 't' && key == 'k'",
+    "doc.a[0] == doc.b['0']",
+];
+
+/// A request; most are valid.
+pub(super) fn request_of(value: BoxedStrategy<Bson>) -> impl Strategy<Value = Value> {
+    let operations =
+        prop_oneof![3 => Just(json!(null)), 1 => Just(json!(["insert", "delete"])), 1 => Just(json!(["update"]))];
+    let cel = prop_oneof![2 => Just(json!(null)), 1 => select(&CEL[..]).prop_map(Value::from)];
+    let interval = prop_oneof![
+        3 => Just(json!(null)),
+        1 => (path(), scalar(), scalar()).prop_map(|(field, start, stop)| {
+            json!({"field": field, "start": start.into_canonical_extjson(), "stop": stop.into_canonical_extjson()})
+        }),
+    ];
+    let scope = (select(vec!["t", "t", "t", "u"]), select(vec!["c", "c", "c", "d"]));
+    (vec(term(value), 0..3), cel, interval, operations, any::<bool>(), scope).prop_map(
+        |(filters, cel, interval, operations, transitions, (tenant, collection))| {
+            json!({"subscriptionId": "s", "gatewayId": "g", "tenant": tenant, "collection": collection, "filters": filters,
+                   "cel": cel, "interval": interval, "operations": operations, "transitions": transitions})
+        },
+    )
+}
+
+fn a_filter() -> impl Strategy<Value = Arc<Filter>> {
+    request_of(mostly_plain()).prop_filter_map("a valid request", |request| {
+        Some(Filter::compile(&Spec::from_json(&request).ok()?).expect("these compile"))
+    })
+}
+
+fn a_scope() -> impl Strategy<Value = Scope> {
+    (select(vec!["t", "t", "u"]), select(vec!["c", "c", "d"]))
+        .prop_map(|(tenant, collection)| Scope::known(tenant, collection))
+}
+
+/// A change as a source makes them.
+fn a_change() -> impl Strategy<Value = Change> {
+    let images = (document(), proptest::option::of(document()), any::<bool>());
+    let left = proptest::option::weighted(0.2, a_scope());
+    (select(&Operation::ALL[..]), images, a_scope(), left, 0..20_u8, 0..4_u8).prop_map(
+        |(operation, (now, before, keep), scope, left, odd, unknown)| {
+            let mut made = change(&now);
+            made.operation = operation;
+            made.scope = scope;
+            made.before = before.map(|before| super::raw(if keep { &now } else { &before }));
+            match operation {
+                Operation::Insert => made.before = None,
+                Operation::Delete => made.document = None,
+                _ => {}
+            }
+            if made.before.is_some() && operation != Operation::Delete && left.as_ref() != Some(&made.scope) {
+                made.left = left;
+            }
+            if operation == Operation::Delete && made.before.is_none() {
+                made.scope.collection = made.scope.collection.filter(|_| unknown & 1 == 0);
+                made.scope.tenant = made.scope.tenant.filter(|_| unknown & 2 == 0);
+            }
+            if odd == 0 {
+                (made.document, made.flags) = (None, Flags::REDUCED);
+            }
+            if odd == 1 {
+                made.document = made.document.map(|_| broken());
+            }
+            made
+        },
+    )
+}
+
+/// A document whose second field is cut off in the middle of its text.
+fn broken() -> bson::RawDocumentBuf {
+    let mut bytes = super::raw(&doc! {"a": 1, "b": "text"}).into_bytes();
+    let length = bytes.len();
+    bytes[length - 6] = 0xff;
+    bytes[length - 10] = 0x7f;
+    bson::RawDocumentBuf::from_bytes(bytes).expect("the frame is whole")
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Insert(u32, Arc<Filter>),
+    Remove(u32),
+    Change(Box<Change>),
+}
+
+fn a_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0..40_u32, a_filter()).prop_map(|(number, filter)| Step::Insert(number, filter)),
+        1 => (0..40_u32).prop_map(Step::Remove),
+        4 => a_change().prop_map(|change| Step::Change(Box::new(change))),
+    ]
+}
+
+proptest! {
+    #![proptest_config(super::cases(300))]
+
+    #[test]
+    fn the_index_finds_exactly_what_the_reference_says(steps in vec(a_step(), 1..120)) {
+        let mut matcher = Matcher::new();
+        let mut model: BTreeMap<SubscriptionIndex, Arc<Filter>> = BTreeMap::new();
+        let mut out = Vec::new();
+        for step in steps {
+            match step {
+                Step::Insert(number, filter) => {
+                    matcher.insert(SubscriptionIndex(number), Arc::clone(&filter));
+                    model.insert(SubscriptionIndex(number), filter);
+                }
+                Step::Remove(number) => {
+                    let removed = matcher.remove(SubscriptionIndex(number));
+                    prop_assert_eq!(removed, model.remove(&SubscriptionIndex(number)).is_some());
+                }
+                Step::Change(change) => {
+                    matcher.matches(&change, &mut out);
+                    let evaluate = |(subscription, filter): (&SubscriptionIndex, &Arc<Filter>)| {
+                        filter.evaluate(&change).map(|verdict| Match { subscription: *subscription, verdict })
+                    };
+                    let expected: Vec<Match> = model.iter().filter_map(evaluate).collect();
+                    prop_assert_eq!(&out, &expected, "{:?}", change);
+                }
+            }
+            prop_assert_eq!(matcher.len(), model.len());
+        }
+    }
+}
+
+/// Every operator, every pair of values, bare and inside containers.
+#[test]
+fn every_operator_agrees_on_every_pair_of_values() {
+    let values = scalars();
+    let mut bodies = vec![doc! {}];
+    for value in &values {
+        let in_containers: [Bson; 5] = [
+            value.clone(),
+            vec![value.clone()].into(),
+            vec![Bson::Int32(1), value.clone(), Bson::Array(vec![value.clone()])].into(),
+            doc! {"a": value.clone()}.into(),
+            doc! {"1": [value.clone()], "a": 1}.into(),
+        ];
+        bodies.extend(in_containers.map(|value| doc! {"a": value}));
+    }
+    let changes: Vec<Change> = bodies.iter().map(change).collect();
+    let mut matcher = Matcher::new();
+    let (mut out, mut compared) = (Vec::new(), 0);
+    for op in OPERATORS {
+        for value in &values {
+            let operand = match op {
+                "in" | "not-in" | "array-contains-any" => vec![value.clone(), Bson::Int32(7)].into(),
+                "exists" => Bson::Boolean(*value == Bson::Null),
+                _ => value.clone(),
+            };
+            let fields = json!({"filters": [{"field": "a", "op": op, "value": operand.into_canonical_extjson()}]});
+            let Ok(filter) = super::compile(fields) else { continue };
+            matcher.insert(SubscriptionIndex(0), Arc::clone(&filter));
+            for change in &changes {
+                matcher.matches(change, &mut out);
+                assert_eq!(out.first().map(|found| found.verdict), filter.evaluate(change), "{filter:?} {change:?}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 50_000, "{compared}");
+}

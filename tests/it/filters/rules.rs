@@ -1,0 +1,309 @@
+//! The rules of `docs/filters.md` beside CEL: operators, images, transitions, scopes, broadcasts,
+//! plans.
+
+use std::sync::Arc;
+
+use bson::{Bson, Document, doc};
+use serde_json::{Value, json};
+use streamer::change::{Change, Flags, Operation, Scope};
+use streamer::matching::{Certainty, Match, Matcher, SubscriptionIndex, Transition, Verdict};
+
+use super::{change, filter, is_match, raw};
+
+fn sample() -> Document {
+    doc! {
+        "s": "chat", "i": 3, "d": 3.0, "n": Bson::Null, "t": true, "list": [1, "x", [2]], "map": {"k": 1, "0": "zero"},
+        "deep": [{"a": [10, 20]}], "date": bson::DateTime::from_millis(1000),
+        "oid": bson::oid::ObjectId::from_bytes([0xab; 12]),
+    }
+}
+
+#[track_caller]
+fn check(cases: &[(&str, &str, Value, bool)]) {
+    for (field, op, value, expected) in cases {
+        let fields = json!({"filters": [{"field": field, "op": op, "value": value}]});
+        assert_eq!(is_match(fields, &sample()), *expected, "{field} {op} {value}");
+    }
+}
+
+#[test]
+fn equality_and_order() {
+    check(&[
+        ("s", "==", json!("chat"), true),
+        ("s", "==", json!("Chat"), false),
+        ("s", "!=", json!("Chat"), true),
+        ("s", "!=", json!(1), true),
+        ("missing", "!=", json!(1), false),
+        ("i", "==", json!(3.0), true),
+        ("d", "==", json!(3), true),
+        ("i", "==", json!({"$numberDecimal": "3.00"}), true),
+        ("i", "==", json!("3"), false),
+        ("n", "==", json!(null), true),
+        ("missing", "==", json!(null), false),
+        ("t", "==", json!(true), true),
+        ("t", "==", json!(1), false),
+        ("oid", "==", json!({"$oid": "abababababababababababab"}), true),
+        ("oid", "==", json!("abababababababababababab"), true),
+        ("date", "==", json!({"$date": "1970-01-01T00:00:01Z"}), true),
+        ("date", "==", json!("1970-01-01T00:00:01Z"), false),
+        ("map", "==", json!({"0": "zero", "k": 1.0}), true),
+        ("list", "==", json!([1, "x", [2]]), true),
+        ("list", "==", json!([1, "x"]), false),
+        ("i", "<", json!(3.5), true),
+        ("i", "<=", json!(3), true),
+        ("i", ">", json!(3), false),
+        ("i", ">=", json!(3.0), true),
+        ("i", "<", json!("4"), false),
+        ("s", ">=", json!("chas"), true),
+        ("date", "<", json!({"$date": "2000-01-01T00:00:00Z"}), true),
+        ("missing", "<", json!(1), false),
+        ("n", "<", json!(1), false),
+    ]);
+}
+
+#[test]
+fn membership_prefixes_and_presence() {
+    check(&[
+        ("i", "in", json!([1, 3.0]), true),
+        ("i", "in", json!([]), false),
+        ("i", "not-in", json!([]), true),
+        ("i", "not-in", json!([3]), false),
+        ("missing", "not-in", json!([3]), false),
+        ("n", "in", json!([null]), true),
+        ("list", "array-contains", json!(1.0), true),
+        ("list", "array-contains", json!([2]), true),
+        ("list", "array-contains", json!(2), false),
+        ("map", "array-contains", json!("k"), true),
+        ("map", "array-contains", json!("zero"), false),
+        ("s", "array-contains", json!("c"), false),
+        ("list", "array-contains-any", json!([7, "x"]), true),
+        ("list", "array-contains-any", json!([7, "y"]), false),
+        ("map", "array-contains-any", json!([null, "k"]), true),
+        ("s", "starts-with", json!("ch"), true),
+        ("s", "starts-with", json!(""), true),
+        ("s", "starts-with", json!("Ch"), false),
+        ("i", "starts-with", json!("3"), false),
+        ("oid", "starts-with", json!("abab"), true),
+        ("n", "exists", json!(true), true),
+        ("missing", "exists", json!(false), true),
+        ("missing", "exists", json!(true), false),
+        ("missing.a", "exists", json!(false), false),
+        ("s.a", "exists", json!(false), false),
+    ]);
+}
+
+#[test]
+fn paths_walk_maps_and_arrays() {
+    check(&[
+        ("map.k", "==", json!(1), true),
+        ("map.0", "==", json!("zero"), true),
+        ("list.0", "==", json!(1), true),
+        ("list.2.0", "==", json!(2), true),
+        ("list.3", "==", json!(1), false),
+        ("list.00", "==", json!(1), false),
+        ("list.k", "==", json!(1), false),
+        ("deep.0.a.1", "==", json!(20), true),
+        ("deep.a", "exists", json!(true), false),
+        ("deep.a", "exists", json!(false), false),
+        ("list.2", "exists", json!(true), true),
+        ("list.3", "exists", json!(false), true),
+        ("list.-1", "exists", json!(false), false),
+    ]);
+}
+
+#[test]
+fn intervals_have_both_ends() {
+    for (start, stop, expected) in [
+        (json!(3), json!(3), true),
+        (json!(1), json!(2.9), false),
+        (json!(3.1), json!(4), false),
+        (json!(2.5), json!(3.0), true),
+        (json!("a"), json!("z"), false),
+    ] {
+        let fields = json!({"interval": {"field": "i", "start": start, "stop": stop}});
+        assert_eq!(is_match(fields.clone(), &sample()), expected, "{fields}");
+    }
+}
+
+fn update(before: Option<Document>, after: Document) -> Change {
+    Change { before: before.as_ref().map(raw), ..change(&after) }
+}
+
+fn delete(before: Option<Document>) -> Change {
+    Change { operation: Operation::Delete, document: None, ..update(before, doc! {}) }
+}
+
+const ENTER: Option<(Transition, Certainty)> = Some((Transition::Enter, Certainty::Exact));
+const UPDATE: Option<(Transition, Certainty)> = Some((Transition::Update, Certainty::Exact));
+const LEAVE: Option<(Transition, Certainty)> = Some((Transition::Leave, Certainty::Exact));
+const UNSURE: Option<(Transition, Certainty)> = Some((Transition::Update, Certainty::Unknown));
+
+fn told(fields: &Value, change: &Change) -> Option<(Transition, Certainty)> {
+    let verdict = filter(fields.clone()).evaluate(change)?;
+    assert!(!verdict.broadcast);
+    Some((verdict.transition.expect("asked for"), verdict.certainty.expect("asked for")))
+}
+
+#[test]
+fn transitions() {
+    let fields = json!({"filters": [{"field": "a", "op": "==", "value": 1}], "transitions": true});
+    let (yes, no) = (doc! {"a": 1}, doc! {"a": 2});
+    let insert = |d: &Document| Change { operation: Operation::Insert, ..change(d) };
+    for (change, expected) in [
+        (insert(&yes), ENTER),
+        (insert(&no), None),
+        (update(Some(no.clone()), yes.clone()), ENTER),
+        (update(Some(yes.clone()), yes.clone()), UPDATE),
+        (update(Some(yes.clone()), no.clone()), LEAVE),
+        (update(Some(no.clone()), no.clone()), None),
+        (update(None, yes.clone()), UNSURE),
+        (update(None, no.clone()), None),
+        (delete(Some(yes.clone())), LEAVE),
+        (delete(Some(no.clone())), None),
+    ] {
+        assert_eq!(told(&fields, &change), expected, "{change:?}");
+    }
+    // `operations` looks at the change only.
+    let only = json!({"filters": fields["filters"], "transitions": true, "operations": ["update"]});
+    assert_eq!(told(&only, &update(Some(yes.clone()), no)), LEAVE);
+    assert_eq!(told(&only, &delete(Some(yes))), None);
+}
+
+#[test]
+fn before_is_null_while_the_pre_image_is_evaluated_and_for_deletes() {
+    let fields = json!({"cel": "before == null && doc.a == 1", "transitions": true});
+    assert_eq!(told(&fields, &update(Some(doc! {"a": 1}), doc! {"a": 1})), LEAVE);
+    assert_eq!(told(&fields, &delete(Some(doc! {"a": 1}))), LEAVE);
+    assert_eq!(told(&fields, &update(None, doc! {"a": 1})), UNSURE);
+}
+
+#[test]
+fn without_transitions_the_present_document_decides_and_for_a_delete_the_last() {
+    let fields = json!({"filters": [{"field": "a", "op": "==", "value": 1}]});
+    let f = filter(fields);
+    assert_eq!(f.evaluate(&update(Some(doc! {"a": 2}), doc! {"a": 1})), Some(Verdict::MATCH));
+    assert_eq!(f.evaluate(&update(Some(doc! {"a": 1}), doc! {"a": 2})), None);
+    assert_eq!(f.evaluate(&delete(Some(doc! {"a": 1}))), Some(Verdict::MATCH));
+    assert_eq!(f.evaluate(&delete(Some(doc! {"a": 2}))), None);
+}
+
+const BROADCAST: Verdict =
+    Verdict { transition: None, certainty: Some(Certainty::Unknown), broadcast: true, left_scope: false };
+
+#[test]
+fn what_cannot_be_evaluated_is_broadcast_to_whom_it_may_concern() {
+    let mut matcher = Matcher::new();
+    let scopes = [("t", "c", true), ("t", "d", true), ("u", "c", true), ("t", "c", false)];
+    for (number, (tenant, collection, deletes)) in scopes.into_iter().enumerate() {
+        let operations = if deletes { json!(null) } else { json!(["insert", "update"]) };
+        let fields = json!({"tenant": tenant, "collection": collection, "operations": operations, "transitions": number == 0,
+                            "filters": [{"field": "a", "op": "==", "value": 1}]});
+        matcher.insert(SubscriptionIndex(number as u32), filter(fields));
+    }
+    let mut told = |change: &Change| -> Vec<u32> {
+        let mut out = Vec::new();
+        matcher.matches(change, &mut out);
+        out.iter()
+            .map(|Match { subscription, verdict }| {
+                (*verdict == BROADCAST).then_some(subscription.0).expect("broadcast")
+            })
+            .collect()
+    };
+    let scoped = |tenant: Option<&str>, collection: Option<&str>| Change {
+        scope: Scope { tenant: tenant.map(Arc::from), collection: collection.map(Arc::from) },
+        ..delete(None)
+    };
+    assert_eq!(told(&scoped(Some("t"), Some("c"))), [0]);
+    assert_eq!(told(&scoped(Some("t"), None)), [0, 1]);
+    assert_eq!(told(&scoped(None, Some("c"))), [0, 2]);
+    assert_eq!(told(&scoped(None, None)), [0, 1, 2]);
+    assert_eq!(told(&scoped(Some("x"), None)), [0_u32; 0]);
+    let reduced = Change { document: None, flags: Flags::REDUCED, ..change(&doc! {}) };
+    assert_eq!(told(&reduced), [0, 3]);
+}
+
+#[test]
+fn a_document_that_changes_its_scope_leaves_there_and_enters_here() {
+    let mut moved = update(Some(doc! {"a": 1}), doc! {"a": 1});
+    moved.left = Some(Scope::known("t", "old"));
+    let asks = |collection: &str, transitions: bool, cel: &str| {
+        filter(json!({"collection": collection, "transitions": transitions, "cel": cel,
+                      "filters": [{"field": "a", "op": "==", "value": 1}]}))
+    };
+    let leave = Verdict {
+        transition: Some(Transition::Leave),
+        certainty: Some(Certainty::Exact),
+        broadcast: false,
+        left_scope: true,
+    };
+    let enter = Verdict { transition: Some(Transition::Enter), left_scope: false, ..leave };
+    assert_eq!(asks("old", true, "collection == 'old'").evaluate(&moved), Some(leave));
+    assert_eq!(asks("c", true, "collection == 'c'").evaluate(&moved), Some(enter));
+    assert_eq!(asks("c", true, "true").evaluate(&moved), Some(enter));
+    assert_eq!(asks("old", false, "true").evaluate(&moved), None);
+    assert_eq!(asks("c", false, "true").evaluate(&moved), Some(Verdict::MATCH));
+    assert_eq!(asks("other", true, "true").evaluate(&moved), None);
+    moved.before = Some(raw(&doc! {"a": 2}));
+    assert_eq!(asks("old", true, "true").evaluate(&moved), None);
+}
+
+#[test]
+fn bytes_that_are_no_bson_match_nothing_that_looks_at_them() {
+    let mut broken = change(&doc! {"a": 1, "b": "text"});
+    let mut bytes = broken.document.take().expect("a body").into_bytes();
+    let length = bytes.len();
+    bytes[length - 4] = 0xff;
+    broken.document = Some(bson::RawDocumentBuf::from_bytes(bytes).expect("the frame is whole"));
+    for (fields, expected) in [
+        (json!({"filters": [{"field": "a", "op": "==", "value": 1}]}), false),
+        (json!({"filters": [{"field": "z", "op": "exists", "value": false}]}), false),
+        (json!({"cel": "doc.a == 1"}), false),
+        (json!({"cel": "op == 'update'"}), true),
+        (json!({}), true),
+    ] {
+        assert_eq!(filter(fields.clone()).evaluate(&broken).is_some(), expected, "{fields}");
+        let mut matcher = Matcher::new();
+        matcher.insert(SubscriptionIndex(0), filter(fields.clone()));
+        let mut out = Vec::new();
+        matcher.matches(&broken, &mut out);
+        assert_eq!(!out.is_empty(), expected, "{fields}");
+    }
+}
+
+#[test]
+fn a_plan_names_the_index_and_the_rest() {
+    let term = |field: &str, op: &str, value: Value| json!({"field": field, "op": op, "value": value});
+    let fields = json!({"filters": [term("a", "in", json!([1, 2])), term("b", "==", json!("x")), term("c", ">", json!(1))],
+                        "cel": "doc.d == 1"});
+    assert_eq!(
+        filter(fields).plan(),
+        json!({"indexes": [{"kind": "equality", "field": "b"}], "residual": ["a in (2 values)", "c >", "doc.d == 1"]})
+    );
+    let fields = json!({"filters": [term("a", "in", json!([1, 2]))]});
+    assert_eq!(filter(fields).plan(), json!({"indexes": [{"kind": "in", "field": "a"}], "residual": []}));
+    for fields in [json!({}), json!({"filters": [term("a", "==", json!([1]))]})] {
+        assert_eq!(filter(fields).plan()["indexes"], json!([{"kind": "scan", "field": null}]));
+    }
+}
+
+/// Counted, not timed: of 100,000 subscriptions with one equality a change meets its own only.
+#[test]
+fn a_hundred_thousand_equalities_are_no_scan() {
+    let mut matcher = Matcher::new();
+    for number in 0..100_000_u32 {
+        let fields = json!({"filters": [{"field": "chat", "op": "==", "value": format!("c{number}")}]});
+        matcher.insert(SubscriptionIndex(number), filter(fields));
+    }
+    let one = change(&doc! {"chat": "c77777"});
+    assert_eq!(matcher.candidates(&one), 1);
+    let mut out = Vec::new();
+    matcher.matches(&one, &mut out);
+    assert_eq!(out.len(), 1);
+    assert_eq!(matcher.candidates(&change(&doc! {"chat": "nobody"})), 0);
+    for number in 0..100_000_u32 {
+        assert!(matcher.remove(SubscriptionIndex(number)));
+    }
+    assert!(matcher.is_empty());
+    matcher.matches(&one, &mut out);
+    assert!(out.is_empty());
+}

@@ -1,0 +1,132 @@
+//! A gateway: what a client library and the application behind it do.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use streamer::change::Flags;
+use streamer::delivery::frame::{CloseReason, Frame};
+use streamer::delivery::outbox::Outbox;
+use streamer::position::Position;
+use streamer::subscription::SubscriptionId;
+
+/// A range that the hub has said is lost: for these subscriptions, or for all (`None`).
+#[derive(Debug, Clone)]
+pub(super) struct Lost {
+    pub(super) subscriptions: Option<Vec<SubscriptionId>>,
+    pub(super) from: Option<Position>,
+    pub(super) to: Position,
+}
+
+/// One match as handed to the application.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Handed {
+    pub(super) subscription: SubscriptionId,
+    pub(super) generation: u64,
+    pub(super) position: Position,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    pub(super) connection: Option<Connection>,
+    /// The last cursor that the application has acked.
+    pub(super) acked: Option<String>,
+    /// The client library's table; saved with the application's own state, so it survives everything.
+    last: BTreeMap<(SubscriptionId, u64), Position>,
+    pub(super) handed: Vec<Handed>,
+    pub(super) lost: Vec<Lost>,
+    /// Cursors of messages that were processed and not yet acked.
+    pub(super) processed: VecDeque<String>,
+    pub(super) progress: Option<(Position, u64)>,
+    pub(super) broken: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) number: u64,
+    /// Written by the hub and not yet read by the gateway.
+    pub(super) pipe: VecDeque<Frame>,
+    seq: u64,
+}
+
+impl Client {
+    pub(super) fn connected(&mut self, outbox: Arc<Outbox>, number: u64) {
+        self.connection = Some(Connection { outbox, number, pipe: VecDeque::new(), seq: 0 });
+        self.processed.clear();
+    }
+
+    /// Moves what the hub has written into the pipe.
+    pub(super) fn pump(&mut self, bytes: usize) {
+        if let Some(connection) = &mut self.connection {
+            connection.pipe.extend(connection.outbox.take(bytes));
+        }
+    }
+
+    /// Reads some messages. Whether the connection has ended.
+    pub(super) fn read(&mut self, count: usize) -> bool {
+        for _ in 0..count {
+            let Some(frame) = self.connection.as_mut().and_then(|connection| connection.pipe.pop_front()) else {
+                return false;
+            };
+            if std::env::var_os("STREAMER_SIM_TRACE").is_some() {
+                match &frame {
+                    Frame::Change(d) => {
+                        let matches: Vec<_> =
+                            d.matches.iter().map(|m| format!("{}/{}", m.subscription_id, m.generation)).collect();
+                        let cursor = streamer::cursor::Cursor::decode(d.cursor.as_str()).unwrap();
+                        eprintln!("    reads {:?} {matches:?} {:?} {:?}", d.change.position, d.flags, cursor.places);
+                    }
+                    other => eprintln!("    reads {other:?}"),
+                }
+            }
+            match frame {
+                Frame::Welcome(_) | Frame::Expired(_) => {}
+                Frame::Change(delivery) => {
+                    let connection = self.connection.as_mut().expect("read from it");
+                    connection.seq += 1;
+                    if delivery.seq != connection.seq {
+                        self.broken = Some(format!("a hole: seq {} after {}", delivery.seq, connection.seq - 1));
+                    }
+                    for matched in delivery.matches {
+                        let position = delivery.change.position;
+                        let key = (matched.subscription_id.clone(), matched.generation);
+                        let is_old = self.last.get(&key).is_some_and(|last| position <= *last);
+                        if is_old && !delivery.flags.contains(Flags::REDELIVERED) {
+                            continue;
+                        }
+                        self.last.insert(key, position);
+                        let subscription = matched.subscription_id;
+                        self.handed.push(Handed { subscription, generation: matched.generation, position });
+                    }
+                    self.processed.push_back(delivery.cursor.to_string());
+                }
+                Frame::Progress(progress) => {
+                    self.progress = Some((progress.positions[0].1, progress.catching_up));
+                    if !progress.positions[0].1.is_boundary() {
+                        self.broken = Some("progress that is no boundary".into());
+                    }
+                    self.processed.push_back(progress.cursor.to_string());
+                }
+                Frame::Resync(resync) => {
+                    let subscriptions = resync.scopes.is_some().then_some(resync.subscription_ids);
+                    self.lost.push(Lost { subscriptions, from: resync.from, to: resync.to });
+                    self.processed.push_back(resync.cursor.to_string());
+                }
+                Frame::Closed(closed) => {
+                    let _ = closed.reason == CloseReason::Superseded;
+                    self.connection = None;
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// The application acks some of what it has processed; the cursor to send.
+    pub(super) fn ack(&mut self, count: usize) -> Option<String> {
+        let count = count.min(self.processed.len());
+        let cursor = self.processed.drain(..count).next_back()?;
+        self.acked = Some(cursor.clone());
+        Some(cursor)
+    }
+}

@@ -1,0 +1,629 @@
+//! The world around the machine: writers, gateways, a store and a source that misbehave.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bson::rawdoc;
+use rand::Rng;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde_json::json;
+use streamer::change::{Change, Flags, Operation, Scope};
+use streamer::clock::Clock;
+use streamer::cursor::CursorText;
+use streamer::delivery::machine::{
+    Answer, Checkpointed, Effect, Machine, MachineConfig, Mistake, Outcome, ReplayId, Stored, Waiter, WriteId,
+};
+use streamer::handle::{Hello, Transport};
+use streamer::matching::Filter;
+use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
+use streamer::source::{Batch, Event, SourceError};
+use streamer::store::checkpoint::{self, CheckpointRecord};
+use streamer::store::{CommitError, Revision, Write, cursors, gateways, subscriptions};
+use streamer::subscription::{GatewayId, Spec, StartAt, SubscriptionId};
+
+use super::client::{Client, Lost};
+use super::model::{KINDS, Life, Store, matches};
+
+const EPOCH: Epoch = Epoch(1);
+const GATEWAYS: usize = 3;
+const SUBSCRIPTIONS: usize = 4;
+
+/// A write on its way to the store.
+struct OnItsWay {
+    id: WriteId,
+    writes: Vec<Write>,
+    /// The machine has been told that the outcome is unknown.
+    told: bool,
+    /// Already in the store, only the answer is missing.
+    applied: Option<Revision>,
+}
+
+pub(super) struct World {
+    random: ChaCha8Rng,
+    mistake: Option<Mistake>,
+    clock: Clock,
+    config: MachineConfig,
+    oplog: Vec<Arc<Change>>,
+    /// The oldest position that the source still has everything after.
+    oldest: Position,
+    trims: bool,
+    time: u64,
+    store: Store,
+    machine: Machine,
+    on_its_way: Vec<OnItsWay>,
+    replays: BTreeMap<ReplayId, (Position, bool)>,
+    opens: HashMap<u64, usize>,
+    next_token: u64,
+    clients: Vec<Client>,
+    ids: Vec<GatewayId>,
+    late_acks: Vec<(usize, String)>,
+    calm: bool,
+    /// Where the live stream had to start anew.
+    live_lost: Vec<(Position, Position)>,
+}
+
+fn filter_of(kind: Option<u8>) -> Arc<Filter> {
+    static CACHE: OnceLock<Vec<Arc<Filter>>> = OnceLock::new();
+    let all = CACHE.get_or_init(|| {
+        let kinds = std::iter::once(None).chain((0..KINDS).map(Some));
+        kinds.map(|kind| Filter::compile(&spec("g0", "s0", kind)).unwrap()).collect()
+    });
+    Arc::clone(&all[kind.map_or(0, |kind| usize::from(kind) + 1)])
+}
+
+fn spec(gateway: &str, subscription: &str, kind: Option<u8>) -> Spec {
+    let filters: Vec<_> = kind.into_iter().map(|kind| json!({"field": "k", "op": "==", "value": kind})).collect();
+    Spec::from_json(&json!({
+        "subscriptionId": subscription, "gatewayId": gateway, "tenant": "t", "collection": "c",
+        "filters": filters, "ttlSeconds": 60,
+    }))
+    .unwrap()
+}
+
+fn at(time: u64, ordinal: u32) -> Position {
+    Position::new(EPOCH, ClusterTime(time), ordinal)
+}
+
+fn kind_of(change: &Change) -> u8 {
+    change.document.as_ref().unwrap().get_i32("k").unwrap() as u8
+}
+
+impl World {
+    pub(super) fn new(seed: u64, mistake: Option<Mistake>) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let clock = Clock::manual();
+        let config = MachineConfig {
+            partition: PartitionId::new("default", 0),
+            node: "sim".into(),
+            window_bytes_max: *[500, 3_000, 1_000_000].choose(&mut random).unwrap(),
+            outbox_bytes_max: *[1_500, 6_000, 1_000_000].choose(&mut random).unwrap(),
+            outbox_bytes_soft: *[400, 1_000].choose(&mut random).unwrap(),
+            turn_changes_max: *[1, 3, 1_000].choose(&mut random).unwrap(),
+            quota_gateway: 100,
+            quota_tenant: 100,
+            quota_global: 100,
+            park_seconds: 1_000_000,
+            seed,
+            mistake,
+        };
+        let start = at(10, 0);
+        let machine = Machine::new(config.clone(), clock.clone(), start, checkpointed(start, None));
+        let trims = random.random_ratio(1, 4);
+        let mut world = Self {
+            random,
+            mistake,
+            clock,
+            config,
+            oplog: Vec::new(),
+            oldest: start,
+            trims,
+            time: 10,
+            store: Store::default(),
+            machine,
+            on_its_way: Vec::new(),
+            replays: BTreeMap::new(),
+            opens: HashMap::new(),
+            next_token: 1,
+            clients: (0..GATEWAYS).map(|_| Client::default()).collect(),
+            ids: (0..GATEWAYS).map(|g| GatewayId::new(&format!("g{g}")).unwrap()).collect(),
+            late_acks: Vec::new(),
+            calm: false,
+            live_lost: Vec::new(),
+        };
+        // No registration is accepted before its partition has a durable starting position.
+        world.machine.flush();
+        world.settle_store();
+        world
+    }
+
+    pub(super) fn run(mut self) -> Result<(), String> {
+        let steps = self.random.random_range(60..260);
+        for _ in 0..steps {
+            self.step();
+            self.check_clients()?;
+        }
+        self.end()?;
+        self.check_all()
+    }
+
+    fn chance(&mut self, one_in: u32) -> bool {
+        !self.calm && self.random.random_ratio(1, one_in)
+    }
+
+    fn step(&mut self) {
+        let client = self.random.random_range(0..GATEWAYS);
+        match self.random.random_range(0..100) {
+            0..18 => self.write_some(),
+            18..36 => self.read_live(),
+            36..44 => self.register(client),
+            44..48 => self.replace(client),
+            48..50 => self.unregister(client),
+            50..58 => self.connect(client),
+            58..60 => self.cut(client),
+            60..72 => self.receive(client),
+            72..78 => self.ack(client),
+            78..80 => self.heartbeat(client),
+            80..83 => self.tick(),
+            83..92 => self.store_answers(),
+            92..98 => self.replay_answers(),
+            98 => self.trim(),
+            _ => {
+                if self.random.random_ratio(1, 3) {
+                    self.crash();
+                }
+            }
+        }
+        if self.random.random_ratio(1, 3) {
+            self.machine.work();
+        }
+        self.do_effects();
+    }
+
+    fn write_some(&mut self) {
+        for _ in 0..self.random.random_range(1..4) {
+            self.time += self.random.random_range(1..3);
+            let count = if self.random.random_ratio(1, 4) { self.random.random_range(2..6) } else { 1 };
+            for ordinal in 1..=count {
+                let k = i32::from(self.random.random_range(0..KINDS));
+                self.oplog.push(Arc::new(Change {
+                    position: at(self.time, ordinal),
+                    scope: Scope::known("t", "c"),
+                    left: None,
+                    key: "x".into(),
+                    operation: Operation::Insert,
+                    document: Some(rawdoc! { "k": k }),
+                    before: None,
+                    changed: None,
+                    wall_time_ms: None,
+                    transaction: None,
+                    flags: Flags::none(),
+                }));
+            }
+        }
+    }
+
+    /// Some of what lies after a position; perhaps up to the end, with a boundary.
+    fn batch_after(&mut self, after: Position) -> Batch {
+        let from = self.oplog.partition_point(|change| change.position <= after);
+        let most = if self.calm { usize::MAX } else { self.random.random_range(0..12) };
+        let changes: Vec<_> = self.oplog[from..].iter().take(most).cloned().collect();
+        let is_all = from + changes.len() == self.oplog.len();
+        let mut reached = changes.last().map_or(after, |change| change.position);
+        if is_all && (self.calm || self.random.random_ratio(1, 2)) {
+            reached = reached.max(at(self.time + 1, 0));
+            self.time += 1;
+        }
+        Batch { events: changes.into_iter().map(Event::Change).collect(), reached }
+    }
+
+    fn read_live(&mut self) {
+        self.trace(|| "live".into());
+        if self.machine.reached() < self.oldest {
+            // The live cursor has fallen off the end.
+            let from = self.machine.reached();
+            self.time += 1;
+            let to = at(self.time, 0);
+            self.live_lost.push((from, to));
+            self.machine.on_history_lost(to);
+            return;
+        }
+        let batch = self.batch_after(self.machine.reached());
+        self.machine.on_batch(batch);
+    }
+
+    fn trim(&mut self) {
+        if self.trims && !self.calm && self.random.random_ratio(1, 2) && !self.oplog.is_empty() {
+            let cut = self.random.random_range(0..self.oplog.len());
+            self.oldest = self.oldest.max(self.oplog[cut].position);
+        }
+    }
+
+    fn subscription(&mut self) -> String {
+        format!("s{}", self.random.random_range(0..SUBSCRIPTIONS))
+    }
+
+    fn kind(&mut self) -> Option<u8> {
+        self.random.random_ratio(3, 4).then(|| self.random.random_range(0..KINDS))
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    fn register(&mut self, client: usize) {
+        self.trace(|| format!("register {client}"));
+        let token = self.token();
+        let count = self.random.random_range(1..3);
+        let mut names = HashSet::new();
+        let mut items = Vec::new();
+        for slot in 0..count {
+            let name = self.subscription();
+            let kind = self.kind();
+            if !names.insert(name.clone()) {
+                continue;
+            }
+            let mut spec = spec(self.ids[client].as_str(), &name, kind);
+            if self.random.random_ratio(1, 4) && self.time > 12 {
+                let low = self.oldest.time.0.max(11);
+                let time = self.random.random_range(low..self.time.max(low + 1) + 2);
+                spec.start_at = Some(StartAt::OperationTime(ClusterTime(time)));
+            }
+            items.push((slot, spec, filter_of(kind)));
+        }
+        self.machine.on_register(token, items);
+    }
+
+    fn replace(&mut self, client: usize) {
+        self.trace(|| format!("replace {client}"));
+        let name = self.subscription();
+        let kind = self.kind();
+        let token = self.token();
+        let spec = spec(self.ids[client].as_str(), &name, kind);
+        self.machine.on_replace(spec, filter_of(kind), Waiter { token, slot: 0 });
+    }
+
+    fn unregister(&mut self, client: usize) {
+        self.trace(|| format!("unregister {client}"));
+        let token = self.token();
+        let id = SubscriptionId::new(&self.subscription()).unwrap();
+        let key = streamer::subscription::SubscriptionKey { gateway: self.ids[client].clone(), id };
+        self.machine.on_unregister(&key, Waiter { token, slot: 0 });
+    }
+
+    fn connect(&mut self, client: usize) {
+        self.trace(|| format!("connect {client}"));
+        let forgets = self.chance(5);
+        let cursor = self.clients[client].acked.clone().filter(|_| !forgets);
+        let token = self.token();
+        self.opens.insert(token, client);
+        let hello = Hello {
+            gateway: self.ids[client].clone(),
+            cursor: cursor.map(|text| CursorText(text.into())),
+            transport: Transport::Grpc,
+            auto_ack: false,
+            unacked_bytes_max: 0,
+        };
+        self.machine.on_open(hello, Waiter { token, slot: 0 });
+    }
+
+    /// A connection breaks: what was on its way is lost.
+    fn cut(&mut self, client: usize) {
+        self.trace(|| format!("cut {client}"));
+        if let Some(connection) = self.clients[client].connection.take()
+            && self.random.random_ratio(4, 5)
+        {
+            self.machine.on_disconnect(&self.ids[client], connection.number);
+        }
+    }
+
+    fn receive(&mut self, client: usize) {
+        self.trace(|| format!("receive {client}"));
+        let bytes = if self.calm { 1 << 20 } else { self.random.random_range(1..3_000) };
+        let count = if self.calm { usize::MAX } else { self.random.random_range(0..12) };
+        self.clients[client].pump(bytes);
+        self.clients[client].read(count);
+    }
+
+    fn ack(&mut self, client: usize) {
+        self.trace(|| format!("ack {client}"));
+        let count = if self.calm { usize::MAX } else { self.random.random_range(1..8) };
+        let Some(cursor) = self.clients[client].ack(count) else { return };
+        if self.chance(6) {
+            // Lost, or very late.
+            if self.random.random_ratio(1, 2) {
+                self.late_acks.push((client, cursor));
+            }
+            return;
+        }
+        let _ = self.machine.on_ack(&self.ids[client], &cursor);
+        if !self.late_acks.is_empty() && self.random.random_ratio(1, 3) {
+            let (client, cursor) = self.late_acks.swap_remove(0);
+            let _ = self.machine.on_ack(&self.ids[client], &cursor);
+        }
+    }
+
+    fn heartbeat(&mut self, client: usize) {
+        let _ = self.machine.on_renew_gateway(&self.ids[client], None);
+    }
+
+    fn tick(&mut self) {
+        self.trace(|| "tick".into());
+        let seconds = if self.calm { 1 } else { self.random.random_range(0..40) };
+        self.clock.advance(Duration::from_secs(seconds));
+        self.machine.say_progress();
+        self.machine.expire();
+        self.machine.flush();
+    }
+
+    /// With `STREAMER_SIM_TRACE` set, what happens is printed: together with one seed it is a story.
+    fn trace(&self, text: impl FnOnce() -> String) {
+        static WANTED: OnceLock<bool> = OnceLock::new();
+        if *WANTED.get_or_init(|| std::env::var_os("STREAMER_SIM_TRACE").is_some()) {
+            eprintln!("{:?} {}", self.machine.reached(), text());
+        }
+    }
+
+    fn do_effects(&mut self) {
+        for effect in self.machine.take_effects() {
+            let short = match &effect {
+                Effect::Write(id, writes) => {
+                    let keys: Vec<_> = writes.iter().map(|write| write.key.0.as_str()).collect();
+                    format!("write {id:?} {keys:?}")
+                }
+                Effect::Answer(waiter, answer) => format!("answer {waiter:?} {}", answer.is_ok()),
+                other => format!("{other:?}"),
+            };
+            self.trace(|| short);
+            match effect {
+                Effect::Write(id, writes) => {
+                    self.on_its_way.push(OnItsWay { id, writes, told: false, applied: None });
+                }
+                Effect::Answer(waiter, answer) => self.take_answer(waiter, answer.ok()),
+                Effect::OpenReplay(id, after) => {
+                    self.replays.insert(id, (after, false));
+                }
+                Effect::FetchReplay(id) => {
+                    if let Some((_, wanted)) = self.replays.get_mut(&id) {
+                        *wanted = true;
+                    }
+                }
+                Effect::CloseReplay(id) => {
+                    self.replays.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn take_answer(&mut self, waiter: Waiter, answer: Option<Answer>) {
+        let Some(client) = self.opens.remove(&waiter.token) else { return };
+        if let Some(Answer::Session(outbox, number)) = answer {
+            self.clients[client].connected(outbox, number);
+        }
+    }
+
+    fn store_answers(&mut self) {
+        if self.on_its_way.is_empty() {
+            return;
+        }
+        let index = self.random.random_range(0..self.on_its_way.len());
+        if self.chance(8) && !self.on_its_way[index].told {
+            // Times out; it may or may not have been applied already.
+            if self.on_its_way[index].applied.is_none() && self.random.random_ratio(1, 2) {
+                let writes = self.on_its_way[index].writes.clone();
+                self.on_its_way[index].applied = self.store.commit(&writes);
+            }
+            self.on_its_way[index].told = true;
+            let id = self.on_its_way[index].id;
+            self.machine.on_outcome(id, Outcome::Unknown);
+            return;
+        }
+        self.answer_write(index);
+    }
+
+    fn answer_write(&mut self, index: usize) {
+        let write = self.on_its_way.swap_remove(index);
+        let only_subscriptions = write.writes.iter().all(|write| write.key.0.starts_with("subs/"));
+        if write.applied.is_none() && only_subscriptions && self.chance(10) {
+            let error = CommitError::TooLarge("as the simulation wants".into());
+            self.machine.on_outcome(write.id, Outcome::Failed(error));
+            return;
+        }
+        let revision = write.applied.or_else(|| self.store.commit(&write.writes));
+        self.trace(|| format!("{:?} is stored: {revision:?}", write.id));
+        match revision {
+            Some(revision) => self.machine.on_outcome(write.id, Outcome::Done(revision)),
+            None => self.machine.on_outcome(write.id, Outcome::Failed(CommitError::Conflict)),
+        }
+    }
+
+    fn settle_store(&mut self) {
+        loop {
+            self.do_effects();
+            if self.on_its_way.is_empty() {
+                return;
+            }
+            self.answer_write(0);
+        }
+    }
+
+    fn replay_answers(&mut self) {
+        let wanted: Vec<ReplayId> = self.replays.iter().filter(|(_, (_, wanted))| *wanted).map(|(id, _)| *id).collect();
+        let Some(id) = wanted.choose(&mut self.random).copied() else { return };
+        let (after, _) = self.replays[&id];
+        if self.chance(8) {
+            self.machine.on_replay_failed(id, &SourceError::Unavailable("as the simulation wants".into()));
+        } else if after < self.oldest {
+            self.machine.on_replay_failed(id, &SourceError::HistoryLost("trimmed".into()));
+        } else {
+            let batch = self.batch_after(after);
+            self.replays.insert(id, (batch.reached, false));
+            self.machine.on_replay_batch(id, batch);
+        }
+    }
+
+    fn crash(&mut self) {
+        self.trace(|| "crash".into());
+        for mut write in std::mem::take(&mut self.on_its_way) {
+            if write.applied.is_none() && self.random.random_ratio(1, 2) {
+                write.applied = self.store.commit(&write.writes);
+            }
+        }
+        self.replays.clear();
+        self.opens.clear();
+        for client in &mut self.clients {
+            // What the hub had written may still be in the pipe.
+            if self.random.random_ratio(1, 2) {
+                client.read(usize::MAX);
+            }
+            client.connection = None;
+        }
+        let partition = self.config.partition.clone();
+        let entry = self.store.get(&checkpoint::key(&partition)).expect("written at the start");
+        let record = CheckpointRecord::decode(&entry.value).unwrap();
+        let mut reached = record.position;
+        if reached < self.oldest {
+            self.time += 1;
+            self.live_lost.push((reached, at(self.time, 0)));
+            reached = at(self.time, 0);
+        }
+        let stored = Stored {
+            subscriptions: self.store.scan(&subscriptions::prefix("default")),
+            gateways: self.store.scan(&gateways::prefix("default")),
+            cursors: self.store.scan(&cursors::prefix(&partition)),
+            revision: Revision(self.store.revision),
+        };
+        self.config.mistake = self.mistake;
+        let checkpointed = checkpointed(record.position, Some(entry.revision));
+        let (config, clock) = (self.config.clone(), self.clock.clone());
+        let horizon = at(self.time + 1, 0);
+        self.machine = Machine::load(config, clock, reached, horizon, checkpointed, stored).expect("own records");
+    }
+
+    fn check_clients(&self) -> Result<(), String> {
+        for (client, id) in self.clients.iter().zip(&self.ids) {
+            if let Some(broken) = &client.broken {
+                return Err(format!("{id}: {broken}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// No more faults: everything must arrive, and everyone become quiet.
+    fn end(&mut self) -> Result<(), String> {
+        self.calm = true;
+        self.late_acks.clear();
+        for round in 0..400 {
+            self.settle_store();
+            if round % 8 == 0 {
+                for client in 0..GATEWAYS {
+                    self.heartbeat(client);
+                    if self.clients[client].connection.is_none() {
+                        self.connect(client);
+                    }
+                }
+                self.settle_store();
+            }
+            self.read_live();
+            self.tick();
+            for _ in 0..4 {
+                self.do_effects();
+                self.replay_answers();
+                self.machine.work();
+            }
+            for client in 0..GATEWAYS {
+                self.receive(client);
+                self.ack(client);
+            }
+            if round > 40 && self.is_done() {
+                return Ok(());
+            }
+        }
+        let states: Vec<_> = self.machine.gateways().iter().map(|view| (view.gateway.clone(), view.state)).collect();
+        Err(format!("not everyone becomes live and the checkpoint does not follow: {states:?}"))
+    }
+
+    fn is_done(&self) -> bool {
+        let all_live = self.machine.gateways().iter().all(|view| view.state == "live" || view.state == "parked");
+        let end = self.oplog.last().map_or(at(0, 0), |change| change.position);
+        let all_told =
+            self.clients.iter().all(|client| client.progress.is_some_and(|(p, behind)| p > end && behind == 0));
+        all_live && all_told && self.machine.checkpoint() > end
+    }
+
+    fn check_all(&self) -> Result<(), String> {
+        self.check_clients()?;
+        let latest: HashMap<_, usize> =
+            self.store.lives.iter().enumerate().map(|(index, life)| (life.key.clone(), index)).collect();
+        for (index, life) in self.store.lives.iter().enumerate() {
+            let is_alive = !life.removed && latest[&life.key] == index;
+            self.check_life(life, is_alive)?;
+        }
+        for (client, id) in self.clients.iter().zip(&self.ids) {
+            for handed in &client.handed {
+                let known = self.store.lives.iter().any(|life| {
+                    life.key.gateway == *id
+                        && life.key.id == handed.subscription
+                        && life.generations.iter().any(|generation| generation.number == handed.generation)
+                });
+                if !known {
+                    return Err(format!("{id}: {handed:?} of a generation that the store never held"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_life(&self, life: &Life, is_alive: bool) -> Result<(), String> {
+        let client = self.ids.iter().position(|id| *id == life.key.gateway).unwrap();
+        let client = &self.clients[client];
+        let numbers: HashSet<u64> = life.generations.iter().map(|generation| generation.number).collect();
+        let got: Vec<(u64, Position)> = client
+            .handed
+            .iter()
+            .filter(|handed| handed.subscription == life.key.id && numbers.contains(&handed.generation))
+            .map(|handed| (handed.generation, handed.position))
+            .collect();
+        // What was said to be lost and not acked may still come, where it turns out to be readable.
+        let misordered = |pair: &&[(u64, Position)]| pair[0].1 >= pair[1].1 && !self.excused(client, life, pair[1].1);
+        if let Some(pair) = got.windows(2).find(misordered) {
+            return Err(format!("{:?}: misordered or doubled: {pair:?}; {life:?}", life.key));
+        }
+        let mut expected = Vec::new();
+        for change in &self.oplog {
+            let current = life.generations.iter().rev().find(|generation| generation.from < change.position);
+            if let Some(current) = current
+                && matches(current.filter, kind_of(change))
+            {
+                expected.push((current.number, change.position));
+            }
+        }
+        let wanted: HashSet<_> = expected.iter().copied().collect();
+        if let Some(spurious) = got.iter().find(|one| !wanted.contains(*one)) {
+            return Err(format!("{:?}: {spurious:?} should not have been delivered; {life:?}", life.key));
+        }
+        let have: HashSet<_> = got.into_iter().collect();
+        let lost = expected.iter().find(|one| !have.contains(*one) && !self.excused(client, life, one.1));
+        match lost {
+            Some(lost) if is_alive => Err(format!("{:?}: {lost:?} was lost; {life:?}; got {have:?}", life.key)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the hub has said that this is lost.
+    fn excused(&self, client: &Client, life: &Life, position: Position) -> bool {
+        let covers = |lost: &Lost| {
+            lost.from.is_none_or(|from| from < position)
+                && position <= lost.to
+                && lost.subscriptions.as_ref().is_none_or(|ids| ids.contains(&life.key.id))
+        };
+        self.trims && client.lost.iter().any(covers)
+    }
+}
+
+fn checkpointed(position: Position, revision: Option<Revision>) -> Checkpointed {
+    Checkpointed { position, revision, definition: "sim".into(), identity: None, restored: None }
+}
