@@ -66,12 +66,6 @@ impl Ledger {
     pub(super) fn void(&mut self) {
         self.waiting.clear();
     }
-
-    /// Whether everything handed over has been taken.
-    #[cfg(test)]
-    pub(super) fn is_settled(&self) -> bool {
-        self.taken == self.handed
-    }
 }
 
 #[cfg(test)]

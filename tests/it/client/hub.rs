@@ -9,6 +9,7 @@ use streamer::proto::consume_request::Request as Said;
 use streamer::proto::consume_response::Message;
 use streamer::proto::delivery_server::{Delivery, DeliveryServer};
 use streamer::proto::{ConsumeRequest, ConsumeResponse};
+use streamer::tasks::{Kind, Tasks};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -30,7 +31,7 @@ pub(super) struct Session {
 pub(super) struct FakeHub {
     port: u16,
     sessions: mpsc::Receiver<Session>,
-    server: tokio::task::JoinHandle<()>,
+    tasks: Tasks,
 }
 
 struct Service {
@@ -62,8 +63,13 @@ impl FakeHub {
         let server = tonic::transport::Server::builder()
             .add_service(DeliveryServer::new(Service { sessions: sender }))
             .serve_with_incoming(TcpListenerStream::new(listener));
-        let server = tokio::task::spawn(async move { server.await.unwrap() });
-        Self { port, sessions, server }
+        let tasks = Tasks::new();
+        let stopped = tasks.shutdown_token();
+        tasks.spawn(Kind::Listener, "fake hub", async move {
+            // Cut off, as a hub that is killed.
+            let _ = stopped.run_until_cancelled(server).await;
+        });
+        Self { port, sessions, tasks }
     }
 
     pub(super) fn endpoint(&self) -> String {
@@ -83,7 +89,7 @@ impl FakeHub {
 
 impl Drop for FakeHub {
     fn drop(&mut self) {
-        self.server.abort();
+        self.tasks.shutdown_token().cancel();
     }
 }
 

@@ -264,11 +264,13 @@ async fn closing_says_the_last_ack() {
     session.send(change(1, 10, "c1", &["a"])).await;
     let one = next_change(&mut client).await;
     client.ack(&one.cursor);
-    let closing = tokio::task::spawn(client.close());
-    assert_eq!(session.ack().await, "c1");
-    session.ended().await;
-    session.send(progress("p", 20)).await;
-    assert_eq!(closing.await.unwrap().cursor(), Some("c1"));
+    let told = async {
+        assert_eq!(session.ack().await, "c1");
+        session.ended().await;
+        session.send(progress("p", 20)).await;
+    };
+    let (state, ()) = tokio::join!(client.close(), told);
+    assert_eq!(state.cursor(), Some("c1"));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use axum::response::IntoResponse;
 use serde_json::{Value, json};
 use streamer::client::{Registration, RegistrationError, Subscription};
 use streamer::error::Code;
+use streamer::tasks::{Kind, Tasks};
 use tokio::net::TcpListener;
 
 /// Answers every call with what `answer` makes of it.
@@ -19,7 +20,7 @@ async fn serve(answer: impl Fn(String, Value) -> (u16, Value) + Clone + Send + S
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}/", listener.local_addr().unwrap());
-    tokio::task::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    Tasks::new().spawn(Kind::Listener, "fake hub", async move { axum::serve(listener, app).await.unwrap() });
     Registration::new(address).unwrap()
 }
 
