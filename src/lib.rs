@@ -16,6 +16,8 @@ pub mod handle;
 pub mod limits;
 pub mod matching;
 pub mod observe;
+pub mod hub;
+pub mod pipeline;
 pub mod position;
 pub mod proto;
 pub mod source;
