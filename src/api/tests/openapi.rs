@@ -129,3 +129,21 @@ async fn answers_are_what_the_document_says() {
     let beat = api.call("PUT", "/v1/gateways/gw-1/heartbeat").await.json;
     assert_fits(&document, "Renewed", &beat);
 }
+
+#[tokio::test]
+async fn the_examples_for_people_are_of_this_interface() {
+    let api = Api::start().await;
+    let text = include_str!("../../../docs/http-api.md");
+    let mut seen = 0;
+    for call in text.split("curl ").skip(1).map(|rest| rest.split(['\n', ';']).next().unwrap()) {
+        let Some((options, address)) = call.split_once("localhost:7700") else { continue };
+        let path = address.split([' ', '\'']).next().unwrap();
+        let verb = options.split("-X ").nth(1).map(|rest| rest.split(' ').next().unwrap());
+        let method = verb.unwrap_or(if address.contains("--json") { "POST" } else { "GET" });
+        let answer = api.call(method, path).await;
+        let code = answer.json["code"].as_str();
+        assert!(!matches!(code, Some("NOT_FOUND" | "METHOD_NOT_ALLOWED")), "{method} {path}: {answer:?}");
+        seen += 1;
+    }
+    assert!(seen > 15, "{seen} examples");
+}

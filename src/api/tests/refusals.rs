@@ -226,7 +226,7 @@ async fn a_refusal_names_the_field() {
             "filters",
         ),
         (json!({"cel": "nope.x == 1"}), 422, "CEL_COMPILATION_FAILED", "cel"),
-        (json!({"cel": vec!["1 == 1"; 200].join(" && ")}), 422, "FILTER_TOO_COMPLEX", "cel"),
+        (json!({"cel": "1 == 1 && ".repeat(300)}), 422, "FILTER_TOO_COMPLEX", "cel"),
         (json!({"interval": {"field": "a", "start": 2, "stop": 1}}), 422, "INVALID_FILTER", "interval.start"),
         (json!({"startAt": {"cursor": ""}}), 400, "INVALID_CURSOR", "startAt.cursor"),
         (json!({"startAt": {"operationTime": "yesterday"}}), 422, "INVALID_REQUEST", "startAt.operationTime"),
