@@ -57,10 +57,10 @@ pub const ttl_seconds_min: u32 = 60;
 pub const ttl_seconds_max: u32 = 3600;
 /// A subscription's lease where none is named.
 pub const ttl_seconds_default: u32 = 300;
-/// How often a stream with `?ack=auto` renews its gateway's leases.
-pub const lease_renewal_seconds: u32 = 20;
 /// How often a gateway is asked to renew its leases.
 pub const heartbeat_seconds: u32 = 20;
+/// How often a stream with `?ack=auto` renews its gateway's leases.
+pub const lease_renewal_seconds: u32 = 20;
 /// Subscriptions on one page of a list.
 pub const page_items_max: usize = 1_000;
 /// Subscriptions on one page of a list where no limit is named.
@@ -121,6 +121,10 @@ const _: () = assert!(subscription_bytes_max < store_txn_bytes_max);
 const _: () = assert!(subscription_bytes_max < body_bytes_max);
 const _: () = assert!(cel_source_bytes_max < 64 << 10, "the CEL parser panics past column 65,535");
 const _: () = assert!(batch_body_bytes_max <= log_queue_bytes_max && log_group_bytes_max < log_queue_bytes_max);
+const _: () = assert!(lease_renewal_seconds * 2 < ttl_seconds_min);
+const _: () = assert!(subscription_bytes_max < store_txn_bytes_max);
+const _: () = assert!(subscription_bytes_max < body_bytes_max);
+const _: () = assert!(cel_source_bytes_max < 64 << 10, "the CEL parser panics past column 65,535");
 // A match takes at most its name, a generation and three short texts; 64 KiB are for all else.
 const _: () = assert!(matches_per_message_max * (name_chars_max + 48) + (64 << 10) <= grpc_message_bytes_min);
 const _: () = assert!(grpc_message_bytes_min <= grpc_message_bytes_default);

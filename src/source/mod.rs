@@ -4,6 +4,8 @@
 //! changes in order, from any position. Knows nothing of subscriptions and sessions.
 
 pub mod log;
+pub mod layout;
+pub mod mongo;
 
 use std::sync::Arc;
 
@@ -26,7 +28,8 @@ pub enum Event {
 /// Something that happened to a scope and cannot be delivered as changes.
 #[derive(Clone, Debug)]
 pub struct Gap {
-    /// Its place, a change's own (it has an ordinal) or a boundary.
+    /// Its place: its own, if it stands for a change, else that of the last change at its time or the
+    /// boundary there. A reading that begins at such a place tells it again.
     pub position: Position,
     /// Whom it concerns; a part that is `None` concerns all.
     pub scope: Scope,
@@ -37,7 +40,8 @@ pub struct Gap {
 /// Some events in order, and how far the source has read with them.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// In strictly ascending position.
+    /// In ascending position; strictly, but for a [`Event::Resync`] of something that is no change (a
+    /// drop, a rename): it shares the position of the change before it, or of `reached`.
     pub events: Vec<Event>,
     /// Everything up to and including this is in this batch or one before it. At or past the last
     /// event; past it only by boundaries.

@@ -2,8 +2,9 @@
 //! behaviour, so that it links once.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-// modules are listed here, one a line, with `mod name;` (files under tests/it/)
 mod command_line;
 mod embedded_log;
 mod filters;
 mod simulation;
+mod source_mongo;
+mod python_consumer;

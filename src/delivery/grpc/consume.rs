@@ -40,10 +40,7 @@ impl Delivery for Deliveries {
         request: Request<Streaming<ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
         let mut requests = request.into_inner();
-        let in_time = Duration::from_secs(limits::grpc_hello_seconds_max);
-        let first = tokio::time::timeout(in_time, requests.message())
-            .await
-            .map_err(|_| Status::deadline_exceeded("no `hello` came"))??;
+        let first = in_time(requests.message()).await?;
         let Some(ConsumeRequest { request: Some(Kind::Hello(hello)) }) = first else {
             return Err(invalid("hello", "the first request of a session is `hello`"));
         };
@@ -73,6 +70,12 @@ impl Delivery for Deliveries {
         });
         Ok(Response::new(stream::unfold(writing, Writing::next).boxed()))
     }
+}
+
+/// A stream that says nothing is no session.
+async fn in_time<T>(first: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let limit = Duration::from_secs(limits::grpc_hello_seconds_max);
+    tokio::time::timeout(limit, first).await.map_err(|_| Status::deadline_exceeded("no `hello` came"))?
 }
 
 fn asked(hello: Hello) -> Result<(handle::Hello, Packer), Status> {
@@ -177,4 +180,14 @@ async fn failed(failure: &mut Option<oneshot::Receiver<Status>>) -> Status {
         *failure = None;
     }
     pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_says_nothing_ends() {
+        assert_eq!(in_time(pending::<Result<(), Status>>()).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    }
 }

@@ -1,3 +1,5 @@
+//! Streams and acks over real sockets, and `?ack=auto` under a clock of the test's own.
+
 use std::net::SocketAddr;
 
 use futures::StreamExt;

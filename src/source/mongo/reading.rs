@@ -1,0 +1,351 @@
+//! One reading: from the server's answers to batches of numbered events.
+//!
+//! Owns the loop of a reading's task: it takes answers, decodes, looks up what was not recorded, hands
+//! batches over, and opens the stream anew after an error that allows it. Always by cluster time and
+//! counting, so that an ordinal is the same after any number of openings.
+
+use std::sync::Arc;
+
+use bson::{Document, RawDocument};
+use mongodb::raw_batch_cursor::RawBatch;
+use tokio::sync::mpsc;
+
+use super::Shared;
+use super::decode::{Decoded, Decoder, Waiting};
+use super::errors::{self, Failure};
+use super::event::{Kind, Namespace, RawEvent};
+use super::feed::{self, BATCH_CHANGES, Feed};
+use super::pipeline::{self, Level, Start};
+use super::segment::{Item, Segment};
+use super::sequence::Sequence;
+use crate::change::{ResyncReason, Scope};
+use crate::limits;
+use crate::position::{Epoch, Position};
+use crate::source::{Batch, Event, Gap, SourceError};
+
+/// Why a step of a reading did not end well.
+pub(super) enum Stop {
+    /// Nobody takes its batches any more.
+    Unwanted,
+    /// An error.
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Which stages close the pipeline.
+#[derive(Clone, Copy)]
+enum Form {
+    /// Events with their images, as far as the guard lets them be.
+    Full,
+    /// Events without, to step over one that is too large.
+    Narrow,
+}
+
+/// One reading.
+pub(super) struct Reader {
+    shared: Arc<Shared>,
+    out: mpsc::Sender<Result<Batch, SourceError>>,
+    decoder: Decoder,
+    sequence: Sequence,
+    segment: Segment,
+    /// Whether an answer has been dealt with since the stream was last opened.
+    progressed: bool,
+}
+
+impl Reader {
+    /// A reading of everything after `after`.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        out: mpsc::Sender<Result<Batch, SourceError>>,
+        epoch: Epoch,
+        after: Position,
+    ) -> Self {
+        let decoder = Decoder::new(shared.layout.clone());
+        let sequence = Sequence::new(epoch, after);
+        Self { shared, out, decoder, sequence, segment: Segment::default(), progressed: false }
+    }
+
+    /// Opens the stream where the reading stands.
+    pub(super) async fn open(&mut self) -> Result<Feed, Failure> {
+        self.begin_anew();
+        let from = Start::Time(self.sequence.reached().time);
+        self.open_at(&from, Form::Full, BATCH_CHANGES).await
+    }
+
+    /// Reads until nobody wants it or it cannot go on.
+    pub(super) async fn run(mut self, first: Result<Feed, Failure>) {
+        let mut opened = first.map_err(Stop::Failed);
+        loop {
+            let stop = match opened {
+                Ok(mut feed) => self.follow(&mut feed).await,
+                Err(stop) => stop,
+            };
+            let failure = match stop {
+                Stop::Unwanted => return,
+                Stop::Failed(failure) => failure,
+            };
+            opened = match failure {
+                Failure::Oversize(_) => self.step_over().await,
+                Failure::Invalidated(token) => {
+                    let from = Start::Invalidated(token);
+                    self.open_at(&from, Form::Full, BATCH_CHANGES).await.map_err(Stop::Failed)
+                }
+                // Once at once; if that fails before anything has come of it, the caller decides when.
+                Failure::Passing(text) if self.progressed => {
+                    tracing::info!(reached = ?self.sequence.reached(), reason = text, "opening the change stream again");
+                    self.open().await.map_err(Stop::Failed)
+                }
+                failure => {
+                    // Its taker may be gone; there is nobody else to tell.
+                    let _ = self.out.send(Err(failure.into_source_error())).await;
+                    return;
+                }
+            };
+        }
+    }
+
+    async fn follow(&mut self, feed: &mut Feed) -> Stop {
+        loop {
+            if self.out.is_closed() {
+                return Stop::Unwanted;
+            }
+            let answer = match feed.next().await {
+                Ok(answer) => answer,
+                Err(failure) => return Stop::Failed(failure),
+            };
+            if let Err(stop) = self.take(&answer).await {
+                return stop;
+            }
+        }
+    }
+
+    /// Deals with one answer of the server, to the end.
+    async fn take(&mut self, answer: &RawBatch) -> Result<(), Stop> {
+        for event in events(answer)? {
+            match self.accept(event?, Decoder::change) {
+                Ok(()) => {}
+                // It is the last one; those before it are good.
+                Err(failure @ Failure::Invalidated(_)) => {
+                    self.flush().await?;
+                    return Err(failure.into());
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+            if self.segment.is_full() {
+                self.flush().await?;
+            }
+        }
+        if let Some(time) = feed::read_up_to(answer.as_raw_document()) {
+            self.sequence.show(time)?;
+        }
+        self.flush().await?;
+        self.progressed = true;
+        Ok(())
+    }
+
+    /// Numbers an event and adds what it tells to the segment.
+    fn accept(
+        &mut self,
+        raw: &RawDocument,
+        decode: impl FnOnce(&mut Decoder, &RawEvent<'_>, Position) -> Decoded,
+    ) -> Result<(), Failure> {
+        let event = RawEvent::read(raw);
+        let no_time = || Failure::Misconfigured("MongoDB: a change event has no cluster time".into());
+        let time = event.cluster_time.ok_or_else(no_time)?;
+        if let (Kind::Invalidate, Some(token)) = (event.kind, event.token) {
+            let unreadable = |_| Failure::Misconfigured("MongoDB: a resume token cannot be read".into());
+            return Err(Failure::Invalidated(Document::try_from(token).map_err(unreadable)?));
+        }
+        if !event.is_change() {
+            return match self.sequence.other(time)? {
+                Some(position) => self.tell_of_namespaces(&event, position),
+                None => Ok(()),
+            };
+        }
+        let Some(position) = self.sequence.change(time)? else { return Ok(()) };
+        match decode(&mut self.decoder, &event, position) {
+            Decoded::Change(change) => self.segment.push(Item::Event(Event::Change(Arc::new(change)))),
+            Decoded::Gap(gap) => self.segment.push(Item::Event(Event::Resync(gap))),
+            Decoded::LookUp => self.segment.push(Item::Waiting(Waiting { position, event: raw.to_owned() })),
+            Decoded::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Drops and renames: what was there is gone, what is there now is another.
+    fn tell_of_namespaces(&mut self, event: &RawEvent<'_>, position: Position) -> Result<(), Failure> {
+        let mut told: Option<Scope> = None;
+        let mut tell = |this: &mut Self, ns: Namespace<'_>, reason| {
+            let scope = this.decoder.scope_of_namespace(ns.coll);
+            // Where the scope cannot tell the two names apart, one word is enough.
+            if told.as_ref() != Some(&scope) {
+                this.segment.push(Item::Event(Event::Resync(Gap { position, scope: scope.clone(), reason })));
+                told = Some(scope);
+            }
+        };
+        let watched = |this: &Self, ns: Namespace<'_>| this.shared.watched.covers(ns.db, ns.coll);
+        match event.kind {
+            Kind::Drop if watched(self, event.ns) => tell(self, event.ns, ResyncReason::Invalidated),
+            Kind::Rename => {
+                if watched(self, event.to) {
+                    tell(self, event.to, ResyncReason::Replaced);
+                }
+                if watched(self, event.ns) {
+                    tell(self, event.ns, ResyncReason::Invalidated);
+                }
+            }
+            // Each collection of a dropped database has had its own drop before.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Hands over what the segment holds, and how far the stream has been shown.
+    async fn flush(&mut self) -> Result<(), Stop> {
+        let items = self.segment.take();
+        let events = items.resolve(&self.shared.client, &mut self.decoder).await?;
+        let mut batch = Batch::default();
+        let mut bytes = 0;
+        for event in events {
+            let size = super::segment::size_of_event(&event);
+            let full =
+                batch.events.len() >= limits::source_batch_changes_max || bytes + size > limits::source_batch_bytes_max;
+            if full && !batch.events.is_empty() {
+                let ended = std::mem::take(&mut batch);
+                let reached = position_of(ended.events.last()).unwrap_or_default().max(self.sequence.reached());
+                self.hand_over(Batch { reached, ..ended }).await?;
+                bytes = 0;
+            }
+            bytes += size;
+            batch.events.push(event);
+        }
+        batch.reached = self.sequence.reach(position_of(batch.events.last()));
+        if batch.events.is_empty() && batch.reached == self.sequence.reached() {
+            return Ok(());
+        }
+        self.hand_over(batch).await
+    }
+
+    async fn hand_over(&mut self, batch: Batch) -> Result<(), Stop> {
+        let reached = batch.reached;
+        self.out.send(Ok(batch)).await.map_err(|_| Stop::Unwanted)?;
+        self.sequence.hand_over(reached);
+        Ok(())
+    }
+
+    /// Gets past an event that the server cannot hand out: one by one up to it, then that one without
+    /// its images, then on from its token, for a start at its time would meet it again.
+    async fn step_over(&mut self) -> Result<Feed, Stop> {
+        self.begin_anew();
+        let mut from = Start::Time(self.sequence.reached().time);
+        loop {
+            if self.approach(&mut from).await? {
+                self.narrow(&mut from).await?;
+            }
+            match self.open_at(&from, Form::Full, BATCH_CHANGES).await {
+                Err(Failure::Oversize(_)) => {}
+                opened => return opened.map_err(Stop::Failed),
+            }
+        }
+    }
+
+    /// Reads one by one from `from`, which moves along. Whether an event was met that cannot be had.
+    async fn approach(&mut self, from: &mut Start) -> Result<bool, Stop> {
+        let mut feed = match self.open_at(from, Form::Full, 1).await {
+            Ok(feed) => feed,
+            Err(Failure::Oversize(_)) => return Ok(true),
+            Err(failure) => return Err(failure.into()),
+        };
+        for _ in 0..=BATCH_CHANGES {
+            let answer = match feed.next().await {
+                Ok(answer) => answer,
+                Err(Failure::Oversize(_)) => return Ok(true),
+                Err(failure) => return Err(failure.into()),
+            };
+            self.take(&answer).await?;
+            match last_token(&answer)? {
+                Some(token) => *from = Start::Token(token),
+                None => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Tells the one event after `from` by what the server can hand out of it, and moves behind it.
+    async fn narrow(&mut self, from: &mut Start) -> Result<(), Stop> {
+        let beyond_help = |failure| match failure {
+            Failure::Oversize(text) => Failure::Passing(text),
+            other => other,
+        };
+        let mut feed = self.open_at(from, Form::Narrow, 1).await.map_err(beyond_help)?;
+        loop {
+            let answer = feed.next().await.map_err(beyond_help)?;
+            let Some(event) = events(&answer)?.next() else { continue };
+            self.accept(event?, Decoder::oversize)?;
+            self.flush().await?;
+            if let Some(token) = last_token(&answer)? {
+                *from = Start::Token(token);
+            }
+            tracing::warn!(reached = ?self.sequence.reached(), "stepped over a change too large to be read");
+            return Ok(());
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        self.sequence.restart();
+        self.segment = Segment::default();
+        self.progressed = false;
+    }
+
+    /// Opens on the deployment, or where the user may not, on the database.
+    async fn open_at(&self, from: &Start, form: Form, batch_changes: u32) -> Result<Feed, Failure> {
+        let opened = self.open_on(self.shared.level(), from, form, batch_changes).await;
+        match (opened, &self.shared.watched.database) {
+            (Err(Failure::Forbidden(_)), Some(_)) if self.shared.level() == Level::Deployment => {
+                self.shared.descend();
+                self.open_on(Level::Database, from, form, batch_changes).await
+            }
+            (opened, _) => opened,
+        }
+    }
+
+    async fn open_on(&self, level: Level, from: &Start, form: Form, batch_changes: u32) -> Result<Feed, Failure> {
+        let shared = &self.shared;
+        let mut stages = vec![pipeline::open_stage(from, level), shared.watched.match_stage(level)];
+        stages.extend(match form {
+            Form::Full => pipeline::guard_stages(&shared.layout, shared.image_bytes_max),
+            Form::Narrow => pipeline::narrow_stages(&shared.layout),
+        });
+        let database = match (level, &shared.watched.database) {
+            (Level::Database, Some(database)) => shared.client.database(database),
+            _ => shared.client.database("admin"),
+        };
+        let opened = Feed::open(&database, &shared.tasks, stages, batch_changes).await;
+        opened.map_err(|error| Failure::of(&error))
+    }
+}
+
+/// The events of an answer.
+fn events(answer: &RawBatch) -> Result<impl Iterator<Item = Result<&RawDocument, Failure>>, Failure> {
+    let events = answer.doc_slices().map_err(|error| Failure::Passing(errors::describe(&error)))?;
+    let unreadable = || Failure::Passing("MongoDB: an answer cannot be read".into());
+    Ok(events.into_iter().map(move |event| event.ok().and_then(|event| event.as_document()).ok_or_else(unreadable)))
+}
+
+/// The token of an answer's last event.
+fn last_token(answer: &RawBatch) -> Result<Option<Document>, Failure> {
+    let Some(event) = events(answer)?.last() else { return Ok(None) };
+    Ok(RawEvent::read(event?).token.and_then(|token| Document::try_from(token).ok()))
+}
+
+fn position_of(event: Option<&Event>) -> Option<Position> {
+    event.map(|event| match event {
+        Event::Change(change) => change.position,
+        Event::Resync(gap) => gap.position,
+    })
+}
