@@ -265,7 +265,8 @@ impl Partition {
     }
 
     fn describe_regularly(&self) {
-        let (source, told, shutdown) = (Arc::clone(&self.source), self.descriptions.0.clone(), self.tasks.shutdown_token());
+        let (source, told, shutdown) =
+            (Arc::clone(&self.source), self.descriptions.0.clone(), self.tasks.shutdown_token());
         self.tasks.spawn(Kind::Housekeeping, "source description", async move {
             let mut ticks = every(Duration::from_secs(5));
             loop {
@@ -296,7 +297,9 @@ impl Partition {
 
     fn warnings(&self) -> Vec<&'static str> {
         let described = self.described.as_ref();
-        described.map(|(described, _)| described.warnings.iter().copied().map(SourceWarning::name).collect()).unwrap_or_default()
+        described
+            .map(|(described, _)| described.warnings.iter().copied().map(SourceWarning::name).collect())
+            .unwrap_or_default()
     }
 }
 

@@ -26,7 +26,11 @@ pub(super) struct Waiting {
 }
 
 enum Caller {
-    Register { results: Vec<Option<Result<Registered, Problem>>>, left: usize, reply: Reply<Vec<Result<Registered, Problem>>> },
+    Register {
+        results: Vec<Option<Result<Registered, Problem>>>,
+        left: usize,
+        reply: Reply<Vec<Result<Registered, Problem>>>,
+    },
     Replace(Reply<Result<SubscriptionView, Problem>>),
     Done(Reply<Result<(), Problem>>),
     Open(GatewayId, Reply<Result<Session, Problem>>),

@@ -48,7 +48,8 @@ impl Replays {
         let (wanted, wants) = mpsc::channel(1);
         let failed_before = self.wanted.insert(id, wanted).is_some();
         let pause = if failed_before { REOPEN_AFTER } else { Duration::ZERO };
-        let reading = read(id, after, pause, wants, Arc::clone(&self.source), Arc::clone(&self.places), self.batches.0.clone());
+        let reading =
+            read(id, after, pause, wants, Arc::clone(&self.source), Arc::clone(&self.places), self.batches.0.clone());
         self.tasks.spawn(Kind::Reading, format!("catch-up {}", id.0), reading);
     }
 

@@ -19,8 +19,10 @@ use crate::observe::health::Component;
 use crate::position::{Epoch, Position};
 use crate::source::{ChangeSource, Description, SourceError};
 use crate::store::checkpoint::{self, CheckpointRecord};
-use crate::store::{Entry, Fence, Owned, Ownership, Revision, Store, Unavailable, Write, cursors, gateways, subscriptions};
 use crate::store::writer::commit_definitely;
+use crate::store::{
+    Entry, Fence, Owned, Ownership, Revision, Store, Unavailable, Write, cursors, gateways, subscriptions,
+};
 use crate::tasks::Tasks;
 
 /// How long callers wait for the store before they are told that it does not answer.
@@ -79,7 +81,9 @@ async fn begin(config: &PartitionConfig, commands: &mut mpsc::Receiver<Command>)
             () = refuse => return None,
         };
         match result {
-            Ok((machine, described, owned)) => return Some((partition(config, machine, described, owned.fence.clone()), owned)),
+            Ok((machine, described, owned)) => {
+                return Some((partition(config, machine, described, owned.fence.clone()), owned));
+            }
             Err(reason) => {
                 tracing::warn!(partition = %config.machine.partition, %reason, "cannot begin; trying again");
                 config.health.failing(reason);
@@ -142,7 +146,8 @@ async fn load(config: &PartitionConfig, fence: &Fence) -> Result<(Machine, Descr
     if checkpointed.revision.is_none() || checkpointed.position != reached {
         checkpointed = store_checkpoint(config, fence, checkpointed, reached).await?;
     }
-    let stored = Stored { subscriptions, gateways, cursors, revision: revision.max(checkpointed.revision.unwrap_or_default()) };
+    let stored =
+        Stored { subscriptions, gateways, cursors, revision: revision.max(checkpointed.revision.unwrap_or_default()) };
     let (machine, clock) = (config.machine.clone(), config.clock.clone());
     let load = move || Machine::load(machine, clock, reached, now.max(reached), checkpointed, stored);
     // A hundred thousand filters take a while to compile.

@@ -5,6 +5,6 @@
 mod command_line;
 mod embedded_log;
 mod filters;
+mod python_consumer;
 mod simulation;
 mod source_mongo;
-mod python_consumer;
