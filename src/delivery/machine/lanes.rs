@@ -466,6 +466,7 @@ impl Machine {
         }
         for (_, gateway) in &self.gateways {
             let Some(session) = &gateway.session else { continue };
+            session.outbox.age();
             let live = session.main.is_live();
             let main = if live { session.main.at.max(self.reached) } else { session.main.at };
             let behind = session.extra.as_ref().map_or(0, Lane::len);
