@@ -397,6 +397,13 @@ impl Machine {
         if is_live {
             main.become_live();
         }
+        let gateway = &mut self.gateways[index.0];
+        if gateway.quiet && !(is_live && extra.is_none()) {
+            // Until everyone is live, what is durable is what the session starts from.
+            gateway.quiet = false;
+            gateway.dirty = true;
+            gateway.place = place.clone();
+        }
         let known = self.known(index);
         let Some(session) = &mut self.gateways[index.0].session else { return };
         session.outbox.restart(&Place { position: place.position, known, unfinished });
