@@ -172,15 +172,15 @@ impl Model {
         match command {
             Command::Register(specs, reply) => {
                 // As a loop that goes down does: no answer.
-                if specs.iter().any(|spec| spec.gateway_id.as_str() == "silent") {
+                if specs.iter().any(|compiled| compiled.spec.gateway_id.as_str() == "silent") {
                     return;
                 }
-                let _ = reply.send(specs.into_iter().map(|spec| self.register(spec)).collect());
+                let _ = reply.send(specs.into_iter().map(|compiled| self.register(compiled.spec)).collect());
             }
-            Command::Replace(spec, reply) => {
-                let found = self.find(&spec.key()).map(|_| ());
+            Command::Replace(compiled, reply) => {
+                let found = self.find(&compiled.spec.key()).map(|_| ());
                 let _ = reply.send(found.map(|()| {
-                    let view = self.view(*spec);
+                    let view = self.view(compiled.spec);
                     self.subscriptions.insert(view.spec.key(), view.clone());
                     view
                 }));
