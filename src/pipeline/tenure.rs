@@ -133,15 +133,15 @@ async fn load(config: &PartitionConfig, fence: &Fence) -> Result<(Machine, Descr
     let text = |error: Unavailable| error.to_string();
     let backend = config.machine.partition.backend();
     let entry = config.store.get(&checkpoint::key(&config.machine.partition)).await.map_err(text)?;
-    let (subscriptions, revision) = config.store.scan(&subscriptions::prefix(backend)).await.map_err(text)?;
+    let (mut subscriptions, revision) = config.store.scan(&subscriptions::prefix(backend)).await.map_err(text)?;
     let (gateways, _) = config.store.scan(&gateways::prefix(backend)).await.map_err(text)?;
-    let (mut cursors, _) = config.store.scan(&cursors::prefix(&config.machine.partition)).await.map_err(text)?;
+    let (cursors, _) = config.store.scan(&cursors::prefix(&config.machine.partition)).await.map_err(text)?;
     let (mut checkpointed, mut reached) = resume(config, entry, &described)?;
     let now = Position::boundary(reached.epoch, described.now.next());
     if config.sabotage {
-        tracing::error!("sabotage: forgetting cursors and starting at the present");
-        cursors.clear();
+        tracing::error!("sabotage: starting at the present, whatever the cursors say");
         reached = now;
+        subscriptions.iter_mut().try_for_each(|entry| forget(entry, now)).map_err(|error| error.to_string())?;
     }
     if checkpointed.revision.is_none() || checkpointed.position != reached {
         checkpointed = store_checkpoint(config, fence, checkpointed, reached).await?;
@@ -153,6 +153,16 @@ async fn load(config: &PartitionConfig, fence: &Fence) -> Result<(Machine, Descr
     // A hundred thousand filters take a while to compile.
     let machine = tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?;
     Ok((machine.map_err(|error| error.to_string())?, described))
+}
+
+/// Sabotage: a subscription that begins at the present, so that no cursor, not even one that its gateway
+/// presents, brings back what was written while the hub was away.
+fn forget(entry: &mut Entry, now: Position) -> Result<(), serde_json::Error> {
+    let mut record = subscriptions::SubscriptionRecord::decode(&entry.value)?;
+    record.active_from = now;
+    record.start = now;
+    entry.value = record.encode();
+    Ok(())
 }
 
 /// Where the loop begins: at the stored checkpoint, in an epoch that its definition decides.

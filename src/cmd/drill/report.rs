@@ -25,6 +25,8 @@ pub(super) struct Report {
     #[serde(flatten)]
     verdict: Verdict,
     resyncs: u64,
+    /// Gateways that were not told in time that everything had been sent.
+    behind: u64,
     sessions: u64,
     gateway_crashes: u64,
     first_delivery_ms: Percentiles,
@@ -54,6 +56,7 @@ impl Report {
         verdict: Verdict,
         writes: usize,
         outcomes: &[Outcome],
+        behind: u64,
         first_deliveries: Vec<Duration>,
         took: Duration,
     ) -> Self {
@@ -68,11 +71,12 @@ impl Report {
             writes,
             verdict,
             resyncs,
+            behind,
             sessions: sum(|outcome| outcome.sessions),
             gateway_crashes: sum(|outcome| outcome.crashes),
             first_delivery_ms: Percentiles::of(first_deliveries),
             took_seconds: took.as_secs_f64(),
-            passed: verdict.is_clean() && resyncs == 0,
+            passed: verdict.is_clean() && resyncs == 0 && behind == 0,
         }
     }
 
@@ -86,6 +90,7 @@ impl Report {
             (unexpected, "unexpected"),
             (checksums, "keys with wrong checksums"),
             (self.resyncs, "resyncs"),
+            (self.behind, "gateways without progress past the last write"),
         ];
         let faults: Vec<String> =
             counts.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect();
@@ -115,6 +120,7 @@ impl Report {
             ("unexpected", self.verdict.unexpected.to_string()),
             ("keys with wrong checksums", self.verdict.checksums.to_string()),
             ("resyncs", self.resyncs.to_string()),
+            ("gateways without progress", self.behind.to_string()),
             (
                 "first delivery after a start",
                 format!("p50 {} ms, max {} ms, of {} starts", times.p50, times.max, times.starts),

@@ -128,13 +128,14 @@ impl Stage {
             () = cast.failed.cancelled() => Err(anyhow::anyhow!("a writer or a gateway gave up")),
         };
         // Whoever failed first says why; the hub stays up until the gateways have ended.
-        let (written, outcomes, recovery) = cast.leave(self, args.patience).await?;
+        let Finale { written, outcomes, recovery, behind } = cast.leave(self, args.patience).await?;
         let mut hub = killed?;
+        hub.check()?;
         hub.terminate().await?;
 
         let mut verdict = Verdict::default();
         outcomes.iter().for_each(|outcome| verdict.add(&judge(&written, &outcome.seen)));
-        Ok(Report::new(args, verdict, written.len(), &outcomes, recovery, began.elapsed()))
+        Ok(Report::new(args, verdict, written.len(), &outcomes, behind, recovery, began.elapsed()))
     }
 
     async fn register(&self, gateways: &[String]) -> anyhow::Result<()> {
@@ -228,33 +229,38 @@ impl Cast {
     }
 
     /// Stops writing, waits until every gateway has been told that all of it was sent, and stops taking.
-    async fn leave(
-        self,
-        stage: &Stage,
-        patience_seconds: u64,
-    ) -> anyhow::Result<(Vec<Write>, Vec<Outcome>, Vec<Duration>)> {
+    async fn leave(self, stage: &Stage, patience_seconds: u64) -> anyhow::Result<Finale> {
         self.stop_writing.cancel();
         let written = self.writer.await.context("the writer is gone")?.context("the writer")?;
         let last = stage.database.now().await?;
         stage.database.mark().await?;
         let deadline = Instant::now() + Duration::from_secs(patience_seconds);
-        let mut outcomes = Vec::new();
+        let (mut outcomes, mut behind) = (Vec::new(), 0);
         for (_, progressed) in &self.gateways {
             if self.failed.is_cancelled() {
                 break;
             }
             let mut progressed = progressed.clone();
             let passed = progressed.wait_for(|boundary| *boundary > last);
-            // Past the deadline what has not come counts as lost; a gateway that is gone says why below.
-            let _ = timeout_at(deadline, passed).await;
+            // A gateway that is gone says why below.
+            behind += u64::from(timeout_at(deadline, passed).await.is_err());
         }
         self.stop_taking.cancel();
         for (gateway, _) in self.gateways {
             outcomes.push(gateway.await.context("a gateway is gone")??);
         }
         self.tasks.drain(Duration::from_secs(5)).await;
-        Ok((written, outcomes, self.recovery.took()))
+        Ok(Finale { written, outcomes, recovery: self.recovery.took(), behind })
     }
+}
+
+/// What there is to judge.
+struct Finale {
+    written: Vec<Write>,
+    outcomes: Vec<Outcome>,
+    recovery: Vec<Duration>,
+    /// Gateways that were never told that everything was sent.
+    behind: u64,
 }
 
 /// Starts an actor; its result comes when it ends, and a failure is told at once.

@@ -103,11 +103,20 @@ impl Hub {
         self.process.until(READY, &self.log, is_ready).await
     }
 
+    /// Whether it still runs, though nobody has ended it.
+    ///
+    /// # Errors
+    /// It does not; with its last words.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        self.process.check(&self.log)
+    }
+
     /// SIGKILL.
     ///
     /// # Errors
-    /// The system refuses.
+    /// It had ended by itself, or the system refuses.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.check()?;
         self.process.kill().await
     }
 

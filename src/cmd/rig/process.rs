@@ -58,6 +58,14 @@ impl Process {
         Ok(())
     }
 
+    /// Whether it still runs.
+    pub(super) fn check(&mut self, log: &Path) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("{} ended by itself ({status}); its last words: {}", self.name, last_words(log)),
+            None => Ok(()),
+        }
+    }
+
     /// Waits until `is_up` says so.
     pub(super) async fn until<F: AsyncFnMut() -> bool>(
         &mut self,
@@ -67,9 +75,7 @@ impl Process {
     ) -> anyhow::Result<()> {
         let deadline = Instant::now() + within;
         while !is_up().await {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended ({status}); its last words: {}", self.name, last_words(log));
-            }
+            self.check(log)?;
             if Instant::now() > deadline {
                 bail!("{} is not up after {} s; its last words: {}", self.name, within.as_secs(), last_words(log));
             }

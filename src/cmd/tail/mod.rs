@@ -16,7 +16,9 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Output, OutputArgs, WrongUsage};
-use crate::client::{BodyFormat, Client, ClientConfig, Item, Registered, Registration, State, Subscription};
+use crate::client::{
+    BodyFormat, Client, ClientConfig, Item, Registered, Registration, RegistrationError, Rejection, State, Subscription,
+};
 use print::Shown;
 
 /// By what matches come.
@@ -78,7 +80,7 @@ pub async fn run(args: TailArgs) -> anyhow::Result<()> {
     let hub = Registration::new(&args.http).map_err(|error| WrongUsage(error.to_string()))?;
     let gateway = args.gateway.clone().unwrap_or_else(|| format!("tail-{:08x}", rand::random::<u32>()));
     let asked = subscription(&args, &gateway)?;
-    let registered = hub.register(&asked).await?;
+    let registered = hub.register(&asked).await.map_err(refused)?;
     if args.from_now {
         hub.skip_to_now(&gateway).await?;
     }
@@ -105,6 +107,14 @@ fn subscription(args: &TailArgs, gateway: &str) -> Result<Subscription, WrongUsa
     asked.cel.clone_from(&args.cel);
     asked.transitions = args.transitions;
     Ok(asked)
+}
+
+/// A filter that means nothing is the caller's mistake; all else is not.
+fn refused(error: RegistrationError) -> anyhow::Error {
+    match &error {
+        RegistrationError::Refused(Rejection { status: 400 | 422, .. }) => WrongUsage(error.to_string()).into(),
+        _ => error.into(),
+    }
 }
 
 fn announce(asked: &Subscription, registered: &Registered) {
