@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::cursor::CursorText;
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
+use crate::matching::Filter;
 use crate::position::{ClusterTime, PartitionId, Position};
 use crate::subscription::{GatewayId, Spec, SubscriptionId, SubscriptionKey};
 
@@ -220,14 +221,33 @@ pub enum CursorTarget {
     Now,
 }
 
+/// A request whose filter has been compiled.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What is asked for.
+    pub spec: Spec,
+    /// Its filter.
+    pub filter: Arc<Filter>,
+}
+
 type Reply<T> = oneshot::Sender<T>;
+
+/// Compiles filters where it holds nobody up.
+async fn compile(specs: Vec<Spec>) -> Result<Vec<Result<Compiled, Problem>>, Problem> {
+    let work = move || {
+        let compiled = |spec: Spec| Filter::compile(&spec).map(|filter| Compiled { spec, filter });
+        specs.into_iter().map(compiled).collect()
+    };
+    let failed = |_| Problem::new(Code::CelCompilationFailed, "the filter cannot be compiled");
+    tokio::task::spawn_blocking(work).await.map_err(failed)
+}
 
 /// One question to a partition's loop.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "each is the method of `HubHandle` of the same name")]
 pub enum Command {
-    Register(Vec<Spec>, Reply<Vec<Result<Registered, Problem>>>),
-    Replace(Box<Spec>, Reply<Result<SubscriptionView, Problem>>),
+    Register(Vec<Compiled>, Reply<Vec<Result<Registered, Problem>>>),
+    Replace(Box<Compiled>, Reply<Result<SubscriptionView, Problem>>),
     Unregister(SubscriptionKey, Reply<Result<(), Problem>>),
     Subscription(SubscriptionKey, Reply<Result<SubscriptionView, Problem>>),
     Subscriptions(ListQuery, Reply<Page>),
@@ -275,12 +295,26 @@ impl HubHandle {
 
     /// Registers, each for itself; answers come in order.
     pub async fn register(&self, specs: Vec<Spec>) -> Result<Vec<Result<Registered, Problem>>, Problem> {
-        self.ask(|reply| Command::Register(specs, reply)).await
+        let mut results = Vec::with_capacity(specs.len());
+        let mut good = Vec::with_capacity(specs.len());
+        for compiled in compile(specs).await? {
+            results.push(compiled.map(|compiled| good.push(compiled)));
+        }
+        let mut answers = match good.is_empty() {
+            true => Vec::new(),
+            false => self.ask(|reply| Command::Register(good, reply)).await?,
+        }
+        .into_iter();
+        let gone = || Err(Problem::new(Code::OwnerUnknown, "the hub is shutting down").retry_after(1));
+        Ok(results.into_iter().map(|result| result.and_then(|()| answers.next().unwrap_or_else(gone))).collect())
     }
 
     /// Replaces a subscription's filter at one position.
     pub async fn replace(&self, spec: Spec) -> Result<SubscriptionView, Problem> {
-        self.ask(|reply| Command::Replace(Box::new(spec), reply)).await?
+        let mut compiled = compile(vec![spec]).await?;
+        let missing = || Problem::new(Code::CelCompilationFailed, "the filter cannot be compiled");
+        let compiled = compiled.pop().ok_or_else(missing)??;
+        self.ask(|reply| Command::Replace(Box::new(compiled), reply)).await?
     }
 
     /// Removes a subscription for good.

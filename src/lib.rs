@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod change;
+pub mod client;
 pub mod clock;
 pub mod cmd;
 pub mod config;
@@ -13,9 +14,11 @@ pub mod cursor;
 pub mod delivery;
 pub mod error;
 pub mod handle;
+pub mod hub;
 pub mod limits;
 pub mod matching;
 pub mod observe;
+pub mod pipeline;
 pub mod position;
 pub mod proto;
 pub mod source;

@@ -115,16 +115,17 @@ pub const log_queue_requests_max: usize = 4096;
 /// One group commit of the embedded log; the call that crosses it still belongs to it.
 pub const log_group_bytes_max: usize = 4 << 20;
 
+/// Subscriptions a partition in a client's table of last positions; past that the quietest half goes.
+pub const client_positions_max: usize = 1_000_000;
+/// Messages between a client's connection and its application, each at most the client's message limit.
+pub const client_queue_messages_max: usize = 4;
+
 const _: () = assert!(lease_renewal_seconds * 2 < ttl_seconds_min);
 const _: () = assert!(heartbeat_seconds * 3 <= ttl_seconds_min, "two heartbeats may be lost");
 const _: () = assert!(subscription_bytes_max < store_txn_bytes_max);
 const _: () = assert!(subscription_bytes_max < body_bytes_max);
 const _: () = assert!(cel_source_bytes_max < 64 << 10, "the CEL parser panics past column 65,535");
 const _: () = assert!(batch_body_bytes_max <= log_queue_bytes_max && log_group_bytes_max < log_queue_bytes_max);
-const _: () = assert!(lease_renewal_seconds * 2 < ttl_seconds_min);
-const _: () = assert!(subscription_bytes_max < store_txn_bytes_max);
-const _: () = assert!(subscription_bytes_max < body_bytes_max);
-const _: () = assert!(cel_source_bytes_max < 64 << 10, "the CEL parser panics past column 65,535");
 // A match takes at most its name, a generation and three short texts; 64 KiB are for all else.
 const _: () = assert!(matches_per_message_max * (name_chars_max + 48) + (64 << 10) <= grpc_message_bytes_min);
 const _: () = assert!(grpc_message_bytes_min <= grpc_message_bytes_default);

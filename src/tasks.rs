@@ -32,6 +32,10 @@ pub enum Kind {
     Housekeeping,
     /// The demo writer of `streamer dev`.
     Demo,
+    /// A client's connection; ends with its handle.
+    Client,
+    /// A writer, gateway or server's keeper of a drill or a measurement.
+    Rig,
 }
 
 impl Kind {

@@ -7,6 +7,7 @@ pub mod bench;
 pub mod check_config;
 pub mod dev;
 pub mod drill;
+pub mod rig;
 pub mod serve;
 pub mod tail;
 

@@ -198,6 +198,8 @@ struct State {
     closed: bool,
     /// The transport is gone.
     abandoned: bool,
+    /// Rounds of housekeeping since something was taken.
+    idle_rounds: u8,
     low_mark_bytes: usize,
     above_mark: bool,
 }
@@ -240,6 +242,17 @@ impl Outbox {
     /// Whether nobody will take from it any more.
     pub(super) fn is_abandoned(&self) -> bool {
         self.lock().abandoned
+    }
+
+    /// One round of housekeeping is over.
+    pub(super) fn age(&self) {
+        let mut state = self.lock();
+        state.idle_rounds = state.idle_rounds.saturating_add(1);
+    }
+
+    /// Whether its transport has taken something in the last few rounds.
+    pub(super) fn is_taken_from(&self) -> bool {
+        self.lock().idle_rounds <= IDLE_ROUNDS
     }
 
     /// Bytes that wait.
@@ -322,6 +335,7 @@ impl Outbox {
         let mut taken = Vec::new();
         let mut state = self.lock();
         let mut bytes = 0;
+        state.idle_rounds = 0;
         if !state.welcomed {
             state.welcomed = true;
             state.written.count += 1;
@@ -410,6 +424,9 @@ impl Outbox {
         }
     }
 }
+
+/// A transport that has taken nothing for so many rounds of progress (half a second each) is stalled.
+const IDLE_ROUNDS: u8 = 10;
 
 /// Whether the gateway sees it.
 fn is_message(item: &Item) -> bool {

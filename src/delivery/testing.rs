@@ -3,6 +3,7 @@
 //! Owns nothing that is delivered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf, doc};
 use tokio::sync::mpsc;
@@ -95,7 +96,9 @@ impl FakeHub {
     }
 
     pub(super) async fn command(&mut self) -> Command {
-        self.commands.recv().await.unwrap()
+        // Longer than anything here takes: a test that waits in vain fails instead of hanging.
+        let waited = tokio::time::timeout(Duration::from_secs(30), self.commands.recv()).await;
+        waited.expect("a command in time").unwrap()
     }
 
     /// Whether nothing has been asked.

@@ -3,8 +3,8 @@
 //! Owns the trait behind which a MongoDB deployment and the embedded log look the same: numbered
 //! changes in order, from any position. Knows nothing of subscriptions and sessions.
 
-pub mod log;
 pub mod layout;
+pub mod log;
 pub mod mongo;
 
 use std::sync::Arc;

@@ -7,8 +7,11 @@
 
 pub mod checkpoint;
 pub mod cursors;
+pub mod etcd;
 pub mod gateways;
+pub mod redb;
 pub mod subscriptions;
+pub mod writer;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};

@@ -2,9 +2,10 @@
 //! behaviour, so that it links once.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod client;
 mod command_line;
 mod embedded_log;
 mod filters;
+mod python_consumer;
 mod simulation;
 mod source_mongo;
-mod python_consumer;

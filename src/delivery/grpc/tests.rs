@@ -194,9 +194,12 @@ async fn a_session_that_has_ended_leaves_no_task() {
     assert!(format!("{:?}", serving.tasks).contains("grpc gw-1"));
     drop(frames);
     assert!(telling.message().await.unwrap().is_none());
-    while format!("{:?}", serving.tasks).contains("grpc gw-1") {
-        tokio::task::yield_now().await;
-    }
+    let ended = async {
+        while format!("{:?}", serving.tasks).contains("grpc gw-1") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the reading ends with the session");
 }
 
 #[tokio::test]

@@ -397,6 +397,13 @@ impl Machine {
         if is_live {
             main.become_live();
         }
+        let gateway = &mut self.gateways[index.0];
+        if gateway.quiet && !(is_live && extra.is_none()) {
+            // Until everyone is live, what is durable is what the session starts from.
+            gateway.quiet = false;
+            gateway.dirty = true;
+            gateway.place = place.clone();
+        }
         let known = self.known(index);
         let Some(session) = &mut self.gateways[index.0].session else { return };
         session.outbox.restart(&Place { position: place.position, known, unfinished });
@@ -466,6 +473,7 @@ impl Machine {
         }
         for (_, gateway) in &self.gateways {
             let Some(session) = &gateway.session else { continue };
+            session.outbox.age();
             let live = session.main.is_live();
             let main = if live { session.main.at.max(self.reached) } else { session.main.at };
             let behind = session.extra.as_ref().map_or(0, Lane::len);

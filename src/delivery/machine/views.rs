@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::{Gateway, GatewayIndex, Machine, Sub, SubLane};
 use crate::cursor::Cursor;
-use crate::delivery::outbox::Outbox;
 use crate::error::{Code, Problem};
 use crate::handle::{GatewayView, Lag, ListQuery, Page, SessionView, SubscriptionState, SubscriptionView};
 use crate::matching::SubscriptionIndex;
+use crate::position::PartitionId;
 use crate::store::Revision;
 use crate::subscription::{GatewayId, SubscriptionKey};
 
@@ -129,6 +129,23 @@ impl Machine {
         self.subs.len()
     }
 
+    /// The partition.
+    pub fn partition(&self) -> &PartitionId {
+        &self.config.partition
+    }
+
+    /// Sessions that catch up.
+    pub fn catch_up_count(&self) -> usize {
+        self.busy.len()
+    }
+
+    /// Whether sessions take what they get, and all that do have more waiting than they should.
+    pub fn is_congested(&self) -> bool {
+        let sessions = self.gateways.iter().filter_map(|(_, gateway)| gateway.session.as_ref());
+        let mut taking = sessions.filter(|session| session.outbox.is_taken_from()).peekable();
+        taking.peek().is_some() && taking.all(|session| session.outbox.bytes() > self.config.outbox_bytes_soft)
+    }
+
     /// What the window holds.
     pub fn window_bytes(&self) -> usize {
         self.window.bytes()
@@ -137,11 +154,5 @@ impl Machine {
     /// Sessions open now.
     pub fn session_count(&self) -> usize {
         self.gateways.iter().filter(|(_, gateway)| gateway.session.is_some()).count()
-    }
-
-    /// An open session's outbox.
-    pub fn outbox(&self, id: &GatewayId) -> Option<Arc<Outbox>> {
-        let index = self.gateway_ids.get(id)?;
-        self.gateways[index.0].session.as_ref().map(|session| Arc::clone(&session.outbox))
     }
 }

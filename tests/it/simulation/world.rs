@@ -500,8 +500,7 @@ impl World {
         let checkpointed = checkpointed(record.position, Some(entry.revision));
         let (config, clock) = (self.config.clone(), self.clock.clone());
         let horizon = at(self.time + 1, 0);
-        self.machine =
-            Machine::load(config, clock, reached, horizon, checkpointed, stored).expect("own records");
+        self.machine = Machine::load(config, clock, reached, horizon, checkpointed, stored).expect("own records");
     }
 
     fn check_clients(&self) -> Result<(), String> {
@@ -550,7 +549,8 @@ impl World {
     fn is_done(&self) -> bool {
         let all_live = self.machine.gateways().iter().all(|view| view.state == "live" || view.state == "parked");
         let end = self.oplog.last().map_or(at(0, 0), |change| change.position);
-        let all_told = self.clients.iter().all(|client| client.progress.is_some_and(|(p, behind)| p > end && behind == 0));
+        let all_told =
+            self.clients.iter().all(|client| client.progress.is_some_and(|(p, behind)| p > end && behind == 0));
         all_live && all_told && self.machine.checkpoint() > end
     }
 

@@ -34,10 +34,10 @@ async fn a_batch_of_registrations_is_answered_item_by_item() {
     let subscriptions = vec![item("a"), "{".into(), item("b"), item("not a name"), item("c")];
     let answer = async {
         let Command::Register(specs, reply) = serving.hub.command().await else { panic!("expected registrations") };
-        let ids: Vec<_> = specs.iter().map(|spec| spec.subscription_id.to_string()).collect();
+        let ids: Vec<_> = specs.iter().map(|compiled| compiled.spec.subscription_id.to_string()).collect();
         assert_eq!(ids, ["a", "b", "c"]);
         let mut specs = specs.into_iter();
-        let mut next = |created| registered(specs.next().unwrap(), created);
+        let mut next = |created| registered(specs.next().unwrap().spec, created);
         let results = vec![
             Ok(next(true)),
             Err(Problem::new(Code::SubscriptionExists, "differs")),

@@ -1,0 +1,31 @@
+//! The rig: servers, hubs and writers that drills and measurements start.
+//!
+//! Owns every process that a drill starts, and all their use of the MongoDB driver. Each server listens
+//! on a free port of loopback, keeps its data in a folder that its owner gives it, and dies with its
+//! handle. Knows nothing of what is drilled or measured.
+
+mod binary;
+mod database;
+mod etcd;
+mod hub;
+mod machine;
+mod mongod;
+mod process;
+mod raw;
+
+pub use binary::find;
+pub use database::{Database, OperationTime, Step};
+pub use etcd::Etcd;
+pub use hub::{Hub, HubPlan};
+pub use machine::{Machine, cpu_seconds};
+pub use mongod::{Mongod, MongodSize};
+pub use process::Pid;
+pub use raw::{RawDrain, drain_raw};
+
+/// Makes a folder for a rig's data. It goes when the value does.
+///
+/// # Errors
+/// A temporary folder that cannot be written.
+pub fn folder() -> std::io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("streamer-rig-").tempdir()
+}

@@ -1,0 +1,97 @@
+//! A child process that dies with its handle.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+
+/// How often something that is starting is asked whether it is there.
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A process's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pid(pub u32);
+
+/// A running program.
+#[derive(Debug)]
+pub(super) struct Process {
+    name: &'static str,
+    child: Child,
+    pid: Pid,
+}
+
+impl Process {
+    /// Starts it with its output appended to `log`.
+    pub(super) fn start(name: &'static str, mut command: Command, log: &Path) -> anyhow::Result<Self> {
+        let out = File::options().create(true).append(true).open(log).with_context(|| format!("{}", log.display()))?;
+        let errors = out.try_clone()?;
+        command.stdin(Stdio::null()).stdout(out).stderr(errors).kill_on_drop(true);
+        let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
+        let pid = Pid(child.id().with_context(|| format!("{name} ended at once"))?);
+        Ok(Self { name, child, pid })
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// SIGKILL, and until it is gone.
+    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await.with_context(|| format!("{} cannot be killed", self.name))
+    }
+
+    /// SIGTERM, and until it is gone.
+    pub(super) async fn terminate(&mut self, within: Duration) -> anyhow::Result<()> {
+        let told = Command::new("kill").args(["-TERM", &self.pid.0.to_string()]).status().await?;
+        if !told.success() {
+            bail!("{} cannot be told to end", self.name);
+        }
+        match tokio::time::timeout(within, self.child.wait()).await {
+            Ok(status) => drop(status?),
+            Err(_) => bail!("{} does not end within {} s of SIGTERM", self.name, within.as_secs()),
+        }
+        Ok(())
+    }
+
+    /// Whether it still runs.
+    pub(super) fn check(&mut self, log: &Path) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("{} ended by itself ({status}); its last words: {}", self.name, last_words(log)),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until `is_up` says so.
+    pub(super) async fn until<F: AsyncFnMut() -> bool>(
+        &mut self,
+        within: Duration,
+        log: &Path,
+        mut is_up: F,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + within;
+        while !is_up().await {
+            self.check(log)?;
+            if Instant::now() > deadline {
+                bail!("{} is not up after {} s; its last words: {}", self.name, within.as_secs(), last_words(log));
+            }
+            sleep(ASK_AGAIN).await;
+        }
+        Ok(())
+    }
+}
+
+/// The last line of a log.
+fn last_words(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("(none)").to_owned()
+}
+
+/// A port of loopback that was free a moment ago.
+pub(super) fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

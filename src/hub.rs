@@ -1,0 +1,322 @@
+//! Composition: config -> parts -> run -> drain.
+//!
+//! Owns which parts a hub is made of and the order in which they start and end. Knows nothing of what
+//! any of them does.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::api::{self, ApiState};
+use crate::clock::Clock;
+use crate::config::{Config, StoreKind};
+use crate::delivery::grpc::{Grpc, SubscriptionTexts};
+use crate::delivery::machine::MachineConfig;
+use crate::error::Problem;
+use crate::handle::HubHandle;
+use crate::observe::health::Health;
+use crate::observe::metrics::Metrics;
+use crate::pipeline::{self, PartitionConfig};
+use crate::position::{Epoch, PartitionId, Position};
+use crate::source::log::{EventLog, EventLogConfig, LogSource, Publication};
+use crate::source::mongo::{MongoConfig, MongoSource};
+use crate::source::{ChangeSource, SourceError};
+use crate::store::Store;
+use crate::store::etcd::{EtcdConfig, EtcdStore};
+use crate::store::redb::RedbStore;
+use crate::subscription::Spec;
+use crate::tasks::{Kind, Tasks};
+
+/// Commands that wait for a partition's loop; callers past that wait themselves.
+const COMMANDS_MAX: usize = 1024;
+/// Changes that one turn takes from the window for catch-ups: about a millisecond's work.
+const TURN_CHANGES_MAX: usize = 1_000;
+
+/// Why a hub does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The operator must change something.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// Something that the hub needs is not there.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What a hub reads.
+pub enum Backend {
+    /// The MongoDB deployment that the configuration names.
+    Mongo,
+    /// An embedded log.
+    Log(Arc<EventLog>),
+}
+
+/// A running hub.
+pub struct Hub {
+    /// Where HTTP is served.
+    pub http: SocketAddr,
+    /// Where gRPC is served.
+    pub grpc: SocketAddr,
+    /// Asks the hub.
+    pub handle: HubHandle,
+    tasks: Tasks,
+    health: Health,
+    grace: Duration,
+}
+
+impl Hub {
+    /// Starts every part. `sabotage` makes it forget, for the drill's own test.
+    ///
+    /// # Errors
+    /// An address that is taken, a backend or a store that refuses. One that does not answer yet is
+    /// waited for.
+    pub async fn start(
+        config: &Config,
+        backend: Backend,
+        tasks: Tasks,
+        clock: Clock,
+        metrics: Metrics,
+        sabotage: bool,
+    ) -> Result<Self, StartError> {
+        let health = Health::new(clock.clone());
+        let http = bind(config.http.listen, "http.listen").await?;
+        let grpc = bind(config.grpc.listen, "grpc.listen").await?;
+        let address = |listener: &TcpListener| listener.local_addr().map_err(|e| StartError::Failed(e.to_string()));
+        let (http_address, grpc_address) = (address(&http)?, address(&grpc)?);
+        let log = match &backend {
+            Backend::Log(log) => Some(Arc::clone(log)),
+            Backend::Mongo => None,
+        };
+        let (handle, commands) = HubHandle::new(COMMANDS_MAX);
+        serve_interfaces(http, grpc, &handle, config, &health, metrics, &clock, &tasks, log);
+        let source = open_source(config, backend, &tasks).await?;
+        let store = open_store(config, &tasks, &clock).await?;
+        watch_store(Arc::clone(&store), &health, &tasks);
+        let grace = Duration::from_secs(config.shutdown.grace_seconds);
+        let partition = PartitionConfig {
+            machine: machine_config(config),
+            source,
+            store,
+            tasks: tasks.clone(),
+            clock,
+            handle: handle.clone(),
+            health: health.component(format!("partition {}", partition_id(config))),
+            grace,
+            sabotage,
+        };
+        tasks.spawn(Kind::Partition, partition_id(config).to_string(), pipeline::run(partition, commands));
+        Ok(Self { http: http_address, grpc: grpc_address, handle, tasks, health, grace })
+    }
+
+    /// Whether all parts serve.
+    pub fn is_ready(&self) -> bool {
+        self.health.is_ready()
+    }
+
+    /// Runs until a signal or until a part fails for good; then drains.
+    ///
+    /// # Errors
+    /// A part that failed.
+    pub async fn run(self) -> Result<(), StartError> {
+        let failed = self.tasks.failed_token();
+        let is_failure = tokio::select! {
+            () = signalled() => false,
+            () = failed.cancelled() => true,
+        };
+        if is_failure {
+            self.health.condemn("a vital part has failed");
+        } else {
+            tracing::info!("draining");
+        }
+        let stragglers = self.drain().await;
+        if !stragglers.is_empty() {
+            tracing::warn!(?stragglers, "still running when the time for draining was over");
+        }
+        if is_failure { Err(StartError::Failed("a vital part has failed; see the log".into())) } else { Ok(()) }
+    }
+
+    /// Ends everything in order. Returns the names of what did not end in time.
+    pub async fn drain(self) -> Vec<String> {
+        self.tasks.drain(self.grace).await
+    }
+}
+
+async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| StartError::Failed(format!("{setting}: cannot listen on {address}: {error}")))
+}
+
+#[allow(clippy::too_many_arguments, reason = "the one place where the interfaces are put together")]
+fn serve_interfaces(
+    http: TcpListener,
+    grpc: TcpListener,
+    handle: &HubHandle,
+    config: &Config,
+    health: &Health,
+    metrics: Metrics,
+    clock: &Clock,
+    tasks: &Tasks,
+    log: Option<Arc<EventLog>>,
+) {
+    metrics.start_upkeep(tasks);
+    let publish = log.clone().map(|log| -> api::Publish {
+        Arc::new(move |events: Vec<Value>| {
+            let log = Arc::clone(&log);
+            Box::pin(async move { publish_all(&log, &events).await })
+        })
+    });
+    let node: Arc<str> = config.node.id.as_str().into();
+    let state = ApiState::new(handle.clone(), node, health.clone(), metrics, clock.clone(), publish);
+    let router = api::router(state);
+    let of_http = tasks.clone();
+    tasks.spawn(Kind::Listener, "http", async move { api::serve(http, router, &of_http).await });
+
+    let publish = log.map(|log| -> crate::delivery::grpc::Publish {
+        Arc::new(move |events: Vec<Value>| {
+            let log = Arc::clone(&log);
+            Box::pin(async move { publish_all(&log, &events).await?.into_iter().collect() })
+        })
+    });
+    let texts = SubscriptionTexts { read: Spec::from_json, write: api::answer::subscription };
+    let services = Grpc { hub: handle.clone(), tasks: tasks.clone(), texts, publish };
+    let shutdown = tasks.shutdown_token();
+    tasks.spawn(Kind::Listener, "grpc", async move {
+        if let Err(error) = services.serve(grpc, shutdown.cancelled_owned()).await {
+            panic!("the gRPC listener failed: {error}");
+        }
+    });
+}
+
+async fn publish_all(log: &EventLog, events: &[Value]) -> Result<Vec<Result<String, Problem>>, Problem> {
+    let mut good = Vec::new();
+    let mut results = Vec::new();
+    for event in events {
+        results.push(Publication::from_json(event).map(|publication| good.push(publication)));
+    }
+    let places = if good.is_empty() { Vec::new() } else { log.publish(good).await.map_err(Problem::from)? };
+    let mut places = places.into_iter();
+    // The embedded log's definition does not change, so its epoch is the first one.
+    let mut position = || {
+        let (time, ordinal) = places.next().expect("one place for each publication");
+        Position::new(Epoch(1), time, ordinal).to_string()
+    };
+    Ok(results.into_iter().map(|result| result.map(|()| position())).collect())
+}
+
+fn partition_id(config: &Config) -> PartitionId {
+    let name = config.backends.0.first().map_or("default", |backend| backend.name.as_str());
+    PartitionId::new(name, 0)
+}
+
+fn machine_config(config: &Config) -> MachineConfig {
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    MachineConfig {
+        partition: partition_id(config),
+        node: config.node.id.as_str().into(),
+        window_bytes_max: bytes(config.window.bytes),
+        outbox_bytes_max: bytes(config.sessions.outbox_bytes),
+        outbox_bytes_soft: bytes(config.sessions.outbox_bytes / 4),
+        turn_changes_max: TURN_CHANGES_MAX,
+        quota_gateway: config.quotas.gateway as usize,
+        quota_tenant: config.quotas.tenant as usize,
+        quota_global: config.quotas.global as usize,
+        park_seconds: config.sessions.park_seconds,
+        seed: rand::random(),
+        mistake: None,
+    }
+}
+
+async fn open_source(config: &Config, backend: Backend, tasks: &Tasks) -> Result<Arc<dyn ChangeSource>, StartError> {
+    if let Backend::Log(log) = backend {
+        return Ok(Arc::new(LogSource::new(log)));
+    }
+    let backend = config.backends.0.first().ok_or_else(|| StartError::Misconfigured("backends: none".into()))?;
+    let mut mongo = MongoConfig::new(backend.uri.clone());
+    mongo.database.clone_from(&backend.database);
+    mongo.collections = (!backend.collections.is_empty()).then(|| backend.collections.clone());
+    let layout = serde_json::to_value(&backend.layout).and_then(serde_json::from_value);
+    mongo.layout = layout.map_err(|error| StartError::Misconfigured(format!("backends.layout: {error}")))?;
+    let mut wait = Duration::from_millis(500);
+    let shutdown = tasks.shutdown_token();
+    loop {
+        match MongoSource::connect(mongo.clone(), tasks.clone()).await {
+            Ok(source) => return Ok(Arc::new(source)),
+            Err(SourceError::Unavailable(detail)) => {
+                tracing::warn!(backend = %backend.name, %detail, "the backend does not answer; trying again");
+            }
+            Err(error) => return Err(StartError::Misconfigured(format!("backend {}: {error}", backend.name))),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Err(StartError::Failed("told to end before it had started".into())),
+            () = signalled() => return Err(StartError::Failed("told to end before it had started".into())),
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(Duration::from_secs(10));
+    }
+}
+
+async fn open_store(config: &Config, tasks: &Tasks, clock: &Clock) -> Result<Arc<dyn Store>, StartError> {
+    let store = &config.store;
+    match store.kind {
+        StoreKind::Redb => {
+            let opened = RedbStore::open(&store.path, tasks);
+            Ok(opened.map_err(|error| StartError::Failed(format!("store.path: {error}")))?)
+        }
+        StoreKind::Etcd => {
+            let etcd = EtcdConfig {
+                endpoints: store.endpoints.clone(),
+                prefix: store.prefix.clone(),
+                lease_seconds: u64::from(store.lease_seconds),
+            };
+            let connected = EtcdStore::connect(etcd, tasks.clone(), clock.clone()).await;
+            Ok(connected.map_err(|error| StartError::Failed(format!("store.endpoints: {error}")))?)
+        }
+    }
+}
+
+/// Says in `/health` how the store fares.
+fn watch_store(store: Arc<dyn Store>, health: &Health, tasks: &Tasks) {
+    let component = health.component("store");
+    component.ok();
+    let shutdown = tasks.shutdown_token();
+    tasks.spawn(Kind::Housekeeping, "store health", async move {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            match store.trouble() {
+                None => component.ok(),
+                Some(reason) => component.degraded(reason),
+            }
+        }
+    });
+}
+
+/// The embedded log of the configuration.
+///
+/// # Errors
+/// A file that cannot be opened.
+pub async fn open_log(config: &Config, tasks: &Tasks, clock: &Clock) -> Result<Arc<EventLog>, StartError> {
+    let embedded = &config.embedded;
+    let log = EventLogConfig {
+        path: embedded.path.clone(),
+        retain_bytes: embedded.retain_bytes,
+        retain_seconds: (embedded.retain_seconds > 0).then_some(embedded.retain_seconds),
+    };
+    let opened = EventLog::open(log, tasks, clock.clone()).await;
+    opened.map_err(|error| StartError::Failed(format!("embedded.path: {error}")))
+}

@@ -1,0 +1,321 @@
+//! The data path: source -> matcher -> sessions, one loop a partition.
+//!
+//! Owns the loop in which everything that a partition does takes effect in one order: changes,
+//! registrations, acks, connects, the outcomes of writes and the batches of catch-ups. What any of
+//! them means is the machine's business (`delivery::machine`); how a change is read, the source's.
+
+mod answers;
+mod replays;
+mod tenure;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::answers::Waiting;
+use self::replays::Replays;
+pub use self::tenure::{PartitionConfig, run};
+use crate::clock::{Clock, Instant};
+use crate::delivery::frame::CloseReason;
+use crate::delivery::machine::{Effect, Machine, Outcome, WriteId};
+use crate::delivery::outbox::Outbox;
+use crate::handle::{Command, HubHandle};
+use crate::observe::health::Component;
+use crate::position::{ClusterTime, Position};
+use crate::source::{ChangeSource, Description, Reading, SourceError, SourceWarning};
+use crate::store::{CommitError, Fence, Ownership, Store, Write};
+use crate::tasks::{Kind, Tasks};
+
+/// How often progress is said; the contract allows a second.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// How often leases are looked at and cursors written.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
+/// Outcomes of writes that the loop has not taken yet.
+const OUTCOMES_MAX: usize = 1024;
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// How a tenure ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// The hub is going down.
+    Shutdown,
+    /// Ownership was lost.
+    Lost,
+}
+
+/// The live reading, or why there is none.
+enum Live {
+    Reading(Reading),
+    /// Try again at this time; how long to wait after that.
+    Backoff(tokio::time::Instant, Duration),
+}
+
+struct Partition {
+    machine: Machine,
+    handle: HubHandle,
+    source: Arc<dyn ChangeSource>,
+    store: Arc<dyn Store>,
+    fence: Fence,
+    tasks: Tasks,
+    clock: Clock,
+    live: Live,
+    paused: bool,
+    waiting: Waiting,
+    replays: Replays,
+    outcomes: (mpsc::Sender<(WriteId, Outcome)>, mpsc::Receiver<(WriteId, Outcome)>),
+    /// What the source last said of itself, and when.
+    described: Option<(Description, Instant)>,
+    descriptions: (mpsc::Sender<Description>, mpsc::Receiver<Description>),
+    health: Component,
+    outboxes: Vec<std::sync::Weak<Outbox>>,
+    node: Arc<str>,
+    fenced: bool,
+    ownership: Ownership,
+    /// Changes behind are counted from here.
+    history_lost: bool,
+}
+
+impl Partition {
+    /// Serves until shutdown or until ownership is lost.
+    async fn serve(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        mut ownership: tokio::sync::watch::Receiver<Ownership>,
+    ) -> End {
+        let shutdown = self.tasks.shutdown_token();
+        let drained = self.machine.drained();
+        let mut progress = every(PROGRESS_EVERY);
+        let mut housekeeping = every(HOUSEKEEPING_EVERY);
+        self.describe_regularly();
+        loop {
+            let mut more = self.perform();
+            while more {
+                // Catch-ups from the window, a bounded number of changes at a time: others get their turn.
+                tokio::task::yield_now().await;
+                more = self.machine.work();
+                more |= self.perform();
+                if !commands.is_empty() || !self.outcomes.1.is_empty() {
+                    break;
+                }
+            }
+            if self.fenced {
+                return self.lose();
+            }
+            let reads = !self.paused && self.ownership == Ownership::Held && !self.is_held_back();
+            // Every branch is cancel-safe: channels, timers, notifications.
+            tokio::select! {
+                () = shutdown.cancelled() => return End::Shutdown,
+                changed = ownership.changed() => {
+                    let now = if changed.is_ok() { *ownership.borrow_and_update() } else { Ownership::Lost };
+                    self.on_ownership(now);
+                    if now == Ownership::Lost {
+                        return self.lose();
+                    }
+                }
+                batch = next_batch(&mut self.live), if reads => self.on_live(batch).await,
+                Some((id, outcome)) = self.outcomes.1.recv() => self.on_outcome(id, outcome),
+                Some(command) = commands.recv() => self.on_command(command),
+                Some((id, result)) = self.replays.next() => match result {
+                    Ok(batch) => self.machine.on_replay_batch(id, batch),
+                    Err(error) => self.machine.on_replay_failed(id, &error),
+                },
+                Some(described) = self.descriptions.1.recv() => self.described = Some((described, self.clock.now())),
+                () = drained.notified() => { self.machine.work(); }
+                _ = progress.tick() => self.machine.say_progress(),
+                _ = housekeeping.tick() => self.keep_house(),
+            }
+        }
+    }
+
+    /// While behind, the reader waits for sessions that keep taking and are all full; at the head never.
+    fn is_held_back(&self) -> bool {
+        let behind = self.lag_seconds().is_some_and(|seconds| seconds > 2.0);
+        behind && self.machine.is_congested()
+    }
+
+    async fn on_live(&mut self, batch: Option<Result<crate::source::Batch, SourceError>>) {
+        match batch {
+            Some(Ok(batch)) => {
+                self.machine.on_batch(batch);
+                if self.history_lost || !self.health_is_ok() {
+                    self.history_lost = false;
+                }
+                self.health.ok();
+            }
+            Some(Err(error)) => self.on_live_failed(error).await,
+            None => self.open_live(BACKOFF_MIN).await,
+        }
+    }
+
+    fn health_is_ok(&self) -> bool {
+        matches!(self.live, Live::Reading(_))
+    }
+
+    async fn on_live_failed(&mut self, error: SourceError) {
+        let wait = match self.live {
+            Live::Backoff(_, wait) => wait,
+            Live::Reading(_) => BACKOFF_MIN,
+        };
+        match &error {
+            SourceError::HistoryLost(detail) => return self.on_history_lost(detail).await,
+            SourceError::Unavailable(detail) => {
+                tracing::warn!(position = %self.machine.reached(), %detail, "the source does not answer; trying again");
+                self.health.degraded(detail.clone());
+            }
+            SourceError::Misconfigured(detail) => {
+                tracing::error!(position = %self.machine.reached(), %detail, "the source refuses");
+                self.health.failing(detail.clone());
+            }
+        }
+        self.live = Live::Backoff(tokio::time::Instant::now() + wait, (wait * 2).min(BACKOFF_MAX));
+    }
+
+    async fn on_history_lost(&mut self, detail: &str) {
+        tracing::error!(position = %self.machine.reached(), detail, "history lost: going on from the present");
+        self.history_lost = true;
+        match self.source.describe().await {
+            Ok(described) => {
+                let epoch = self.machine.reached().epoch;
+                let to = Position::boundary(epoch, described.now.next()).max(self.machine.reached());
+                self.described = Some((described, self.clock.now()));
+                self.machine.on_history_lost(to);
+                self.open_live(BACKOFF_MIN).await;
+            }
+            Err(error) => {
+                self.health.degraded(error.to_string());
+                self.live = Live::Backoff(tokio::time::Instant::now() + BACKOFF_MIN, BACKOFF_MIN * 2);
+            }
+        }
+    }
+
+    /// Opens the live reading where the loop stands.
+    async fn open_live(&mut self, wait: Duration) {
+        let at = self.machine.reached();
+        match self.source.read(at.epoch, at).await {
+            Ok(reading) => self.live = Live::Reading(reading),
+            Err(error) => {
+                self.live = Live::Backoff(tokio::time::Instant::now() + wait, (wait * 2).min(BACKOFF_MAX));
+                if matches!(error, SourceError::HistoryLost(_)) {
+                    Box::pin(self.on_live_failed(error)).await;
+                } else {
+                    tracing::warn!(position = %at, %error, "the source cannot be read; trying again");
+                    self.health.degraded(error.to_string());
+                }
+            }
+        }
+    }
+
+    fn on_outcome(&mut self, id: WriteId, outcome: Outcome) {
+        self.fenced |= outcome == Outcome::Failed(CommitError::Fenced);
+        self.machine.on_outcome(id, outcome);
+    }
+
+    fn on_ownership(&mut self, now: Ownership) {
+        if now != self.ownership {
+            tracing::warn!(partition = ?self.machine.reached(), ?now, "ownership");
+        }
+        self.ownership = now;
+        match now {
+            Ownership::Held => self.health.ok(),
+            Ownership::Uncertain | Ownership::Lost => {
+                self.health.degraded("ownership is not certain: the store does not answer");
+                self.machine.close_all(CloseReason::Draining);
+            }
+        }
+    }
+
+    fn lose(&mut self) -> End {
+        tracing::error!(position = %self.machine.reached(), "ownership lost: another node may serve this partition");
+        self.machine.close_all(CloseReason::Draining);
+        self.perform();
+        End::Lost
+    }
+
+    fn keep_house(&mut self) {
+        self.machine.expire();
+        self.machine.flush();
+        self.outboxes.retain(|outbox| outbox.strong_count() > 0);
+        self.publish_metrics();
+    }
+
+    /// Does what the machine wants done. Whether there was anything.
+    fn perform(&mut self) -> bool {
+        let effects = self.machine.take_effects();
+        let any = !effects.is_empty();
+        for effect in effects {
+            match effect {
+                Effect::Write(id, writes) => self.start_write(id, writes),
+                Effect::Answer(waiter, result) => self.answer(waiter, result),
+                Effect::OpenReplay(id, after) => self.replays.open(id, after),
+                Effect::FetchReplay(id) => self.replays.fetch(id),
+                Effect::CloseReplay(id) => self.replays.close(id),
+            }
+        }
+        any && self.machine.work()
+    }
+
+    fn start_write(&mut self, id: WriteId, writes: Vec<Write>) {
+        let (store, fence, outcomes) = (Arc::clone(&self.store), self.fence.clone(), self.outcomes.0.clone());
+        self.tasks.spawn(Kind::StoreWriter, format!("write {}", id.0), async move {
+            tenure::settle(store.as_ref(), &fence, id, &writes, &outcomes).await;
+        });
+    }
+
+    fn describe_regularly(&self) {
+        let (source, told, shutdown) =
+            (Arc::clone(&self.source), self.descriptions.0.clone(), self.tasks.shutdown_token());
+        self.tasks.spawn(Kind::Housekeeping, "source description", async move {
+            let mut ticks = every(Duration::from_secs(5));
+            loop {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    _ = ticks.tick() => {}
+                }
+                if let Ok(described) = source.describe().await
+                    && told.send(described).await.is_err()
+                {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn lag_seconds(&self) -> Option<f64> {
+        let (described, at) = self.described.as_ref()?;
+        let since = self.clock.now().since(*at).as_secs_f64();
+        let behind = f64::from(described.now.seconds()) - f64::from(self.machine.reached().time.seconds());
+        // The description ages: what the loop has not reached by now is behind by that much more.
+        Some(if behind > 0.0 { behind + since } else { 0.0 })
+    }
+
+    fn oldest(&self) -> Option<ClusterTime> {
+        self.described.as_ref().and_then(|(described, _)| described.oldest)
+    }
+
+    fn warnings(&self) -> Vec<&'static str> {
+        let described = self.described.as_ref();
+        described
+            .map(|(described, _)| described.warnings.iter().copied().map(SourceWarning::name).collect())
+            .unwrap_or_default()
+    }
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// The live reading's next batch; `None` when it must be opened anew. Cancel-safe.
+async fn next_batch(live: &mut Live) -> Option<Result<crate::source::Batch, SourceError>> {
+    match live {
+        Live::Reading(reading) => reading.recv().await,
+        Live::Backoff(until, _) => {
+            tokio::time::sleep_until(*until).await;
+            None
+        }
+    }
+}

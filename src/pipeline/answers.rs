@@ -1,0 +1,263 @@
+//! Commands in, answers out.
+//!
+//! Owns which command becomes which call of the machine, and who waits for what. Decides nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use metrics::{counter, gauge};
+use tokio::sync::oneshot;
+
+use super::Partition;
+use crate::delivery::machine::{Answer, Waiter};
+use crate::delivery::session::Session;
+use crate::error::{Code, Problem};
+use crate::handle::{Command, Compiled, DeliveryMode, Lag, PartitionView, Registered, SubscriptionView};
+use crate::observe::metrics as names;
+use crate::subscription::{GatewayId, StartAt};
+
+type Reply<T> = oneshot::Sender<T>;
+
+/// Callers whose answer waits for the store.
+#[derive(Default)]
+pub(super) struct Waiting {
+    next: u64,
+    callers: HashMap<u64, Caller>,
+}
+
+enum Caller {
+    Register {
+        results: Vec<Option<Result<Registered, Problem>>>,
+        left: usize,
+        reply: Reply<Vec<Result<Registered, Problem>>>,
+    },
+    Replace(Reply<Result<SubscriptionView, Problem>>),
+    Done(Reply<Result<(), Problem>>),
+    Open(GatewayId, Reply<Result<Session, Problem>>),
+}
+
+impl Waiting {
+    fn add(&mut self, caller: Caller) -> Waiter {
+        self.next += 1;
+        self.callers.insert(self.next, caller);
+        Waiter { token: self.next, slot: 0 }
+    }
+}
+
+impl Partition {
+    pub(super) fn on_command(&mut self, command: Command) {
+        if self.ownership != crate::store::Ownership::Held {
+            // Dropping the command answers OWNER_UNKNOWN; what only looks is answered all the same.
+            match command {
+                Command::Partitions(reply) => drop(reply.send(vec![self.partition_view()])),
+                Command::Disconnect { gateway, session } => self.machine.on_disconnect(&gateway, session),
+                Command::Ack(gateway, cursor, reply) => {
+                    drop(reply.send(self.machine.on_ack(&gateway, cursor.as_str())));
+                }
+                _ => {}
+            }
+            return;
+        }
+        match command {
+            Command::Register(items, reply) => self.register(items, reply),
+            Command::Replace(compiled, reply) => {
+                let waiter = self.waiting.add(Caller::Replace(reply));
+                self.machine.on_replace(compiled.spec, compiled.filter, waiter);
+            }
+            Command::Unregister(key, reply) => {
+                let waiter = self.waiting.add(Caller::Done(reply));
+                self.machine.on_unregister(&key, waiter);
+            }
+            Command::DeleteGateway(gateway, reply) => {
+                let waiter = self.waiting.add(Caller::Done(reply));
+                self.machine.on_remove_gateway(&gateway, waiter);
+            }
+            Command::Open(hello, reply) => {
+                let waiter = self.waiting.add(Caller::Open(hello.gateway.clone(), reply));
+                self.machine.on_open(hello, waiter);
+            }
+            other => self.on_immediate(other),
+        }
+    }
+
+    /// Commands that are answered at once. A caller who has gone away needs no answer.
+    fn on_immediate(&mut self, command: Command) {
+        let wall = |end: crate::clock::Instant| self.clock.wall() + end.since(self.clock.now());
+        match command {
+            Command::Subscription(key, reply) => {
+                let view = self.machine.subscription(&key).map(|view| self.warned(view));
+                drop(reply.send(view));
+            }
+            Command::Subscriptions(query, reply) => {
+                let mut page = self.machine.subscriptions(&query);
+                page.subscriptions = page.subscriptions.into_iter().map(|view| self.warned(view)).collect();
+                drop(reply.send(page));
+            }
+            Command::Renew(key, reply) => drop(reply.send(self.machine.on_renew(&key).map(wall))),
+            Command::RenewGateway(gateway, named, reply) => {
+                let renewed = self.machine.on_renew_gateway(&gateway, named);
+                drop(reply.send(renewed.map(|(renewed, _)| renewed)));
+            }
+            Command::SetDelivery(gateway, mode, reply) => drop(reply.send(set_delivery(&gateway, mode))),
+            Command::Gateways(reply) => drop(reply.send(self.machine.gateways())),
+            Command::Gateway(gateway, reply) => drop(reply.send(self.machine.gateway(&gateway))),
+            Command::ParkGateway(gateway, reply) => drop(reply.send(self.machine.on_park_gateway(&gateway))),
+            Command::SetCursor(_, _, reply) => {
+                let problem = Problem::new(Code::NotFound, "moving a cursor by hand is not in this version");
+                drop(reply.send(Err(problem)));
+            }
+            Command::Ack(gateway, cursor, reply) => drop(reply.send(self.machine.on_ack(&gateway, cursor.as_str()))),
+            Command::Partitions(reply) => drop(reply.send(vec![self.partition_view()])),
+            Command::Pause(pause, reply) => {
+                self.paused = pause;
+                drop(reply.send(Ok(self.partition_view())));
+            }
+            Command::Disconnect { gateway, session } => self.machine.on_disconnect(&gateway, session),
+            Command::Register(..)
+            | Command::Replace(..)
+            | Command::Unregister(..)
+            | Command::DeleteGateway(..)
+            | Command::Open(..) => unreachable!("handled by its caller"),
+        }
+    }
+
+    fn register(&mut self, items: Vec<Compiled>, reply: Reply<Vec<Result<Registered, Problem>>>) {
+        let oldest = self.oldest();
+        let mut results: Vec<Option<Result<Registered, Problem>>> = Vec::new();
+        let mut good = Vec::new();
+        for (slot, item) in items.into_iter().enumerate() {
+            let too_old = oldest.and_then(|oldest| {
+                let time = match item.spec.start_at.as_ref()? {
+                    StartAt::OperationTime(time) => *time,
+                    StartAt::Second(second) => crate::position::ClusterTime::new(*second, 0),
+                    StartAt::Position(position) => position.time,
+                    StartAt::Cursor(_) => return None,
+                };
+                (time < oldest).then(|| {
+                    let detail = "the oplog does not reach back to startAt: read the data anew and start from there";
+                    Problem::new(Code::StartTooOld, detail).at("startAt")
+                })
+            });
+            match too_old {
+                Some(problem) => results.push(Some(Err(problem))),
+                None => {
+                    results.push(None);
+                    good.push((slot, item.spec, item.filter));
+                }
+            }
+        }
+        let left = good.len();
+        if left == 0 {
+            drop(reply.send(results.into_iter().flatten().collect()));
+            return;
+        }
+        let waiter = self.waiting.add(Caller::Register { results, left, reply });
+        self.machine.on_register(waiter.token, good);
+    }
+
+    pub(super) fn answer(&mut self, waiter: Waiter, result: Result<Answer, Problem>) {
+        let Some(caller) = self.waiting.callers.remove(&waiter.token) else { return };
+        match caller {
+            Caller::Register { mut results, mut left, reply } => {
+                let registered = result.map(|answer| match answer {
+                    Answer::Registered(registered) => {
+                        Registered { view: self.warned(registered.view), created: registered.created }
+                    }
+                    other => unreachable!("a registration is answered by one, not by {other:?}"),
+                });
+                if let Some(slot) = results.get_mut(waiter.slot)
+                    && slot.is_none()
+                {
+                    *slot = Some(registered);
+                    left -= 1;
+                }
+                if left == 0 {
+                    drop(reply.send(results.into_iter().flatten().collect()));
+                } else {
+                    self.waiting.callers.insert(waiter.token, Caller::Register { results, left, reply });
+                }
+            }
+            Caller::Replace(reply) => {
+                let view = result.map(|answer| match answer {
+                    Answer::Replaced(view) => self.warned(*view),
+                    other => unreachable!("a PUT is answered by a view, not by {other:?}"),
+                });
+                drop(reply.send(view));
+            }
+            Caller::Done(reply) => drop(reply.send(result.map(|_| ()))),
+            Caller::Open(gateway, reply) => {
+                let session = result.map(|answer| match answer {
+                    Answer::Session(outbox, number) => {
+                        self.outboxes.push(Arc::downgrade(&outbox));
+                        Session::new(self.handle.clone(), gateway, number, outbox)
+                    }
+                    other => unreachable!("a hello is answered by a session, not by {other:?}"),
+                });
+                // If the caller is gone, the session ends by being dropped here.
+                drop(reply.send(session));
+            }
+        }
+    }
+
+    fn warned(&self, mut view: SubscriptionView) -> SubscriptionView {
+        view.warnings = self.warnings();
+        view
+    }
+
+    fn partition_view(&self) -> PartitionView {
+        let lag = self.lag_seconds();
+        let state = match &self.live {
+            _ if self.paused => "paused",
+            _ if self.history_lost => "history_lost",
+            super::Live::Backoff(..) => "backoff",
+            super::Live::Reading(_) if lag.is_some_and(|seconds| seconds > 2.0) => "catching_up",
+            super::Live::Reading(_) => "reading",
+        };
+        let checkpoint = self.machine.checkpoint();
+        PartitionView {
+            partition: self.machine.partition().clone(),
+            owner: (self.ownership == crate::store::Ownership::Held).then(|| Arc::clone(&self.node)),
+            epoch: self.machine.reached().epoch.0,
+            state,
+            position: self.machine.reached(),
+            lag: Lag { seconds: lag, changes: None },
+            oplog_headroom_seconds: self.headroom_seconds(),
+            checkpoint,
+        }
+    }
+
+    pub(super) fn publish_metrics(&self) {
+        let counters = self.machine.counters();
+        let partition = self.machine.partition().to_string();
+        counter!(names::SOURCE_CHANGES, "partition" => partition.clone()).absolute(counters.changes);
+        counter!(names::MATCHES, "partition" => partition.clone()).absolute(counters.matches);
+        counter!(names::DELIVERED_CHANGES).absolute(counters.deliveries);
+        counter!(names::OVERFLOWS).absolute(counters.overflows);
+        counter!(names::RESYNCS, "partition" => partition.clone()).absolute(counters.resyncs);
+        gauge!(names::CATCHUPS).set(self.machine.catch_up_count() as f64);
+        gauge!(names::SUBSCRIPTIONS).set(self.machine.subscription_count() as f64);
+        gauge!(names::SESSIONS).set(self.machine.session_count() as f64);
+        gauge!(names::WINDOW_BYTES, "partition" => partition.clone()).set(self.machine.window_bytes() as f64);
+        if let Some(lag) = self.lag_seconds() {
+            gauge!(names::PARTITION_LAG, "partition" => partition.clone()).set(lag);
+        }
+        if let Some(headroom) = self.headroom_seconds() {
+            gauge!(names::OPLOG_HEADROOM, "partition" => partition).set(headroom);
+        }
+    }
+
+    fn headroom_seconds(&self) -> Option<f64> {
+        let checkpoint = f64::from(self.machine.checkpoint().time.seconds());
+        self.oldest().map(|oldest| checkpoint - f64::from(oldest.seconds()))
+    }
+}
+
+fn set_delivery(gateway: &GatewayId, mode: DeliveryMode) -> Result<(), Problem> {
+    match mode {
+        DeliveryMode::Stream => Ok(()),
+        DeliveryMode::Nats => {
+            let detail = format!("gateway {gateway}: this version does not deliver by NATS yet");
+            Err(Problem::new(Code::InvalidRequest, detail).at("delivery"))
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! A tenure: from winning a partition to losing it or going down.
+//!
+//! Owns what happens around the loop: ownership, loading, epochs, the first checkpoint, draining.
+//! Between tenures nobody is served.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tokio::sync::mpsc;
+
+use super::{BACKOFF_MAX, BACKOFF_MIN, End, Live, OUTCOMES_MAX, Partition, Waiting};
+use crate::clock::Clock;
+use crate::delivery::frame::CloseReason;
+use crate::delivery::machine::{Checkpointed, Machine, MachineConfig, Outcome, Stored, WriteId};
+use crate::handle::{Command, HubHandle};
+use crate::observe::health::Component;
+use crate::position::{Epoch, Position};
+use crate::source::{ChangeSource, Description, SourceError};
+use crate::store::checkpoint::{self, CheckpointRecord};
+use crate::store::writer::commit_definitely;
+use crate::store::{
+    Entry, Fence, Owned, Ownership, Revision, Store, Unavailable, Write, cursors, gateways, subscriptions,
+};
+use crate::tasks::Tasks;
+
+/// How long callers wait for the store before they are told that it does not answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a partition is made of.
+pub struct PartitionConfig {
+    /// What the machine needs to know.
+    pub machine: MachineConfig,
+    /// Where changes come from.
+    pub source: Arc<dyn ChangeSource>,
+    /// Where state lives.
+    pub store: Arc<dyn Store>,
+    /// Starts tasks.
+    pub tasks: Tasks,
+    /// Tells the time.
+    pub clock: Clock,
+    /// For new sessions.
+    pub handle: HubHandle,
+    /// Says how the partition fares.
+    pub health: Component,
+    /// How long a drain may take.
+    pub grace: Duration,
+    /// For the drill's own test: the hub forgets its cursors and starts at the present.
+    pub sabotage: bool,
+}
+
+/// Serves a partition, tenure after tenure, until shutdown.
+pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>) {
+    let shutdown = config.tasks.shutdown_token();
+    while !shutdown.is_cancelled() {
+        let Some((mut partition, owned)) = begin(&config, &mut commands).await else { return };
+        match partition.serve(&mut commands, owned.ownership).await {
+            End::Shutdown => return partition.drain(&mut commands, config.grace).await,
+            End::Lost => {}
+        }
+    }
+}
+
+/// Wins the partition and loads it. `None` at shutdown.
+async fn begin(config: &PartitionConfig, commands: &mut mpsc::Receiver<Command>) -> Option<(Partition, Owned)> {
+    let mut wait = BACKOFF_MIN;
+    loop {
+        let shutdown = config.tasks.shutdown_token();
+        let attempt = async {
+            let key = checkpoint::owner_key(&config.machine.partition);
+            let owned = config.store.acquire(&key, &config.machine.node).await.map_err(|error| error.to_string())?;
+            let (machine, described) = load(config, &owned.fence).await?;
+            Ok::<_, String>((machine, described, owned))
+        };
+        // Dropping a command answers it: nobody owns the partition yet.
+        let refuse = async { while commands.recv().await.is_some() {} };
+        let result = tokio::select! {
+            () = shutdown.cancelled() => return None,
+            result = attempt => result,
+            () = refuse => return None,
+        };
+        match result {
+            Ok((machine, described, owned)) => {
+                return Some((partition(config, machine, described, owned.fence.clone()), owned));
+            }
+            Err(reason) => {
+                tracing::warn!(partition = %config.machine.partition, %reason, "cannot begin; trying again");
+                config.health.failing(reason);
+            }
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(BACKOFF_MAX);
+    }
+}
+
+fn partition(config: &PartitionConfig, machine: Machine, described: Description, fence: Fence) -> Partition {
+    config.health.ok();
+    tracing::info!(
+        partition = %config.machine.partition,
+        position = %machine.reached(),
+        subscriptions = machine.subscription_count(),
+        "serving"
+    );
+    Partition {
+        machine,
+        handle: config.handle.clone(),
+        source: Arc::clone(&config.source),
+        store: Arc::clone(&config.store),
+        fence,
+        tasks: config.tasks.clone(),
+        clock: config.clock.clone(),
+        live: Live::Backoff(tokio::time::Instant::now(), BACKOFF_MIN),
+        paused: false,
+        waiting: Waiting::default(),
+        replays: super::Replays::new(Arc::clone(&config.source), config.tasks.clone()),
+        outcomes: mpsc::channel(OUTCOMES_MAX),
+        described: Some((described, config.clock.now())),
+        descriptions: mpsc::channel(1),
+        health: config.health.clone(),
+        outboxes: Vec::new(),
+        node: Arc::clone(&config.machine.node),
+        fenced: false,
+        ownership: Ownership::Held,
+        history_lost: false,
+    }
+}
+
+/// The machine as the store has it. The starting position is durable before this returns.
+async fn load(config: &PartitionConfig, fence: &Fence) -> Result<(Machine, Description), String> {
+    let describe = config.source.describe().await;
+    let described = describe.map_err(|error: SourceError| error.to_string())?;
+    let text = |error: Unavailable| error.to_string();
+    let backend = config.machine.partition.backend();
+    let entry = config.store.get(&checkpoint::key(&config.machine.partition)).await.map_err(text)?;
+    let (mut subscriptions, revision) = config.store.scan(&subscriptions::prefix(backend)).await.map_err(text)?;
+    let (gateways, _) = config.store.scan(&gateways::prefix(backend)).await.map_err(text)?;
+    let (cursors, _) = config.store.scan(&cursors::prefix(&config.machine.partition)).await.map_err(text)?;
+    let (mut checkpointed, mut reached) = resume(config, entry, &described)?;
+    let now = Position::boundary(reached.epoch, described.now.next());
+    if config.sabotage {
+        tracing::error!("sabotage: starting at the present, whatever the cursors say");
+        reached = now;
+        subscriptions.iter_mut().try_for_each(|entry| forget(entry, now)).map_err(|error| error.to_string())?;
+    }
+    if checkpointed.revision.is_none() || checkpointed.position != reached {
+        checkpointed = store_checkpoint(config, fence, checkpointed, reached).await?;
+    }
+    let stored =
+        Stored { subscriptions, gateways, cursors, revision: revision.max(checkpointed.revision.unwrap_or_default()) };
+    let (machine, clock) = (config.machine.clone(), config.clock.clone());
+    let load = move || Machine::load(machine, clock, reached, now.max(reached), checkpointed, stored);
+    // A hundred thousand filters take a while to compile.
+    let machine = tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?;
+    Ok((machine.map_err(|error| error.to_string())?, described))
+}
+
+/// Sabotage: a subscription that begins at the present, so that no cursor, not even one that its gateway
+/// presents, brings back what was written while the hub was away.
+fn forget(entry: &mut Entry, now: Position) -> Result<(), serde_json::Error> {
+    let mut record = subscriptions::SubscriptionRecord::decode(&entry.value)?;
+    record.active_from = now;
+    record.start = now;
+    entry.value = record.encode();
+    Ok(())
+}
+
+/// Where the loop begins: at the stored checkpoint, in an epoch that its definition decides.
+fn resume(
+    config: &PartitionConfig,
+    entry: Option<Entry>,
+    described: &Description,
+) -> Result<(Checkpointed, Position), String> {
+    let definition = config.source.definition();
+    let identity = described.identity.clone();
+    let now = |epoch| Position::boundary(epoch, described.now.next());
+    let Some(entry) = entry else {
+        let position = now(Epoch(1));
+        return Ok((Checkpointed { position, revision: None, definition, identity, restored: None }, position));
+    };
+    let record = CheckpointRecord::decode(&entry.value).map_err(|error| format!("the stored checkpoint: {error}"))?;
+    let revision = Some(entry.revision);
+    let epoch = record.position.epoch;
+    let next = Epoch(epoch.0 + 1);
+    let is_other = matches!((&record.identity, &identity), (Some(old), Some(new)) if old != new);
+    let is_ahead = record.position.time > described.now.next();
+    if is_other || is_ahead {
+        tracing::error!(checkpoint = %record.position, "another deployment, or a restored one: starting at the present");
+        let position = now(next);
+        let restored = Some(position);
+        return Ok((Checkpointed { position: record.position, revision, definition, identity, restored }, position));
+    }
+    let position = if record.definition == definition {
+        record.position
+    } else {
+        tracing::warn!(epoch = next.0, "the stream's definition has changed: the epoch rises");
+        Position::boundary(next, record.position.time)
+    };
+    let restored = record.restored;
+    Ok((Checkpointed { position: record.position, revision, definition, identity, restored }, position))
+}
+
+async fn store_checkpoint(
+    config: &PartitionConfig,
+    fence: &Fence,
+    mut checkpointed: Checkpointed,
+    position: Position,
+) -> Result<Checkpointed, String> {
+    let record = CheckpointRecord {
+        position,
+        definition: checkpointed.definition.clone(),
+        identity: checkpointed.identity.clone(),
+        restored: checkpointed.restored,
+        write: fence.created.0,
+    };
+    let expect = checkpointed.revision.map_or(crate::store::Expect::Absent, crate::store::Expect::At);
+    let key = checkpoint::key(&config.machine.partition);
+    let write = Write { key, expect, value: Some(record.encode()) };
+    let mut jitter = ChaCha8Rng::seed_from_u64(fence.created.0);
+    let revision = commit_definitely(config.store.as_ref(), fence, &[write], PATIENCE, || {}, &mut jitter).await;
+    checkpointed.revision = Some(revision.map_err(|error| error.to_string())?);
+    checkpointed.position = position;
+    Ok(checkpointed)
+}
+
+/// Commits until the outcome is definite, and tells the loop.
+pub(super) async fn settle(
+    store: &dyn Store,
+    fence: &Fence,
+    id: WriteId,
+    writes: &[Write],
+    outcomes: &mpsc::Sender<(WriteId, Outcome)>,
+) {
+    let mut jitter = ChaCha8Rng::seed_from_u64(id.0);
+    let unknown = || {
+        // The loop may be busy; that a caller is told late does no harm.
+        let _ = outcomes.try_send((id, Outcome::Unknown));
+    };
+    let result: Result<Revision, _> = commit_definitely(store, fence, writes, PATIENCE, unknown, &mut jitter).await;
+    let outcome = match result {
+        Ok(revision) => Outcome::Done(revision),
+        Err(error) => Outcome::Failed(error),
+    };
+    // If the tenure has ended nobody needs the outcome: the next one reads the store.
+    let _ = outcomes.send((id, outcome)).await;
+}
+
+impl Partition {
+    /// Ends all sessions, takes their last acks, writes what is durable and gives ownership up.
+    async fn drain(mut self, commands: &mut mpsc::Receiver<Command>, grace: Duration) {
+        self.machine.close_all(CloseReason::Draining);
+        let until = tokio::time::Instant::now() + grace / 2;
+        while self.outboxes.iter().any(|outbox| outbox.strong_count() > 0) {
+            self.perform();
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => break,
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                Some(command) = commands.recv() => self.on_command_draining(command),
+                Some((id, outcome)) = self.outcomes.1.recv() => self.on_outcome(id, outcome),
+            }
+        }
+        let until = until + grace / 4;
+        self.machine.flush();
+        while !self.machine.is_flushed() && !self.fenced {
+            self.perform();
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {
+                    tracing::warn!("cursors could not be written in time; what was acked may come again");
+                    break;
+                }
+                Some((id, outcome)) = self.outcomes.1.recv() => {
+                    self.on_outcome(id, outcome);
+                    self.machine.flush();
+                }
+            }
+        }
+        let release = self.store.release(&self.fence);
+        if let Err(error) = tokio::time::timeout(grace / 8, release).await.unwrap_or(Ok(())) {
+            tracing::warn!(%error, "ownership could not be given up; a successor waits for the lease");
+        }
+        tracing::info!(position = %self.machine.reached(), "drained");
+    }
+
+    fn on_command_draining(&mut self, command: Command) {
+        match command {
+            Command::Ack(..) | Command::Disconnect { .. } => self.on_command(command),
+            // Dropped: answered OWNER_UNKNOWN.
+            _ => {}
+        }
+    }
+}
