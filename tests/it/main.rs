@@ -4,8 +4,10 @@
 
 mod client;
 mod command_line;
+mod drill;
 mod embedded_log;
 mod filters;
 mod python_consumer;
 mod simulation;
 mod source_mongo;
+mod tail;
