@@ -2,6 +2,7 @@
 //! behaviour, so that it links once.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod bench;
 mod client;
 mod command_line;
 mod drill;
