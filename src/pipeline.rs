@@ -53,6 +53,9 @@ enum Live {
     Backoff(tokio::time::Instant, Duration),
 }
 
+/// Both ends of the queue of writes' outcomes.
+type Outcomes = (mpsc::Sender<(WriteId, Outcome)>, mpsc::Receiver<(WriteId, Outcome)>);
+
 struct Partition {
     machine: Machine,
     handle: HubHandle,
@@ -65,7 +68,7 @@ struct Partition {
     paused: bool,
     waiting: Waiting,
     replays: Replays,
-    outcomes: (mpsc::Sender<(WriteId, Outcome)>, mpsc::Receiver<(WriteId, Outcome)>),
+    outcomes: Outcomes,
     /// What the source last said of itself, and when.
     described: Option<(Description, Instant)>,
     descriptions: (mpsc::Sender<Description>, mpsc::Receiver<Description>),
