@@ -95,6 +95,8 @@ impl Partition {
         self.describe_regularly();
         loop {
             let mut more = self.perform();
+            more |= self.machine.work();
+            more |= self.perform();
             while more {
                 // Catch-ups from the window, a bounded number of changes at a time: others get their turn.
                 tokio::task::yield_now().await;
