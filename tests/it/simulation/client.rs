@@ -38,6 +38,17 @@ pub(super) struct Client {
     pub(super) processed: VecDeque<String>,
     pub(super) progress: Option<(Position, u64)>,
     pub(super) broken: Option<String>,
+    backup: Option<Backup>,
+    /// Restored, and not connected since: it must present its own cursor, or the hub cannot know.
+    pub(super) is_restored: bool,
+}
+
+/// The application's state at some moment, the client library's table with it.
+#[derive(Debug, Clone)]
+struct Backup {
+    acked: Option<String>,
+    last: BTreeMap<(SubscriptionId, u64), Position>,
+    handed: usize,
 }
 
 #[derive(Debug)]
@@ -50,9 +61,27 @@ pub(super) struct Connection {
 }
 
 impl Client {
+    /// Keeps a backup of what the application holds when it acks.
+    pub(super) fn back_up(&mut self) {
+        self.backup = Some(Backup { acked: self.acked.clone(), last: self.last.clone(), handed: self.handed.len() });
+    }
+
+    /// Goes back to the backup, as an application restored after a disaster does: what it has taken
+    /// since must come again, whatever its former self has acked.
+    pub(super) fn restore(&mut self) {
+        let Some(backup) = self.backup.clone().filter(|backup| backup.acked.is_some()) else { return };
+        self.acked = backup.acked;
+        self.last = backup.last;
+        self.handed.truncate(backup.handed);
+        self.processed.clear();
+        self.connection = None;
+        self.is_restored = true;
+    }
+
     pub(super) fn connected(&mut self, outbox: Arc<Outbox>, number: u64) {
         self.connection = Some(Connection { outbox, number, pipe: VecDeque::new(), seq: 0 });
         self.processed.clear();
+        self.is_restored = false;
     }
 
     /// Moves what the hub has written into the pipe.

@@ -169,7 +169,8 @@ impl World {
             80..83 => self.tick(),
             83..92 => self.store_answers(),
             92..98 => self.replay_answers(),
-            98 => self.trim(),
+            98 if self.random.random_ratio(1, 2) => self.trim(),
+            98 => self.restore(client),
             _ => {
                 if self.random.random_ratio(1, 3) {
                     self.crash();
@@ -234,6 +235,17 @@ impl World {
         self.machine.on_batch(batch);
     }
 
+    fn restore(&mut self, client: usize) {
+        self.trace(|| format!("restore {client}"));
+        if let Some(connection) = self.clients[client].connection.as_ref() {
+            let number = connection.number;
+            self.machine.on_disconnect(&self.ids[client], number);
+        }
+        // What its former self had asked for is not its own.
+        self.opens.retain(|_, of| *of != client);
+        self.clients[client].restore();
+    }
+
     fn trim(&mut self) {
         if self.trims && !self.calm && self.random.random_ratio(1, 2) && !self.oplog.is_empty() {
             let cut = self.random.random_range(0..self.oplog.len());
@@ -296,7 +308,7 @@ impl World {
 
     fn connect(&mut self, client: usize) {
         self.trace(|| format!("connect {client}"));
-        let forgets = self.chance(5);
+        let forgets = self.chance(5) && !self.clients[client].is_restored;
         let cursor = self.clients[client].acked.clone().filter(|_| !forgets);
         let token = self.token();
         self.opens.insert(token, client);
@@ -332,6 +344,9 @@ impl World {
         self.trace(|| format!("ack {client}"));
         let count = if self.calm { usize::MAX } else { self.random.random_range(1..8) };
         let Some(cursor) = self.clients[client].ack(count) else { return };
+        if self.random.random_ratio(1, 4) {
+            self.clients[client].back_up();
+        }
         if self.chance(6) {
             // Lost, or very late.
             if self.random.random_ratio(1, 2) {
