@@ -9,3 +9,5 @@ mod filters;
 mod python_consumer;
 mod simulation;
 mod source_mongo;
+mod store;
+mod support;

@@ -134,8 +134,10 @@ struct Certainty {
 impl Certainty {
     /// What is left until this owner must stop.
     fn left(&self) -> Duration {
-        let margin = MARGIN_MAX.min(self.ttl / 3);
-        (self.ttl - margin).saturating_sub(self.clock.now().since(self.renewed))
+        let certain = self.ttl - MARGIN_MAX.min(self.ttl / 3);
+        // In the clock's own unit, or a rest too small for it would never pass.
+        let certain = Duration::from_micros(certain.as_micros() as u64);
+        certain.saturating_sub(self.clock.now().since(self.renewed))
     }
 
     /// How long to wait for anything: never past the point where this owner must stop.
