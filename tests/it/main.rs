@@ -2,8 +2,11 @@
 //! behaviour, so that it links once.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod architecture;
+mod bench;
 mod client;
 mod command_line;
+mod drill;
 mod embedded_log;
 mod filters;
 mod python_consumer;
@@ -11,3 +14,4 @@ mod simulation;
 mod source_mongo;
 mod store;
 mod support;
+mod tail;
