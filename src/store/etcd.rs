@@ -1,31 +1,40 @@
 //! The cluster's store: etcd.
 //!
-//! Owns the fence, the lease and what each failure of a call means. Knows nothing of what the records
-//! mean. What etcd really does was tried out: a key may outlive its lease, and a restart renews every
-//! lease in full, so an owner stops by its own clock and correctness rests on the fence alone.
+//! Owns the fence, the pages of a scan and what each failure of a call means; `ownership.rs` owns the
+//! lease. Knows nothing of what the records mean.
+//!
+//! A commit that timed out may still sit in a socket or a queue and take effect much later, even after
+//! its repetition has been undone by a later write. So each commit requires the *last* revision of the
+//! ownership key, its stamp; after a commit of unknown outcome the key is written anew before anything
+//! else, and what still carries the old stamp can no longer take effect. Only then is what the store
+//! says about the doubtful write final.
 
+mod ownership;
+
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
-    TxnOpResponse,
+    Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, KvClient, PutOptions, ResponseHeader, SortOrder,
+    SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
-use tokio::sync::watch;
 
-use super::{CommitError, Entry, Expect, Fence, Key, Owned, Ownership, Revision, Store, Unavailable, Write};
-use crate::clock::{Clock, Instant};
-use crate::tasks::{Kind, Tasks};
+use super::{CommitError, Entry, Expect, Fence, Key, Owned, Revision, Store, Unavailable, Write, check};
+use crate::clock::Clock;
+use crate::limits;
+use crate::tasks::Tasks;
 
 /// No call waits longer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two attempts to win an ownership that another holds.
-const ACQUIRE_EVERY: Duration = Duration::from_millis(500);
 /// Keys read at a time.
-const SCAN_PAGE: i64 = 5_000;
-/// etcd's code for a request over its limits.
+const SCAN_PAGE: usize = 1_000;
+/// The greatest page: subscriptions, or the few but large pages of cursors.
+const SCAN_BYTES_MAX: usize =
+    SCAN_PAGE * (limits::subscription_bytes_max + 1024) + limits::cursor_pages as usize * limits::store_txn_bytes_max;
+/// gRPC's code for a request over etcd's limits.
 const INVALID_ARGUMENT: i32 = 3;
 
 /// Where the cluster's state lives.
@@ -42,12 +51,123 @@ pub struct EtcdConfig {
 /// A connection to etcd. The client reconnects by itself.
 pub struct EtcdStore {
     client: Client,
+    kv: KvClient,
     config: EtcdConfig,
     tasks: Tasks,
     clock: Clock,
-    trouble: Arc<Mutex<Option<String>>>,
-    /// The lease of each fence, to give it up.
-    leases: Mutex<Vec<(Fence, i64)>>,
+    trouble: Trouble,
+    /// This store's own ownerships, by the path of their key.
+    tenures: Mutex<BTreeMap<String, Arc<Tenure>>>,
+}
+
+/// What went wrong with the last call, if it did.
+#[derive(Clone, Default)]
+struct Trouble(Arc<Mutex<Option<String>>>);
+
+impl Trouble {
+    fn note(&self, trouble: Option<String>) {
+        *lock(&self.0) = trouble;
+    }
+
+    /// A call with a deadline of our own: a frozen server answers nothing at all.
+    async fn call<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+        let result = match tokio::time::timeout(CALL_TIMEOUT, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(Failure::from(error)),
+            Err(_) => Err(Failure { code: None, reason: format!("no answer within {} s", CALL_TIMEOUT.as_secs()) }),
+        };
+        // A refusal is an answer.
+        let failed = result.as_ref().err().filter(|failure| !failure.is_refusal());
+        self.note(failed.map(|failure| failure.reason.clone()));
+        result
+    }
+}
+
+/// A call that failed, and gRPC's code if it got that far.
+struct Failure {
+    code: Option<i32>,
+    reason: String,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::GRpcStatus(status) => {
+                Self { code: Some(status.code() as i32), reason: status.message().to_string() }
+            }
+            other => Self { code: None, reason: other.to_string() },
+        }
+    }
+}
+
+impl From<Failure> for Unavailable {
+    fn from(failure: Failure) -> Self {
+        Self(failure.reason)
+    }
+}
+
+impl Failure {
+    /// The request itself is wrong: nothing was written, and it never will be.
+    fn is_refusal(&self) -> bool {
+        self.code == Some(INVALID_ARGUMENT)
+            || self.reason.contains("message larger than max")
+            || self.reason.contains("message length too large")
+    }
+}
+
+/// One ownership while it lasts.
+struct Tenure {
+    fence: Fence,
+    node: String,
+    lease: i64,
+    stamp: Mutex<Stamp>,
+    /// Only one renews the stamp.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// The last revision of the ownership key, as far as known, and whether a commit under it may still
+/// take effect unseen.
+#[derive(Clone, Copy)]
+struct Stamp {
+    revision: i64,
+    in_doubt: bool,
+}
+
+impl Tenure {
+    fn doubt(&self, revision: i64) {
+        let mut stamp = lock(&self.stamp);
+        // What carries an older stamp can do no harm any more.
+        stamp.in_doubt |= stamp.revision == revision;
+    }
+
+    fn adopt(&self, revision: i64) {
+        let mut stamp = lock(&self.stamp);
+        stamp.revision = stamp.revision.max(revision);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn revision_of(header: Option<&ResponseHeader>) -> i64 {
+    header.map_or(0, ResponseHeader::revision)
+}
+
+/// The first and the last revision of the key that the failed branch of a transaction has read.
+fn read_back(response: &TxnResponse) -> Option<(i64, i64)> {
+    response.op_responses().iter().find_map(|op| match op {
+        TxnOpResponse::Get(found) => found.kvs().first().map(|pair| (pair.create_revision(), pair.mod_revision())),
+        _ => None,
+    })
+}
+
+fn compare(path: String, expect: Expect) -> Option<Compare> {
+    match expect {
+        Expect::Absent => Some(Compare::create_revision(path, CompareOp::Equal, 0)),
+        Expect::At(revision) => Some(Compare::mod_revision(path, CompareOp::Equal, revision.0 as i64)),
+        Expect::Anything => None,
+    }
 }
 
 impl EtcdStore {
@@ -59,190 +179,66 @@ impl EtcdStore {
         let options = ConnectOptions::new()
             .with_keep_alive(Duration::from_secs(3), Duration::from_secs(3))
             .with_keep_alive_while_idle(true)
-            .with_connect_timeout(CALL_TIMEOUT)
-            .with_timeout(CALL_TIMEOUT);
+            .with_connect_timeout(CALL_TIMEOUT);
         let connected = Client::connect(&config.endpoints, Some(options)).await;
         let client = connected.map_err(|error| Unavailable(error.to_string()))?;
-        let leases = Mutex::new(Vec::new());
-        Ok(Arc::new(Self { client, config, tasks, clock, trouble: Arc::default(), leases }))
+        let kv = client.kv_client().max_decoding_message_size(SCAN_BYTES_MAX);
+        let (trouble, tenures) = (Trouble::default(), Mutex::default());
+        Ok(Arc::new(Self { client, kv, config, tasks, clock, trouble, tenures }))
     }
 
     fn path(&self, key: &Key) -> String {
         format!("{}/{}", self.config.prefix.trim_end_matches('/'), key.0)
     }
 
-    fn note<T>(&self, result: Result<T, String>) -> Result<T, String> {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        *trouble = result.as_ref().err().cloned();
-        result
+    fn tenure(&self, fence: &Fence) -> Option<Arc<Tenure>> {
+        lock(&self.tenures).get(&self.path(&fence.key)).filter(|tenure| tenure.fence == *fence).cloned()
     }
 
-    /// A call with a deadline of our own: a frozen server answers nothing at all.
-    async fn call<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
-        let result = match tokio::time::timeout(CALL_TIMEOUT, call).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {} s", CALL_TIMEOUT.as_secs())),
-        };
-        self.note(result)
-    }
-
-    async fn lease(&self, node: &str) -> Result<i64, String> {
-        let mut client = self.client.clone();
-        let recorded = self.path(&Key(format!("nodes/{node}/lease")));
-        let found = self.call(client.get(recorded.clone(), None)).await?;
-        let old = found.kvs().first().and_then(|pair| pair.value_str().ok()?.parse::<i64>().ok());
-        if let Some(old) = old {
-            // What this node held before its restart need not run out. It may have done so already.
-            let _ = self.call(client.lease_revoke(old)).await;
+    /// The stamp that the next commit must carry; a new one after a commit of unknown outcome.
+    async fn stamp(&self, tenure: &Tenure) -> Result<i64, CommitError> {
+        let fresh = || Some(*lock(&tenure.stamp)).filter(|stamp| !stamp.in_doubt).map(|stamp| stamp.revision);
+        if let Some(revision) = fresh() {
+            return Ok(revision);
         }
-        let ttl = i64::try_from(self.config.lease_seconds).unwrap_or(i64::MAX);
-        let lease = self.call(client.lease_grant(ttl, None)).await?.id();
-        self.call(client.put(recorded, lease.to_string(), None)).await?;
-        Ok(lease)
-    }
-
-    async fn try_own(&self, key: &str, node: &str, lease: i64) -> Result<Option<Revision>, String> {
-        let put = TxnOp::put(key, node, Some(PutOptions::new().with_lease(lease)));
-        let txn = Txn::new()
-            .when([Compare::create_revision(key, CompareOp::Equal, 0)])
-            .and_then([put])
-            .or_else([TxnOp::get(key, None)]);
-        let response = self.call(self.client.clone().txn(txn)).await?;
-        if response.succeeded() {
-            return Ok(response.header().map(|header| Revision(header.revision() as u64)));
+        let _turn = tenure.turn.lock().await;
+        if let Some(revision) = fresh() {
+            return Ok(revision);
         }
-        // An earlier attempt of ours may have won without our learning of it.
-        let ours = response.op_responses().iter().find_map(|op| match op {
-            TxnOpResponse::Get(found) => {
-                found.kvs().first().filter(|pair| pair.lease() == lease).map(|pair| pair.create_revision())
+        let path = self.path(&tenure.fence.key);
+        let put = TxnOp::put(path.clone(), tenure.node.clone(), Some(PutOptions::new().with_lease(tenure.lease)));
+        let owned = Compare::create_revision(path, CompareOp::Equal, tenure.fence.created.0 as i64);
+        let txn = Txn::new().when([owned]).and_then([put]);
+        match self.trouble.call(self.kv.clone().txn(txn)).await {
+            Ok(answer) if answer.succeeded() => {
+                let revision = revision_of(answer.header());
+                *lock(&tenure.stamp) = Stamp { revision, in_doubt: false };
+                Ok(revision)
             }
-            _ => None,
-        });
-        Ok(ours.map(|revision| Revision(revision as u64)))
-    }
-
-    fn renew(&self, lease: i64, granted: Instant) -> watch::Receiver<Ownership> {
-        let (told, ownership) = watch::channel(Ownership::Held);
-        let ttl = Duration::from_secs(self.config.lease_seconds);
-        let renewal = Renewal { client: self.client.clone(), clock: self.clock.clone(), lease, ttl, told };
-        // It ends with its receiver, not at shutdown: while the hub drains, cursors are still written
-        // under this fence.
-        self.tasks.spawn(Kind::Lease, format!("lease {lease:x}"), renewal.run(granted));
-        ownership
-    }
-}
-
-/// Keeps a lease alive and follows it by this owner's own clock.
-struct Renewal {
-    client: Client,
-    clock: Clock,
-    lease: i64,
-    ttl: Duration,
-    told: watch::Sender<Ownership>,
-}
-
-impl Renewal {
-    async fn run(mut self, granted: Instant) {
-        // The lease runs from when the server took the request, which is not before it was sent.
-        let mut sent = granted;
-        let margin = Duration::from_secs(2).min(self.ttl / 3);
-        let every = self.ttl / 6;
-        let mut stream = None;
-        loop {
-            tokio::select! {
-                () = self.told.closed() => return,
-                () = tokio::time::sleep(every) => {}
-            }
-            let asked = self.clock.now();
-            match tokio::time::timeout(every, keep_alive(&mut self.client, self.lease, &mut stream)).await {
-                Ok(Ok(ttl)) if ttl > 0 => {
-                    sent = asked;
-                    self.tell(Ownership::Held);
-                }
-                Ok(Ok(_)) => {
-                    self.tell(Ownership::Lost);
-                    return;
-                }
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "the lease could not be renewed");
-                    stream = None;
-                }
-                Err(_) => stream = None,
-            }
-            if self.clock.now().since(sent) + margin + every >= self.ttl {
-                self.tell(Ownership::Uncertain);
-            }
+            Ok(_) => Err(CommitError::Fenced),
+            Err(failure) => Err(CommitError::Unknown(failure.reason)),
         }
-    }
-
-    fn tell(&self, now: Ownership) {
-        self.told.send_if_modified(|before| std::mem::replace(before, now) != now);
-    }
-}
-
-type KeepAlive = (etcd_client::LeaseKeeper, etcd_client::LeaseKeepAliveStream);
-
-/// Renews once; the time to live that the server grants, 0 if there is no such lease.
-async fn keep_alive(client: &mut Client, lease: i64, stream: &mut Option<KeepAlive>) -> Result<i64, Error> {
-    if stream.is_none() {
-        match client.lease_keep_alive(lease).await {
-            Ok(opened) => *stream = Some(opened),
-            Err(Error::LeaseKeepAliveError(_)) => return Ok(0),
-            Err(error) => return Err(error),
-        }
-    }
-    let Some((keeper, answers)) = stream else { return Ok(0) };
-    keeper.keep_alive().await?;
-    match answers.message().await? {
-        Some(answer) => Ok(answer.ttl()),
-        None => Err(Error::LeaseKeepAliveError("the stream has ended".into())),
-    }
-}
-
-fn compare(path: String, expect: Expect) -> Option<Compare> {
-    match expect {
-        Expect::Absent => Some(Compare::create_revision(path, CompareOp::Equal, 0)),
-        Expect::At(revision) => Some(Compare::mod_revision(path, CompareOp::Equal, revision.0 as i64)),
-        Expect::Anything => None,
     }
 }
 
 #[async_trait]
 impl Store for EtcdStore {
     async fn acquire(&self, key: &Key, node: &str) -> Result<Owned, Unavailable> {
-        let path = self.path(key);
-        let mut granted = self.clock.now();
-        let mut lease = self.lease(node).await.map_err(Unavailable)?;
-        loop {
-            if let Some(created) = self.try_own(&path, node, lease).await.map_err(Unavailable)? {
-                let fence = Fence { key: key.clone(), created };
-                self.leases.lock().unwrap_or_else(PoisonError::into_inner).push((fence.clone(), lease));
-                return Ok(Owned { fence, ownership: self.renew(lease, granted) });
-            }
-            tokio::time::sleep(ACQUIRE_EVERY).await;
-            if self.clock.now().since(granted) * 2 > Duration::from_secs(self.config.lease_seconds) {
-                // Still waiting: a fresh lease, so that a win begins with a whole one.
-                granted = self.clock.now();
-                lease = self.lease(node).await.map_err(Unavailable)?;
-            }
-        }
+        self.own(key, node).await
     }
 
     async fn release(&self, fence: &Fence) -> Result<(), Unavailable> {
-        let lease = {
-            let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(at) = leases.iter().position(|(held, _)| held == fence) else { return Ok(()) };
-            leases.swap_remove(at).1
-        };
-        let revoked = self.call(self.client.clone().lease_revoke(lease)).await;
-        revoked.map(|_| ()).map_err(Unavailable)
+        let Some(tenure) = self.tenure(fence) else { return Ok(()) };
+        self.revoke(tenure.lease).await?;
+        lock(&self.tenures).retain(|_, held| held.fence != *fence);
+        Ok(())
     }
 
     async fn scan(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), Unavailable> {
         let root = self.path(&Key(String::new()));
         let mut from = format!("{root}{prefix}").into_bytes();
         let mut end = from.clone();
-        // The first key that does not begin with the prefix; the prefix is ASCII.
+        // The first key that does not begin with the prefix: no byte of UTF-8 is 255.
         if let Some(last) = end.last_mut() {
             *last += 1;
         }
@@ -251,12 +247,12 @@ impl Store for EtcdStore {
         loop {
             let options = GetOptions::new()
                 .with_range(end.clone())
-                .with_limit(SCAN_PAGE)
+                .with_limit(SCAN_PAGE as i64)
                 .with_revision(revision)
                 .with_sort(SortTarget::Key, SortOrder::Ascend);
-            let page = self.call(self.client.clone().get(from.clone(), Some(options))).await.map_err(Unavailable)?;
+            let page = self.trouble.call(self.kv.clone().get(from.clone(), Some(options))).await?;
             if revision == 0 {
-                revision = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+                revision = revision_of(page.header());
             }
             for pair in page.kvs() {
                 let text = pair.key_str().map_err(|error| Unavailable(error.to_string()))?;
@@ -275,7 +271,7 @@ impl Store for EtcdStore {
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, Unavailable> {
-        let found = self.call(self.client.clone().get(self.path(key), None)).await.map_err(Unavailable)?;
+        let found = self.trouble.call(self.kv.clone().get(self.path(key), None)).await?;
         Ok(found.kvs().first().map(|pair| Entry {
             key: key.clone(),
             value: pair.value().to_vec(),
@@ -284,51 +280,53 @@ impl Store for EtcdStore {
     }
 
     async fn commit(&self, fence: &Fence, writes: &[Write]) -> Result<Revision, CommitError> {
-        let guard = self.path(&fence.key);
-        let mut compares = vec![Compare::create_revision(guard.clone(), CompareOp::Equal, fence.created.0 as i64)];
-        compares.extend(writes.iter().filter_map(|write| compare(self.path(&write.key), write.expect)));
-        let operations: Vec<TxnOp> = writes
-            .iter()
-            .map(|write| match &write.value {
+        check(writes)?;
+        let (guard, created) = (self.path(&fence.key), fence.created.0 as i64);
+        let tenure = self.tenure(fence);
+        loop {
+            let stamp = match &tenure {
+                Some(tenure) => Some(self.stamp(tenure).await?),
+                None => None,
+            };
+            // No two writes share a revision, so the last one implies the first.
+            let owned = match stamp {
+                Some(stamp) => Compare::mod_revision(guard.clone(), CompareOp::Equal, stamp),
+                None => Compare::create_revision(guard.clone(), CompareOp::Equal, created),
+            };
+            let expected = writes.iter().filter_map(|write| compare(self.path(&write.key), write.expect));
+            let operations = writes.iter().map(|write| match &write.value {
                 Some(value) => TxnOp::put(self.path(&write.key), value.clone(), None),
                 None => TxnOp::delete(self.path(&write.key), None),
-            })
-            .collect();
-        let txn = Txn::new().when(compares).and_then(operations).or_else([TxnOp::get(guard, None)]);
-        let mut client = self.client.clone();
-        let answer = tokio::time::timeout(CALL_TIMEOUT, client.txn(txn)).await;
-        let answer = match answer {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(Error::GRpcStatus(status)))
-                if status.code() as i32 == INVALID_ARGUMENT
-                    || status.message().contains("message length too large") =>
-            {
-                return Err(CommitError::TooLarge(status.message().to_string()));
+            });
+            let txn = Txn::new()
+                .when([owned].into_iter().chain(expected).collect::<Vec<_>>())
+                .and_then(operations.collect::<Vec<_>>())
+                .or_else([TxnOp::get(guard.clone(), None)]);
+            let answer = match self.trouble.call(self.kv.clone().txn(txn)).await {
+                Ok(answer) => answer,
+                Err(failure) if failure.is_refusal() => return Err(CommitError::TooLarge(failure.reason)),
+                Err(failure) => {
+                    if let (Some(tenure), Some(stamp)) = (&tenure, stamp) {
+                        tenure.doubt(stamp);
+                    }
+                    return Err(CommitError::Unknown(failure.reason));
+                }
+            };
+            if answer.succeeded() {
+                return Ok(Revision(revision_of(answer.header()) as u64));
             }
-            Ok(Err(error)) => {
-                let reason = self.note::<()>(Err(error.to_string())).err().unwrap_or_default();
-                return Err(CommitError::Unknown(reason));
+            match (read_back(&answer), &tenure) {
+                (Some((first, last)), Some(tenure)) if first == created && Some(last) != stamp => {
+                    // The stamp has changed meanwhile: this attempt took no effect for that alone.
+                    tenure.adopt(last);
+                }
+                (Some((first, _)), _) if first == created => return Err(CommitError::Conflict),
+                _ => return Err(CommitError::Fenced),
             }
-            Err(_) => {
-                let reason = format!("no answer within {} s", CALL_TIMEOUT.as_secs());
-                let reason = self.note::<()>(Err(reason)).err().unwrap_or_default();
-                return Err(CommitError::Unknown(reason));
-            }
-        };
-        let _ = self.note(Ok(()));
-        if answer.succeeded() {
-            return Ok(Revision(answer.header().map_or(0, etcd_client::ResponseHeader::revision) as u64));
         }
-        let is_held = answer.op_responses().iter().any(|op| match op {
-            TxnOpResponse::Get(found) => {
-                found.kvs().first().is_some_and(|pair| pair.create_revision() as u64 == fence.created.0)
-            }
-            _ => false,
-        });
-        Err(if is_held { CommitError::Conflict } else { CommitError::Fenced })
     }
 
     fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.trouble.0).clone()
     }
 }

@@ -8,13 +8,18 @@
 pub mod checkpoint;
 pub mod cursors;
 pub mod etcd;
+pub mod faulty;
 pub mod gateways;
 pub mod redb;
 pub mod subscriptions;
 pub mod writer;
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+
+use crate::limits;
 
 /// The store's own clock: rises with every commit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
@@ -58,6 +63,30 @@ pub struct Write {
     pub value: Option<Vec<u8>>,
 }
 
+impl Write {
+    /// What it counts against `limits::store_txn_bytes_max`.
+    pub fn size_bytes(&self) -> usize {
+        self.key.0.len() + self.value.as_ref().map_or(0, Vec::len)
+    }
+}
+
+/// Refuses what no store takes, so that all refuse alike: too many writes, too many bytes, or two
+/// writes of one key.
+fn check(writes: &[Write]) -> Result<(), CommitError> {
+    if writes.len() > limits::store_txn_operations_max {
+        return Err(CommitError::TooLarge(format!("{} writes in one transaction", writes.len())));
+    }
+    let bytes: usize = writes.iter().map(Write::size_bytes).sum();
+    if bytes > limits::store_txn_bytes_max {
+        return Err(CommitError::TooLarge(format!("{bytes} bytes in one transaction")));
+    }
+    let mut keys = HashSet::with_capacity(writes.len());
+    match writes.iter().find(|write| !keys.insert(&write.key)) {
+        Some(twice) => Err(CommitError::TooLarge(format!("{} twice in one transaction", twice.key.0))),
+        None => Ok(()),
+    }
+}
+
 /// How a commit failed.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum CommitError {
@@ -70,7 +99,7 @@ pub enum CommitError {
     /// It may or may not have been written, now or later.
     #[error("outcome unknown: {0}")]
     Unknown(String),
-    /// Over the store's own limits: nothing was written.
+    /// Over what the store takes in one transaction: nothing was written, and it never will be.
     #[error("too large for the store: {0}")]
     TooLarge(String),
 }

@@ -6,11 +6,11 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use ::redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{CommitError, Entry, Expect, Fence, Key, Owned, Ownership, Revision, Store, Unavailable, Write};
+use super::{CommitError, Entry, Expect, Fence, Key, Owned, Ownership, Revision, Store, Unavailable, Write, check};
 use crate::tasks::{Kind, Tasks};
 
 const RECORDS: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("records");
@@ -36,6 +36,8 @@ pub struct RedbStore {
     database: Arc<Database>,
     jobs: mpsc::Sender<Job>,
     trouble: Arc<Mutex<Option<String>>>,
+    /// Nobody can take an ownership away while this process holds the file.
+    held: watch::Sender<Ownership>,
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Unavailable {
@@ -52,7 +54,10 @@ impl RedbStore {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(|error| at(&error))?;
         }
-        let database = Database::create(path).map_err(|error| at(&error))?;
+        let database = Database::create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => at(&"another process has it open"),
+            other => at(&other),
+        })?;
         let prepare = || -> Result<(), ::redb::Error> {
             let transaction = database.begin_write()?;
             transaction.open_table(RECORDS)?;
@@ -66,7 +71,7 @@ impl RedbStore {
         let trouble = Arc::new(Mutex::new(None));
         let writer = write_groups(Arc::clone(&database), queue, Arc::clone(&trouble));
         tasks.spawn(Kind::StoreWriter, "redb", writer);
-        Ok(Arc::new(Self { database, jobs, trouble }))
+        Ok(Arc::new(Self { database, jobs, trouble, held: watch::Sender::new(Ownership::Held) }))
     }
 
     async fn submit(&self, fence: Option<Fence>, writes: Vec<Write>) -> Result<Revision, CommitError> {
@@ -178,10 +183,7 @@ impl Store for RedbStore {
         // The process that holds the file is the only node.
         let write = Write { key: key.clone(), expect: Expect::Anything, value: Some(node.as_bytes().to_vec()) };
         let created = self.submit(None, vec![write]).await.map_err(unavailable)?;
-        let (held, ownership) = watch::channel(Ownership::Held);
-        // Nobody can take it away while this process lives.
-        std::mem::forget(held);
-        Ok(Owned { fence: Fence { key: key.clone(), created }, ownership })
+        Ok(Owned { fence: Fence { key: key.clone(), created }, ownership: self.held.subscribe() })
     }
 
     async fn release(&self, fence: &Fence) -> Result<(), Unavailable> {
@@ -229,6 +231,7 @@ impl Store for RedbStore {
     }
 
     async fn commit(&self, fence: &Fence, writes: &[Write]) -> Result<Revision, CommitError> {
+        check(writes)?;
         self.submit(Some(fence.clone()), writes.to_vec()).await
     }
 

@@ -12,4 +12,6 @@ mod filters;
 mod python_consumer;
 mod simulation;
 mod source_mongo;
+mod store;
+mod support;
 mod tail;
