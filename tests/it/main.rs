@@ -6,6 +6,7 @@ mod client;
 mod command_line;
 mod embedded_log;
 mod filters;
+mod hub;
 mod python_consumer;
 mod simulation;
 mod source_mongo;

@@ -1,0 +1,6 @@
+//! Whole hubs against real servers.
+
+mod consumers;
+mod exactness;
+mod servers;
+mod site;
