@@ -2,5 +2,6 @@
 
 mod consumers;
 mod exactness;
+mod registration;
 mod servers;
 mod site;
