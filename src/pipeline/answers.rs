@@ -133,7 +133,9 @@ impl Partition {
                     StartAt::Position(position) => position.time,
                     StartAt::Cursor(_) => return None,
                 };
-                (time < oldest).then(|| {
+                // Where one begins is not part of what it is: the same again is answered as ever.
+                let is_new = || self.machine.subscription(&item.spec.key()).is_err();
+                (time < oldest && is_new()).then(|| {
                     let detail = "the oplog does not reach back to startAt: read the data anew and start from there";
                     Problem::new(Code::StartTooOld, detail).at("startAt")
                 })

@@ -9,6 +9,7 @@ mod command_line;
 mod drill;
 mod embedded_log;
 mod filters;
+mod hub;
 mod python_consumer;
 mod simulation;
 mod source_mongo;

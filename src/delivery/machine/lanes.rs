@@ -755,7 +755,7 @@ impl Machine {
         let mut items = Vec::new();
         let mut first = None;
         for entry in self.window.after(lowest, usize::MAX) {
-            let found = lane.items(LaneName::Joining, entry, &self.subs, Flags::none());
+            let found = lane.items(LaneName::Joining, entry, &self.subs, Flags::REPLAYED);
             if !found.is_empty() {
                 first = first.or(Some(entry.position()));
                 items.extend(found);

@@ -1,0 +1,287 @@
+//! Random subscriptions against random writes: what arrives is what the reference evaluator says of
+//! changes that were read without the hub; nothing more, nothing less, in order.
+
+mod subscriptions;
+mod writes;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Map, Value, json};
+use streamer::change::Change;
+use streamer::clock::Clock;
+use streamer::matching::{Filter, Verdict};
+use streamer::position::{ClusterTime, Epoch, Position};
+use streamer::source::layout::Layout;
+use streamer::source::mongo::{MongoConfig, MongoSource};
+use streamer::source::{ChangeSource, Event};
+use streamer::subscription::{Operator, Spec};
+use streamer::tasks::Tasks;
+use tokio::task::JoinSet;
+
+use super::consumers::{self, Body, Said, Session, Transport};
+use super::site::{PARTITION, Running, STUCK, Site, is_past};
+use writes::Writer;
+
+const TENANTS: [&str; 2] = ["acme", "globex"];
+const COLLECTIONS: usize = 40;
+/// For each tenant.
+const FILTERS: usize = 1_024;
+const WRITERS: u64 = 4;
+const WRITES_EACH: usize = 5_200;
+const GATEWAYS: [Transport; 8] = [
+    Transport::Sse,
+    Transport::GrpcJson,
+    Transport::Sse,
+    Transport::GrpcBson,
+    Transport::Sse,
+    Transport::GrpcJson,
+    Transport::Sse,
+    Transport::GrpcBson,
+];
+
+struct Subscription {
+    gateway: usize,
+    id: String,
+    filter: Arc<Filter>,
+    transitions: bool,
+    generation: u64,
+    active_from: Position,
+}
+
+/// Which subscription, and how it is concerned.
+type Concerned = (usize, &'static str, &'static str);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_arrives_is_what_the_reference_says() {
+    let given = std::env::var("STREAMER_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
+    let seed: u64 = given.unwrap_or_else(rand::random);
+    // Shown only if the test fails.
+    println!("STREAMER_TEST_SEED={seed}");
+    let site = Site::new().await;
+    let hub = Running::start(&site.config(), Clock::system()).await;
+    let from = site.now().await;
+    let subscriptions = register(&hub, seed).await;
+
+    let mut sessions = JoinSet::new();
+    let (written, end) = tokio::sync::watch::channel(None);
+    for (gateway, transport) in GATEWAYS.into_iter().enumerate() {
+        let (http, grpc) = (hub.http_url(), hub.grpc_url());
+        let session = Session::open(transport, &http, &grpc, &format!("gw-{gateway}"), None).await;
+        let end = end.clone();
+        sessions.spawn(async move { (gateway, consume(session, end).await) });
+    }
+    let mut writers = JoinSet::new();
+    for number in 0..WRITERS {
+        let writer = Writer::new(seed, number, site.client.clone(), &site.database);
+        writers.spawn(writer.run(WRITES_EACH));
+    }
+    let count: usize = writers.join_all().await.into_iter().sum();
+    assert!(count >= 20_000);
+    let end = site.now().await;
+    written.send_replace(Some(end));
+
+    let changes = read(&site, from, end).await;
+    assert_eq!(changes.len(), count, "each write is one change");
+    let received: BTreeMap<usize, Vec<consumers::Change>> =
+        tokio::time::timeout(STUCK, sessions.join_all()).await.expect("all arrives").into_iter().collect();
+    let subscriptions = Arc::new(subscriptions);
+    let expected = tokio::task::spawn_blocking({
+        let (subscriptions, changes) = (Arc::clone(&subscriptions), changes.clone());
+        move || evaluate(&subscriptions, &changes)
+    });
+    let expected = expected.await.unwrap();
+    compare(&subscriptions, &changes, &expected, &received);
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// Registers every filter for both tenants, spread over the gateways.
+async fn register(hub: &Running, seed: u64) -> Vec<Subscription> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let all: Vec<Map<String, Value>> = (0..FILTERS).map(|_| subscriptions::conditions(&mut random)).collect();
+    assert_eq!(subscriptions::operators(all.iter()).len(), Operator::ALL.len(), "all operators occur");
+    let mut requests = Vec::new();
+    for (number, conditions) in all.iter().enumerate() {
+        let collection = format!("c{}", random.random_range(0..COLLECTIONS));
+        for tenant in TENANTS {
+            let gateway = random.random_range(0..GATEWAYS.len());
+            let mut request = conditions.clone();
+            request.insert("gatewayId".into(), json!(format!("gw-{gateway}")));
+            request.insert("subscriptionId".into(), json!(format!("{number}-{tenant}")));
+            request.insert("tenant".into(), json!(tenant));
+            request.insert("collection".into(), json!(collection));
+            requests.push((gateway, Value::Object(request)));
+        }
+    }
+    let batch = json!({ "subscriptions": requests.iter().map(|(_, request)| request).collect::<Vec<_>>() });
+    let (status, answer) = hub.call(reqwest::Method::POST, "/v1/subscriptions/batch", Some(&batch)).await;
+    assert_eq!(status, 200, "{answer}");
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(results.len(), requests.len());
+    let made = results.iter().zip(requests).map(|(result, (gateway, request))| {
+        assert_eq!(result["status"], 201, "{request}: {result}");
+        let registered = &result["subscription"];
+        Subscription {
+            gateway,
+            id: request["subscriptionId"].as_str().unwrap().to_owned(),
+            filter: Filter::compile(&Spec::from_json(&request).unwrap()).unwrap(),
+            transitions: request["transitions"] == json!(true),
+            generation: registered["generation"].as_u64().unwrap(),
+            active_from: registered["activeFrom"][PARTITION].as_str().unwrap().parse().unwrap(),
+        }
+    });
+    made.collect()
+}
+
+/// Takes everything until the hub says that all that was written has been sent.
+async fn consume(
+    mut session: Session,
+    end: tokio::sync::watch::Receiver<Option<ClusterTime>>,
+) -> Vec<consumers::Change> {
+    let mut changes: Vec<consumers::Change> = Vec::new();
+    loop {
+        match session.next().await.expect("the session goes on") {
+            Said::Welcome => {}
+            Said::Change(change) => {
+                if change.seq % 300 == 0 {
+                    session.ack(&change.cursor).await;
+                }
+                changes.push(*change);
+            }
+            Said::Progress(positions, behind) => {
+                let end = *end.borrow();
+                if behind == 0 && end.is_some_and(|end| is_past(&positions, end)) {
+                    return changes;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The changes after `from` up to `end`, read without the hub.
+async fn read(site: &Site, from: ClusterTime, end: ClusterTime) -> Arc<Vec<Arc<Change>>> {
+    let mut config = MongoConfig::new(&site.mongodb.address);
+    config.database = Some(site.database.clone());
+    config.layout = Layout::syntrix();
+    let source = MongoSource::connect(config, Tasks::new()).await.unwrap();
+    let mut reading = source.read(Epoch(1), Position::boundary(Epoch(1), from.next())).await.unwrap();
+    let mut changes = Vec::new();
+    loop {
+        let batch = tokio::time::timeout(STUCK, reading.recv()).await.expect("a reading advances").unwrap().unwrap();
+        for event in batch.events {
+            match event {
+                Event::Change(change) => changes.push(change),
+                Event::Resync(gap) => panic!("{gap:?}"),
+            }
+        }
+        if batch.reached.time > end {
+            return Arc::new(changes);
+        }
+    }
+}
+
+/// For each change those whom it concerns, in two threads.
+fn evaluate(subscriptions: &[Subscription], changes: &[Arc<Change>]) -> Vec<Vec<Concerned>> {
+    let part = |changes: &[Arc<Change>]| -> Vec<Vec<Concerned>> {
+        changes.iter().map(|change| concerned(subscriptions, change)).collect()
+    };
+    let (first, second) = changes.split_at(changes.len() / 2);
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| part(second));
+        let mut all = part(first);
+        all.extend(second.join().unwrap());
+        all
+    })
+}
+
+fn concerned(subscriptions: &[Subscription], change: &Change) -> Vec<Concerned> {
+    let mut concerned = Vec::new();
+    for (number, subscription) in subscriptions.iter().enumerate() {
+        if change.position <= subscription.active_from {
+            continue;
+        }
+        if let Some(Verdict { transition, certainty, broadcast, .. }) = subscription.filter.evaluate(change) {
+            assert!(!broadcast, "images are recorded: nobody needs to look");
+            let (transition, certainty) = if subscription.transitions {
+                (transition.unwrap().name(), certainty.unwrap().name())
+            } else {
+                ("", "")
+            };
+            concerned.push((number, transition, certainty));
+        }
+    }
+    concerned
+}
+
+fn compare(
+    subscriptions: &[Subscription],
+    changes: &[Arc<Change>],
+    expected: &[Vec<Concerned>],
+    received: &BTreeMap<usize, Vec<consumers::Change>>,
+) {
+    let by_position: HashMap<Position, &Arc<Change>> = changes.iter().map(|change| (change.position, change)).collect();
+    let mut wanted: Vec<Vec<(Position, String, &str, &str)>> = vec![Vec::new(); GATEWAYS.len()];
+    for (change, concerned) in changes.iter().zip(expected) {
+        for &(number, transition, certainty) in concerned {
+            let subscription = &subscriptions[number];
+            wanted[subscription.gateway].push((change.position, subscription.id.clone(), transition, certainty));
+        }
+    }
+    let total: usize = wanted.iter().map(Vec::len).sum();
+    assert!(total > 20_000, "a test of {total} matches says little");
+    let generations: HashMap<&str, u64> = subscriptions.iter().map(|one| (one.id.as_str(), one.generation)).collect();
+    for (gateway, messages) in received {
+        let mut got = Vec::new();
+        for pair in messages.windows(2) {
+            assert!(pair[0].position <= pair[1].position, "gw-{gateway}: out of order at {}", pair[1].position);
+        }
+        for message in messages {
+            assert!(message.flags.is_empty(), "{message:?}");
+            let change = by_position[&message.position];
+            assert_eq!(message.operation, change.operation.name());
+            for matched in &message.matches {
+                assert_eq!(matched.generation, generations[matched.subscription_id.as_str()]);
+                let id = matched.subscription_id.clone();
+                got.push((message.position, id, matched.transition.as_str(), matched.certainty.as_str()));
+            }
+            check_bodies(change, message);
+        }
+        let wanted = &mut wanted[*gateway];
+        wanted.sort_unstable();
+        got.sort_unstable();
+        let differs = got.iter().zip(wanted.iter()).position(|(got, wanted)| got != wanted);
+        if let Some(at) = differs.or((got.len() != wanted.len()).then(|| got.len().min(wanted.len()))) {
+            let (got, wanted) = (got.get(at), wanted.get(at));
+            let change = got.or(wanted).map(|(position, ..)| by_position[position]);
+            panic!("gw-{gateway}: got {got:?}, expected {wanted:?}\n{change:?}");
+        }
+    }
+}
+
+/// The bodies as they are delivered, where nothing else decides about them.
+fn check_bodies(change: &Change, message: &consumers::Change) {
+    let left = message.matches.iter().all(|matched| matched.transition == "leave") && change.left.is_some();
+    if left {
+        return;
+    }
+    let transitions = message.matches.iter().any(|matched| !matched.transition.is_empty());
+    let with_before = transitions || change.document.is_none();
+    let bodies = [(&change.document, &message.document), (&change.before, &message.before)];
+    for (index, (recorded, delivered)) in bodies.into_iter().enumerate() {
+        let recorded = recorded.as_deref().filter(|_| index == 0 || with_before);
+        match (recorded, delivered) {
+            (None, None) => {}
+            (Some(recorded), Some(Body::Bson(delivered))) => assert_eq!(recorded.as_bytes(), delivered),
+            (Some(recorded), Some(Body::Text(delivered))) => {
+                let document = bson::Document::try_from(recorded).unwrap();
+                let text = bson::Bson::Document(document).into_relaxed_extjson().to_string();
+                assert_eq!(&text, delivered);
+            }
+            (recorded, delivered) => panic!("recorded {recorded:?}, delivered {delivered:?} of {change:?}"),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A database of a test's own, and hubs that watch it.
+
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::{Client, Collection};
+use reqwest::Method;
+use serde_json::Value;
+use streamer::client::Registration;
+use streamer::clock::Clock;
+use streamer::config::{Config, StoreKind};
+use streamer::hub::{Backend, Hub};
+use streamer::observe::metrics::Metrics;
+use streamer::position::{ClusterTime, Position};
+use streamer::tasks::Tasks;
+use tempfile::TempDir;
+
+use super::servers::{self, Server};
+
+/// Nothing here takes long; what does is stuck.
+pub(super) const STUCK: Duration = Duration::from_secs(60);
+/// The partition of all these hubs.
+pub(super) const PARTITION: &str = "default/0";
+
+/// Fails the test if what is waited for does not come.
+pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(STUCK, future).await;
+    waited.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+/// Asks until the answer is there.
+pub(super) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon(what, asking).await
+}
+
+/// A database, whose collection `documents` records images, and a folder for a store.
+pub(super) struct Site {
+    pub(super) mongodb: Server,
+    pub(super) client: Client,
+    pub(super) database: String,
+    pub(super) folder: TempDir,
+}
+
+impl Site {
+    pub(super) async fn new() -> Self {
+        let mongodb = servers::mongodb().await;
+        let client = Client::with_uri_str(&mongodb.address).await.unwrap();
+        let database = format!("hub_{:016x}", rand::random::<u64>());
+        let images = doc! { "enabled": true };
+        let create = doc! { "create": "documents", "changeStreamPreAndPostImages": images };
+        client.database(&database).run_command(create).await.unwrap();
+        Self { mongodb, client, database, folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(super) fn documents(&self) -> Collection<Document> {
+        self.client.database(&self.database).collection("documents")
+    }
+
+    /// A hub of this database, with its store in the folder.
+    pub(super) fn config(&self) -> Config {
+        let mut config = Config::default();
+        config.http.listen = ([127, 0, 0, 1], 0).into();
+        config.grpc.listen = ([127, 0, 0, 1], 0).into();
+        config.store.kind = StoreKind::Redb;
+        config.store.path = self.folder.path().join("store.redb");
+        config.backends.0[0].uri.clone_from(&self.mongodb.address);
+        config.backends.0[0].database = Some(self.database.clone());
+        config
+    }
+
+    /// A cluster time at or after every write that has been answered.
+    pub(super) async fn now(&self) -> ClusterTime {
+        let hello = self.client.database("admin").run_command(doc! { "hello": 1 }).await.unwrap();
+        let now = hello.get_timestamp("operationTime").unwrap();
+        ClusterTime::new(now.time, now.increment)
+    }
+
+    /// The database is no longer needed.
+    pub(super) async fn remove(self) {
+        self.client.database(&self.database).drop().await.unwrap();
+    }
+}
+
+/// A document of layout `syntrix`.
+pub(super) fn document(tenant: &str, collection: &str, key: &str, body: Document) -> Document {
+    doc! { "_id": format!("{tenant}:{key}"), "tenant_id": tenant, "collection": collection, "data": body }
+}
+
+/// A hub within this process.
+pub(super) struct Running {
+    hub: Hub,
+    http: reqwest::Client,
+    pub(super) registration: Registration,
+}
+
+impl Running {
+    pub(super) async fn start(config: &Config, clock: Clock) -> Self {
+        let starting = Hub::start(config, Backend::Mongo, Tasks::new(), clock, Metrics::install(), false);
+        let hub = starting.await.unwrap();
+        until("a hub that is ready", async || hub.is_ready().then_some(())).await;
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let registration = Registration::new(format!("http://{}", hub.http)).unwrap();
+        Self { hub, http, registration }
+    }
+
+    pub(super) fn http_url(&self) -> String {
+        format!("http://{}", self.hub.http)
+    }
+
+    pub(super) fn grpc_url(&self) -> String {
+        format!("http://{}", self.hub.grpc)
+    }
+
+    /// Status and body of a call; null for no body.
+    pub(super) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let mut request = self.http.request(method, format!("{}{path}", self.http_url()));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.unwrap();
+        let (status, bytes) = (answer.status().as_u16(), answer.bytes().await.unwrap());
+        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
+        (status, body)
+    }
+
+    pub(super) async fn get(&self, path: &str) -> (u16, Value) {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// Ends it in order.
+    pub(super) async fn drain(self) {
+        assert_eq!(self.hub.drain().await, Vec::<String>::new(), "stragglers");
+    }
+}
+
+/// Whether a `positions` object says that everything at `time` has been sent.
+pub(super) fn is_past(positions: &std::collections::HashMap<String, String>, time: ClusterTime) -> bool {
+    positions.get(PARTITION).is_some_and(|position| position.parse::<Position>().unwrap().time > time)
+}
