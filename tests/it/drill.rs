@@ -10,7 +10,10 @@ use tokio::process::Command;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 async fn drill(arguments: &[&str]) -> (Output, Value) {
+    let temporary = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_streamer"));
+    // A failed drill leaves its logs.
+    command.env("TMPDIR", temporary.path());
     command.args(["drill", "restart", "-o", "json", "--rate", "300"]).args(arguments).kill_on_drop(true);
     let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("the drill ends").unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::Context;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -45,19 +44,14 @@ pub(super) async fn run(args: RestartArgs) -> anyhow::Result<()> {
     let cleared = stage.clear().await;
     let report = match report {
         Ok(report) => report,
-        Err(error) => return Err(error.context(kept(folder))),
+        Err(error) => return Err(error.context(rig::keep_logs(folder.path()))),
     };
     report.print(args.output.output);
     cleared?;
     match report.fault() {
         None => Ok(()),
-        Some(fault) => anyhow::bail!("drill restart: {fault}; {}", kept(folder)),
+        Some(fault) => anyhow::bail!("drill restart: {fault}; {}", rig::keep_logs(folder.path())),
     }
-}
-
-/// Leaves the logs for whoever looks into a failure.
-fn kept(folder: TempDir) -> String {
-    format!("logs are in {}", folder.keep().display())
 }
 
 /// The servers, and the hub's plan.

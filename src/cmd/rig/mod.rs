@@ -29,3 +29,21 @@ pub use raw::{RawDrain, drain_raw};
 pub fn folder() -> std::io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("streamer-rig-").tempdir()
 }
+
+/// Leaves the servers' logs for whoever looks into a failure, without their data. Says where.
+pub fn keep_logs(folder: &std::path::Path) -> String {
+    let kept = || -> std::io::Result<std::path::PathBuf> {
+        let kept = tempfile::Builder::new().prefix("streamer-logs-").tempdir()?.keep();
+        for file in std::fs::read_dir(folder)? {
+            let path = file?.path();
+            if let (Some("log"), Some(name)) = (path.extension().and_then(|end| end.to_str()), path.file_name()) {
+                std::fs::copy(&path, kept.join(name))?;
+            }
+        }
+        Ok(kept)
+    };
+    match kept() {
+        Ok(kept) => format!("logs are in {}", kept.display()),
+        Err(error) => format!("the logs could not be kept: {error}"),
+    }
+}
