@@ -53,6 +53,9 @@ enum Live {
     Backoff(tokio::time::Instant, Duration),
 }
 
+/// Both ends of the queue of writes' outcomes.
+type Outcomes = (mpsc::Sender<(WriteId, Outcome)>, mpsc::Receiver<(WriteId, Outcome)>);
+
 struct Partition {
     machine: Machine,
     handle: HubHandle,
@@ -65,7 +68,7 @@ struct Partition {
     paused: bool,
     waiting: Waiting,
     replays: Replays,
-    outcomes: (mpsc::Sender<(WriteId, Outcome)>, mpsc::Receiver<(WriteId, Outcome)>),
+    outcomes: Outcomes,
     /// What the source last said of itself, and when.
     described: Option<(Description, Instant)>,
     descriptions: (mpsc::Sender<Description>, mpsc::Receiver<Description>),
@@ -92,6 +95,8 @@ impl Partition {
         self.describe_regularly();
         loop {
             let mut more = self.perform();
+            more |= self.machine.work();
+            more |= self.perform();
             while more {
                 // Catch-ups from the window, a bounded number of changes at a time: others get their turn.
                 tokio::task::yield_now().await;

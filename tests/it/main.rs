@@ -3,10 +3,13 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod architecture;
+mod bench;
 mod client;
 mod command_line;
+mod drill;
 mod embedded_log;
 mod filters;
 mod python_consumer;
 mod simulation;
 mod source_mongo;
+mod tail;

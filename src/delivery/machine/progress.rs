@@ -47,7 +47,8 @@ impl Machine {
             return Err(invalid("this cursor is from a session that has not been"));
         }
         let is_newest = cursor.serial.session == gateway.sessions;
-        if !(is_newest || dead_counts) || (cursor.serial <= gateway.serial && !dead_counts) {
+        let is_news = is_newest && cursor.serial > gateway.serial;
+        if !(is_news || dead_counts) {
             return Ok(());
         }
         if let Some(session) = &gateway.session

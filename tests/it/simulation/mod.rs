@@ -18,6 +18,8 @@ use streamer::delivery::machine::Mistake;
 use world::World;
 
 const SEEDS_DEFAULT: u64 = 10_000;
+/// By then a mistake has shown itself, or the simulation is blind to it.
+const SEEDS_FOR_A_MISTAKE: u64 = 4_000;
 
 fn seeds() -> (u64, u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -76,8 +78,13 @@ fn every_deliberate_mistake_is_found() {
     // A mistake that trips an assertion of the machine itself is found, too; its message is noise here.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let missed: Vec<Mistake> =
-        Mistake::ALL.into_iter().filter(|mistake| first_failure(0, 20_000, Some(*mistake)).is_none()).collect();
+    let mut missed = Vec::new();
+    for mistake in Mistake::ALL {
+        match first_failure(0, SEEDS_FOR_A_MISTAKE, Some(mistake)) {
+            Some((seed, broken)) => println!("{mistake:?}: seed {seed}: {:.120}", broken),
+            None => missed.push(mistake),
+        }
+    }
     std::panic::set_hook(hook);
     assert!(missed.is_empty(), "the simulation does not find {missed:?}");
 }
