@@ -271,12 +271,17 @@ impl Outbox {
         self.lock().written.count
     }
 
-    /// Throws away what has not been written, but for notices, and returns what has.
+    /// Throws away what has not been written and a catch-up will find again, and returns what has been.
     pub(super) fn cut(&self) -> Written {
         let mut state = self.lock();
-        state.queue.retain(|item| matches!(item, Item::Expired(_) | Item::Closed(_)));
+        state.queue.retain(|item| match item {
+            Item::Expired(_) | Item::Closed(_) => true,
+            // Said once, when the session began.
+            Item::Resync(resync) => resync.lane == LaneName::Joining,
+            _ => false,
+        });
         state.bytes = state.queue.iter().map(Item::size_bytes).sum();
-        state.waiting = 0;
+        state.waiting = state.queue.iter().filter(|item| is_substantial(item)).count();
         state.above_mark = false;
         state.written.clone()
     }

@@ -26,6 +26,9 @@ pub struct SubscriptionRecord {
     /// The revision of its creation or revival.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_revision: Option<Revision>,
+    /// Position and revision of its creation, once a PUT has changed the generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub birth: Option<(Position, Revision)>,
     /// Filters that were replaced, oldest first, as long as the gateway has not acked past them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub superseded: Vec<SupersededRecord>,

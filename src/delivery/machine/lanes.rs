@@ -12,7 +12,7 @@ use slab::Slab;
 
 use super::{
     Answer, Effect, Gateway, GatewayIndex, Machine, Mistake, OpenRequest, ReplayId, Session, Sub, SubLane, Waiter,
-    WriteKind, compose,
+    WriteKind, compose, concerns, resync_item,
 };
 use crate::change::{Flags, ResyncReason};
 use crate::clock::Instant;
@@ -160,29 +160,17 @@ impl Lane {
     }
 
     fn gap_items(&self, name: LaneName, gap: &Gap, subs: &Slab<Sub>) -> Vec<Item> {
-        let concerns = |known: &Option<Arc<str>>, name: &Arc<str>| known.as_ref().is_none_or(|known| known == name);
-        let mut scopes = std::collections::BTreeSet::new();
-        let mut subscription_ids = Vec::new();
-        for index in self.by_sub.keys() {
-            let sub = &subs[index.0 as usize];
-            let spec = &sub.current().spec;
-            if concerns(&gap.scope.tenant, &spec.tenant) && concerns(&gap.scope.collection, &spec.collection) {
-                scopes.insert((Arc::clone(&spec.tenant), Arc::clone(&spec.collection)));
-                subscription_ids.push(sub.key.id.clone());
-            }
-        }
-        if subscription_ids.is_empty() {
+        let range = (gap.position.floor_boundary(), gap.position);
+        self.lost_items(name, gap, range, subs)
+    }
+
+    fn lost_items(&self, name: LaneName, gap: &Gap, range: (Position, Position), subs: &Slab<Sub>) -> Vec<Item> {
+        let concerned = self.by_sub.keys().copied().filter(|index| concerns(gap, &subs[index.0 as usize]));
+        let concerned: Vec<_> = concerned.collect();
+        if concerned.is_empty() {
             return Vec::new();
         }
-        subscription_ids.sort();
-        vec![Item::Resync(Box::new(ResyncItem {
-            lane: name,
-            from: Some(gap.position.floor_boundary()),
-            to: gap.position,
-            reason: gap.reason,
-            scopes: Some(scopes.into_iter().collect()),
-            subscription_ids,
-        }))]
+        vec![resync_item(subs, name, range, gap.reason, concerned)]
     }
 }
 
@@ -253,6 +241,7 @@ impl Machine {
         }
         self.counters.sessions += 1;
         let (place, lost, redelivered) = self.resume_place(index, cursor);
+        let lost: Vec<Item> = lost.into_iter().chain(self.without_filter(index, &place)).collect();
         let gateway = &self.gateways[index.0];
         let identity = Identity {
             node: Arc::clone(&self.config.node),
@@ -279,9 +268,9 @@ impl Machine {
             session.main.redelivered = redelivered;
         }
         self.say_parked(index);
-        if let Some(lost) = lost {
+        if !lost.is_empty() {
             self.freeze(index, self.reached);
-            self.push_all(index, vec![lost]);
+            self.push_all(index, lost);
         }
         self.answer(waiter, Ok(Answer::Session(outbox, number)));
         self.work();
@@ -337,6 +326,24 @@ impl Machine {
             *position = Position::boundary(epoch, position.time);
         }
         (place, None, Some(time))
+    }
+
+    /// A rewind may go back to before the oldest filter that is still known: what that one's
+    /// predecessors would have matched can no longer be said.
+    fn without_filter(&self, index: GatewayIndex, place: &Place) -> Vec<Item> {
+        let mut ranges: BTreeMap<(Position, Position), Vec<SubscriptionIndex>> = BTreeMap::new();
+        for sub_index in &self.gateways[index.0].subs {
+            let sub = &self.subs[sub_index.0 as usize];
+            let oldest = sub.segments[0].from;
+            let from = self.floor(sub, place).max(sub.birth.0);
+            if sub.is_active() && from < oldest {
+                ranges.entry((from, oldest)).or_default().push(*sub_index);
+            }
+        }
+        let said = ranges.into_iter().map(|((from, to), subs)| {
+            resync_item(&self.subs, LaneName::Joining, (from, to), ResyncReason::HistoryLost, subs)
+        });
+        said.collect()
     }
 
     fn lost(&self, from: Option<Position>, to: Position, reason: ResyncReason) -> Item {
@@ -629,10 +636,7 @@ impl Machine {
                 self.end_replay(id, lane);
                 let (from, to) = (lane.at, self.window.start().max(lane.at));
                 let gap = Gap { position: to, scope: Default::default(), reason: ResyncReason::HistoryLost };
-                for mut item in lane.gap_items(name, &gap, &self.subs) {
-                    if let Item::Resync(resync) = &mut item {
-                        resync.from = Some(from);
-                    }
+                for item in lane.lost_items(name, &gap, (from, to), &self.subs) {
                     self.counters.resyncs += 1;
                     outbox.push(item);
                 }
@@ -660,11 +664,8 @@ impl Machine {
             if session.main.is_live() {
                 let subs = self.gateways[index.0].subs.iter().copied();
                 let active = subs.filter(|sub| self.subs[sub.0 as usize].is_active());
-                let gap = Gap { position: to, scope: Default::default(), reason: ResyncReason::HistoryLost };
-                let mut item = self.gap_item(LaneName::Main, &gap, active);
-                if let Item::Resync(resync) = &mut item {
-                    resync.from = Some(from);
-                }
+                let reason = ResyncReason::HistoryLost;
+                let item = resync_item(&self.subs, LaneName::Main, (from, to), reason, active);
                 self.push_all(index, vec![item]);
             }
         }
@@ -793,6 +794,8 @@ impl Machine {
             extra.mode = Mode::Waiting;
         }
         for (sub, floor) in subs.iter().copied() {
+            // Held back there by a PUT that came to nothing, it would go on after what was held back.
+            session.main.remove(sub);
             extra.add(sub, &self.subs[sub.0 as usize], floor);
             self.subs[sub.0 as usize].lane = SubLane::Extra;
         }

@@ -116,12 +116,14 @@ impl Machine {
         let generation = record.generation.unwrap_or(entry.revision);
         let (tenant, ttl_seconds) = (Arc::clone(&spec.tenant), spec.ttl_seconds);
         segments.push(segment(spec, Arc::clone(&filter), generation, self.translated(record.active_from), None));
+        let (born_at, birth) = record.birth.unwrap_or((record.active_from, generation));
         let parked = record.parked.map(|parked| (self.translated(parked.floor), parked.reason, parked.at_ms));
         let sub = Sub {
             key: key.clone(),
             gateway,
             segments,
             revision: entry.revision,
+            birth: (self.translated(born_at), birth),
             start: self.translated(record.start),
             start_revision: record.start_revision.unwrap_or(entry.revision),
             parked,

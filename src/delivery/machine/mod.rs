@@ -31,7 +31,7 @@ use super::body::SharedChange;
 use super::frame::Matched;
 use super::outbox::{ChangeItem, Item, LaneName, Outbox, ResyncItem};
 use super::window::{Entry, Window};
-use crate::change::Flags;
+use crate::change::{Flags, ResyncReason};
 use crate::clock::{Clock, Instant};
 use crate::cursor::{Place, Serial};
 use crate::error::Problem;
@@ -210,6 +210,8 @@ struct Sub {
     segments: Vec<Segment>,
     /// The record's last write; zero before the first.
     revision: Revision,
+    /// Where and with which revision it was created: a rewind may go back to here.
+    birth: (Position, Revision),
     /// Cursors that do not know `start_revision` serve it from here.
     start: Position,
     start_revision: Revision,
@@ -527,7 +529,8 @@ impl Machine {
             let gateway = &self.gateways[index.0];
             let live = gateway.session.as_ref().is_some_and(|session| session.main.is_live());
             if live {
-                let item = self.gap_item(LaneName::Main, &gap, concerned.into_iter());
+                let (from, to) = (gap.position.floor_boundary(), gap.position);
+                let item = resync_item(&self.subs, LaneName::Main, (from, to), gap.reason, concerned);
                 self.push_all(index, vec![item]);
             }
         }
@@ -535,34 +538,10 @@ impl Machine {
     }
 
     fn concerned(&self, index: GatewayIndex, gap: &Gap) -> impl Iterator<Item = SubscriptionIndex> {
-        let concerns = |known: &Option<Arc<str>>, name: &Arc<str>| known.as_ref().is_none_or(|known| known == name);
         self.gateways[index.0].subs.iter().copied().filter(move |sub| {
             let sub = &self.subs[sub.0 as usize];
-            let spec = &sub.current().spec;
-            sub.is_active()
-                && sub.lane == SubLane::Main
-                && concerns(&gap.scope.tenant, &spec.tenant)
-                && concerns(&gap.scope.collection, &spec.collection)
+            sub.is_active() && sub.lane == SubLane::Main && concerns(gap, sub)
         })
-    }
-
-    fn gap_item(&self, lane: LaneName, gap: &Gap, subs: impl Iterator<Item = SubscriptionIndex>) -> Item {
-        let mut scopes = BTreeSet::new();
-        let mut subscription_ids = Vec::new();
-        for sub in subs {
-            let sub = &self.subs[sub.0 as usize];
-            let spec = &sub.current().spec;
-            scopes.insert((Arc::clone(&spec.tenant), Arc::clone(&spec.collection)));
-            subscription_ids.push(sub.key.id.clone());
-        }
-        Item::Resync(Box::new(ResyncItem {
-            lane,
-            from: Some(gap.position.floor_boundary()),
-            to: gap.position,
-            reason: gap.reason,
-            scopes: Some(scopes.into_iter().collect()),
-            subscription_ids,
-        }))
     }
 
     /// Puts items into a session's outbox and cuts it if it is full.
@@ -657,6 +636,33 @@ fn compose(
         last.advance = true;
     }
     items.into_iter().map(|item| Item::Change(Box::new(item))).collect()
+}
+
+/// Says to these subscriptions that a range is lost.
+fn resync_item(
+    subs: &Slab<Sub>,
+    lane: LaneName,
+    (from, to): (Position, Position),
+    reason: ResyncReason,
+    concerned: impl IntoIterator<Item = SubscriptionIndex>,
+) -> Item {
+    let mut scopes = BTreeSet::new();
+    let mut subscription_ids = BTreeSet::new();
+    for sub in concerned {
+        let sub = &subs[sub.0 as usize];
+        let spec = &sub.current().spec;
+        scopes.insert((Arc::clone(&spec.tenant), Arc::clone(&spec.collection)));
+        subscription_ids.insert(sub.key.id.clone());
+    }
+    let (scopes, subscription_ids) = (Some(scopes.into_iter().collect()), subscription_ids.into_iter().collect());
+    Item::Resync(Box::new(ResyncItem { lane, from: Some(from), to, reason, scopes, subscription_ids }))
+}
+
+/// Whether a gap concerns a subscription.
+fn concerns(gap: &Gap, sub: &Sub) -> bool {
+    let covers = |known: &Option<Arc<str>>, name: &Arc<str>| known.as_ref().is_none_or(|known| known == name);
+    let spec = &sub.current().spec;
+    covers(&gap.scope.tenant, &spec.tenant) && covers(&gap.scope.collection, &spec.collection)
 }
 
 /// The fields that any of them asks for; `None` if one asks for all.

@@ -138,12 +138,14 @@ impl Machine {
 
     /// From where a subscription must be served to someone who stands at `place`.
     pub(super) fn floor(&self, sub: &Sub, place: &Place) -> Position {
-        if sub.start_revision > place.known {
-            return sub.start;
+        if sub.birth.1 > place.known {
+            return sub.start.min(sub.birth.0);
         }
         let unfinished = place.unfinished.get(&sub.start_revision).copied();
         let base = match unfinished {
             Some(progress) => progress.min(place.position),
+            // Parked and revived since: only a rewind stands before where it was parked.
+            None if sub.start_revision > place.known => place.position.min(sub.start),
             None => place.position,
         };
         // Filters that its maker did not know begin where they took over.

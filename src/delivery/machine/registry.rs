@@ -87,6 +87,7 @@ impl Machine {
             gateway,
             segments: vec![segment],
             revision: Revision(0),
+            birth: (active_from, Revision(u64::MAX)),
             start: active_from,
             start_revision: Revision(u64::MAX),
             parked: None,
@@ -228,6 +229,7 @@ impl Machine {
             active_from: current.from,
             start: sub.start,
             start_revision: stored(sub.start_revision),
+            birth: stored(sub.birth.1).filter(|birth| *birth != current.generation).map(|birth| (sub.birth.0, birth)),
             superseded: superseded.collect(),
             parked: sub.parked.map(|(floor, reason, at_ms)| ParkedRecord { floor, reason, at_ms }),
             write: 0,
@@ -732,6 +734,7 @@ impl Machine {
             sub.pending = None;
             sub.revision = revision;
             sub.start_revision = revision;
+            sub.birth.1 = revision;
             if let Some(segment) = sub.segments.last_mut() {
                 segment.generation = revision;
             }

@@ -41,6 +41,7 @@ pub(super) struct Client {
     backup: Option<Backup>,
     /// Restored, and not connected since: it must present its own cursor, or the hub cannot know.
     pub(super) is_restored: bool,
+    pub(super) was_restored: bool,
 }
 
 /// The application's state at some moment, the client library's table with it.
@@ -76,6 +77,7 @@ impl Client {
         self.processed.clear();
         self.connection = None;
         self.is_restored = true;
+        self.was_restored = true;
     }
 
     pub(super) fn connected(&mut self, outbox: Arc<Outbox>, number: u64) {

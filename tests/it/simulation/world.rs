@@ -635,7 +635,7 @@ impl World {
                 && position <= lost.to
                 && lost.subscriptions.as_ref().is_none_or(|ids| ids.contains(&life.key.id))
         };
-        self.trims && client.lost.iter().any(covers)
+        (self.trims || client.was_restored) && client.lost.iter().any(covers)
     }
 }
 
