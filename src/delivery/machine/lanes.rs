@@ -241,6 +241,12 @@ impl Machine {
         }
         self.counters.sessions += 1;
         let (place, lost, redelivered) = self.resume_place(index, cursor);
+        let place = self.normalized(index, place);
+        let gateway = &mut self.gateways[index.0];
+        if !gateway.quiet {
+            // What it stands for from now on: becoming quiet goes by this place alone.
+            gateway.place = place.clone();
+        }
         let lost: Vec<Item> = lost.into_iter().chain(self.without_filter(index, &place)).collect();
         let gateway = &self.gateways[index.0];
         let identity = Identity {
@@ -714,8 +720,9 @@ impl Machine {
         for (sub, _) in &joining {
             self.subs[sub.0 as usize].lane = SubLane::Main;
         }
-        self.push_all(index, items);
+        // The lanes first: what follows may overflow, and then all of them are laid out anew.
         self.add_extra(index, &extra);
+        self.push_all(index, items);
         for (sub, _) in subs {
             let revision = self.subs[sub.0 as usize].start_revision;
             self.push_all(index, vec![Item::Unblocked(revision)]);
