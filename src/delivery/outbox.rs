@@ -14,6 +14,7 @@ use super::frame::{CloseReason, Closed, Delivery, Expired, Frame, Matched, Progr
 use crate::change::{Flags, ResyncReason};
 use crate::cursor::{Cursor, Place, Serial};
 use crate::limits;
+use crate::matching::SubscriptionIndex;
 use crate::position::{PartitionId, Position};
 use crate::store::Revision;
 use crate::subscription::{Path, SubscriptionId};
@@ -70,12 +71,19 @@ pub(super) enum Item {
     Closed(CloseReason),
     /// The extra lane's catch-ups, anew.
     Extra(BTreeMap<Revision, Position>),
-    /// A subscription whose filter is being replaced has been served up to here.
-    Blocked(Revision, Position),
-    /// The replacement is settled.
-    Unblocked(Revision),
+    /// A subscription is served no further than this for now, whatever its part of the session says.
+    Blocked(SubscriptionIndex, Withheld),
+    /// It goes on, or is gone.
+    Unblocked(SubscriptionIndex),
     /// Everything that started up to this revision is now covered.
     Known(Revision),
+}
+
+/// A subscription that waits for a write: the revision that names it in a cursor, and what it has had.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Withheld {
+    pub(super) start_revision: Revision,
+    pub(super) position: Position,
 }
 
 impl Item {
@@ -100,7 +108,7 @@ pub(super) struct Written {
     position: Position,
     known: Revision,
     extra: BTreeMap<Revision, Position>,
-    blocked: BTreeMap<Revision, Position>,
+    blocked: BTreeMap<SubscriptionIndex, Withheld>,
     seq: u64,
 }
 
@@ -112,8 +120,8 @@ impl Written {
     /// The cursor's part for the partition.
     pub(super) fn place(&self) -> Place {
         let mut unfinished = self.extra.clone();
-        for (revision, position) in &self.blocked {
-            let entry = unfinished.entry(*revision).or_insert(*position);
+        for Withheld { start_revision, position } in self.blocked.values() {
+            let entry = unfinished.entry(*start_revision).or_insert(*position);
             *entry = (*entry).min(*position);
         }
         if unfinished.len() <= limits::cursor_catchups_max {
@@ -122,7 +130,7 @@ impl Written {
         // Too many to name: claim to know none of them, so that each starts from its stored start;
         // what is being replaced has no such start to fall back on and holds the position instead.
         let first = self.extra.keys().next().map_or(u64::MAX, |revision| revision.0.saturating_sub(1));
-        let held = self.blocked.values().copied().min().unwrap_or(self.position);
+        let held = self.blocked.values().map(|withheld| withheld.position).min().unwrap_or(self.position);
         Place { position: self.position.min(held), known: self.known.min(Revision(first)), unfinished: BTreeMap::new() }
     }
 
@@ -137,11 +145,11 @@ impl Written {
                 }
             }
             Item::Extra(extra) => self.extra.clone_from(extra),
-            Item::Blocked(revision, position) => {
-                self.blocked.insert(*revision, *position);
+            Item::Blocked(sub, withheld) => {
+                self.blocked.insert(*sub, *withheld);
             }
-            Item::Unblocked(revision) => {
-                self.blocked.remove(revision);
+            Item::Unblocked(sub) => {
+                self.blocked.remove(sub);
             }
             Item::Known(revision) => self.known = self.known.max(*revision),
             Item::Change(_) | Item::Expired(_) | Item::Closed(_) => {}
@@ -287,13 +295,13 @@ impl Outbox {
     }
 
     /// Sets what the next cursor says, after a cut.
-    pub(super) fn restart(&self, place: &Place) {
+    pub(super) fn restart(&self, place: &Place, blocked: BTreeMap<SubscriptionIndex, Withheld>) {
         let mut state = self.lock();
         let written = &mut state.written;
         written.position = place.position;
         written.known = place.known;
         written.extra.clone_from(&place.unfinished);
-        written.blocked.clear();
+        written.blocked = blocked;
     }
 
     /// Forgets what an ack covers, for pacing.

@@ -342,7 +342,7 @@ impl Machine {
             let sub = &self.subs[sub_index.0 as usize];
             let oldest = sub.segments[0].from;
             let from = self.floor(sub, place).max(sub.birth.0);
-            if sub.is_active() && from < oldest {
+            if sub.revision != Revision(0) && from < oldest {
                 ranges.entry((from, oldest)).or_default().push(*sub_index);
             }
         }
@@ -380,18 +380,19 @@ impl Machine {
         let mut lowest: Option<Position> = None;
         let mut extra: Option<Lane> = None;
         let mut unfinished: BTreeMap<Revision, Position> = BTreeMap::new();
-        let mut blocked = Vec::new();
+        let mut blocked = BTreeMap::new();
         let unripe = members.iter().any(|sub| self.subs[sub.0 as usize].is_unripe(self.reached));
         let is_live = place.position >= self.reached && !unripe;
         for sub_index in members {
+            let floor = self.floor(&self.subs[sub_index.0 as usize], &place);
+            self.subs[sub_index.0 as usize].rewind_to(floor);
             let sub = &self.subs[sub_index.0 as usize];
+            if sub.revision != Revision(0) {
+                blocked.extend(sub.withheld().map(|withheld| (sub_index, withheld)));
+            }
             if !sub.is_active() {
                 continue;
             }
-            if let Some(next) = sub.replacing() {
-                blocked.push(Item::Blocked(sub.start_revision, next.from));
-            }
-            let floor = self.floor(sub, &place);
             let lane = if floor < place.position { SubLane::Extra } else { SubLane::Main };
             if lane == SubLane::Extra {
                 let extra = extra.get_or_insert_with(|| Lane::new(Mode::Waiting, floor));
@@ -419,10 +420,7 @@ impl Machine {
         }
         let known = self.known(index);
         let Some(session) = &mut self.gateways[index.0].session else { return };
-        session.outbox.restart(&Place { position: place.position, known, unfinished });
-        for item in blocked {
-            session.outbox.push(item);
-        }
+        session.outbox.restart(&Place { position: place.position, known, unfinished }, blocked);
         session.main = main;
         session.extra = extra;
         self.busy.insert(index);
@@ -724,8 +722,8 @@ impl Machine {
         self.add_extra(index, &extra);
         self.push_all(index, items);
         for (sub, _) in subs {
-            let revision = self.subs[sub.0 as usize].start_revision;
-            self.push_all(index, vec![Item::Unblocked(revision)]);
+            self.subs[sub.0 as usize].rewound = false;
+            self.push_all(index, vec![Item::Unblocked(*sub)]);
         }
         let known = self.known(index);
         self.push_all(index, vec![Item::Known(known)]);
@@ -833,6 +831,7 @@ impl Machine {
             session.extra = None;
             session.outbox.push(Item::Extra(BTreeMap::new()));
         }
+        session.outbox.push(Item::Unblocked(index));
         self.gateways[gateway.0].session = Some(session);
         self.settle(gateway);
     }

@@ -127,6 +127,7 @@ impl Machine {
             start: self.translated(record.start),
             start_revision: record.start_revision.unwrap_or(entry.revision),
             parked,
+            rewound: false,
             pending: None,
             waiters: Vec::new(),
             revive_wanted: false,

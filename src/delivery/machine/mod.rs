@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 use self::lanes::Lane;
 use super::body::SharedChange;
 use super::frame::Matched;
-use super::outbox::{ChangeItem, Item, LaneName, Outbox, ResyncItem};
+use super::outbox::{ChangeItem, Item, LaneName, Outbox, ResyncItem, Withheld};
 use super::window::{Entry, Window};
 use crate::change::{Flags, ResyncReason};
 use crate::clock::{Clock, Instant};
@@ -216,6 +216,9 @@ struct Sub {
     start: Position,
     start_revision: Revision,
     parked: Option<(Position, ParkedReason, i64)>,
+    /// While it is parked a rewind has gone back beyond the floor that is stored; until it is served
+    /// again the session's cursors remember it.
+    rewound: bool,
     pending: Option<Pending>,
     /// Callers who wait for the pending write.
     waiters: Vec<Waiter>,
@@ -239,6 +242,25 @@ impl Sub {
     /// Whether a filter that was replaced still applies to what the loop has not reached.
     fn is_unripe(&self, reached: Position) -> bool {
         self.segments.len() > 1 && self.current().from > reached
+    }
+
+    /// What its session must not claim to have served.
+    fn withheld(&self) -> Option<Withheld> {
+        let position = match self.parked {
+            Some((floor, ..)) => self.rewound.then_some(floor),
+            None => self.replacing().map(|next| next.from),
+        };
+        position.map(|position| Withheld { start_revision: self.start_revision, position })
+    }
+
+    /// The gateway stands further back than what was stored when this was parked.
+    fn rewind_to(&mut self, place: Position) {
+        if let Some((floor, ..)) = &mut self.parked
+            && place < *floor
+        {
+            *floor = place;
+            self.rewound = true;
+        }
     }
 
     fn replacing(&self) -> Option<&Segment> {

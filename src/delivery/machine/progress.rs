@@ -89,7 +89,7 @@ impl Machine {
         let all_acked = gateway.serial.session == session.number && gateway.serial.written >= last || last == 0;
         let blocked = gateway.subs.iter().any(|sub| {
             let sub = &self.subs[sub.0 as usize];
-            sub.replacing().is_some() && sub.parked.is_none()
+            sub.withheld().is_some()
         });
         if !(waiting || blocked) && all_acked && (is_live || unmatched_counts) {
             let gateway = &mut self.gateways[index.0];

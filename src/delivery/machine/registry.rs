@@ -14,7 +14,7 @@ use super::{
 use crate::clock::Instant;
 use crate::cursor::{Cursor, Place};
 use crate::delivery::frame::{CloseReason, Expired};
-use crate::delivery::outbox::Item;
+use crate::delivery::outbox::{Item, Withheld};
 use crate::error::{Code, Problem};
 use crate::handle::Renewed;
 use crate::limits;
@@ -91,6 +91,7 @@ impl Machine {
             start: active_from,
             start_revision: Revision(u64::MAX),
             parked: None,
+            rewound: false,
             pending: Some(Pending::Create),
             waiters: vec![waiter],
             revive_wanted: false,
@@ -311,7 +312,7 @@ impl Machine {
         sub.ttl_seconds = ttl;
         let (gateway, is_parked) = (sub.gateway, was_parked.is_some());
         if !is_parked {
-            self.push_all(gateway, vec![Item::Blocked(start_revision, at)]);
+            self.push_all(gateway, vec![Item::Blocked(index, Withheld { start_revision, position: at })]);
             if self.gateways[gateway.0].session.is_some() && self.gateways[gateway.0].quiet {
                 self.freeze(gateway, reached);
                 self.gateways[gateway.0].place.unfinished.insert(start_revision, at.min(reached));
@@ -762,6 +763,11 @@ impl Machine {
             sub.revision = revision;
             sub.parked = Some((floor, reason, at_ms));
             let gateway = sub.gateway;
+            let durable = self.effective(gateway);
+            let floor = self.floor(&self.subs[index.0 as usize], &durable);
+            let sub = &mut self.subs[index.0 as usize];
+            sub.rewind_to(floor);
+            let withheld = sub.withheld();
             let subscription_ids = vec![sub.key.id.clone()];
             if std::mem::take(&mut sub.revive_wanted) {
                 revived.push(index);
@@ -769,6 +775,9 @@ impl Machine {
             self.leave_lanes(index);
             if self.matcher.contains(index) {
                 self.matcher.remove(index);
+            }
+            if let Some(withheld) = withheld {
+                self.push_all(gateway, vec![Item::Blocked(index, withheld)]);
             }
             let reason = super::lanes::expired_reason(reason);
             self.push_all(gateway, vec![Item::Expired(Expired { subscription_ids, reason })]);

@@ -108,11 +108,9 @@ async fn made_repeated_refused_replaced_and_removed() {
     }
 
     assert_eq!(hub.call(Method::DELETE, path, None).await, (204, Value::Null));
-    for (method, path) in [
-        (Method::DELETE, path.to_owned()),
-        (Method::GET, path.to_owned()),
-        (Method::PUT, format!("{path}/heartbeat")),
-    ] {
+    for (method, path) in
+        [(Method::DELETE, path.to_owned()), (Method::GET, path.to_owned()), (Method::PUT, format!("{path}/heartbeat"))]
+    {
         let (status, problem) = hub.call(method, &path, None).await;
         assert_eq!((status, &problem["code"]), (404, &json!("SUBSCRIPTION_NOT_FOUND")));
     }

@@ -166,11 +166,13 @@ impl World {
             60..72 => self.receive(client),
             72..78 => self.ack(client),
             78..80 => self.heartbeat(client),
-            80..83 => self.tick(),
-            83..92 => self.store_answers(),
-            92..98 => self.replay_answers(),
+            80..82 => self.tick(),
+            82..84 => self.late_ack(),
+            84..92 => self.store_answers(),
+            92..97 => self.replay_answers(),
+            97 => self.restore(client),
             98 if self.random.random_ratio(1, 2) => self.trim(),
-            98 => self.restore(client),
+            98 => self.remove_gateway(client),
             _ => {
                 if self.random.random_ratio(1, 3) {
                     self.crash();
@@ -241,8 +243,9 @@ impl World {
             let number = connection.number;
             self.machine.on_disconnect(&self.ids[client], number);
         }
-        // What its former self had asked for is not its own.
+        // What its former self had asked for is not its own; its acks may still be on their way.
         self.opens.retain(|_, of| *of != client);
+        self.late_acks.extend(self.clients[client].processed.back().map(|cursor| (client, cursor.clone())));
         self.clients[client].restore();
     }
 
@@ -306,6 +309,12 @@ impl World {
         self.machine.on_unregister(&key, Waiter { token, slot: 0 });
     }
 
+    fn remove_gateway(&mut self, client: usize) {
+        self.trace(|| format!("remove gateway {client}"));
+        let token = self.token();
+        self.machine.on_remove_gateway(&self.ids[client].clone(), Waiter { token, slot: 0 });
+    }
+
     fn connect(&mut self, client: usize) {
         self.trace(|| format!("connect {client}"));
         let forgets = self.chance(5) && !self.clients[client].is_restored;
@@ -355,8 +364,12 @@ impl World {
             return;
         }
         let _ = self.machine.on_ack(&self.ids[client], &cursor);
-        if !self.late_acks.is_empty() && self.random.random_ratio(1, 3) {
-            let (client, cursor) = self.late_acks.swap_remove(0);
+    }
+
+    fn late_ack(&mut self) {
+        if !self.late_acks.is_empty() {
+            let index = self.random.random_range(0..self.late_acks.len());
+            let (client, cursor) = self.late_acks.swap_remove(index);
             let _ = self.machine.on_ack(&self.ids[client], &cursor);
         }
     }
@@ -441,8 +454,8 @@ impl World {
 
     fn answer_write(&mut self, index: usize) {
         let write = self.on_its_way.swap_remove(index);
-        let only_subscriptions = write.writes.iter().all(|write| write.key.0.starts_with("subs/"));
-        if write.applied.is_none() && only_subscriptions && self.chance(10) {
+        let may_fail = write.writes.iter().all(|write| write.key.0.starts_with("subs/") && write.value.is_some());
+        if write.applied.is_none() && may_fail && self.chance(10) {
             let error = CommitError::TooLarge("as the simulation wants".into());
             self.machine.on_outcome(write.id, Outcome::Failed(error));
             return;
