@@ -156,23 +156,33 @@ impl World {
     fn step(&mut self) {
         let client = self.random.random_range(0..GATEWAYS);
         match self.random.random_range(0..100) {
-            0..18 => self.write_some(),
-            18..36 => self.read_live(),
-            36..44 => self.register(client),
-            44..48 => self.replace(client),
-            48..50 => self.unregister(client),
-            50..58 => self.connect(client),
-            58..60 => self.cut(client),
-            60..72 => self.receive(client),
-            72..78 => self.ack(client),
-            78..80 => self.heartbeat(client),
-            80..82 => self.tick(),
-            82..84 => self.late_ack(),
-            84..92 => self.store_answers(),
-            92..97 => self.replay_answers(),
-            97 => self.restore(client),
-            98 if self.random.random_ratio(1, 2) => self.trim(),
-            98 => self.remove_gateway(client),
+            0..16 => self.write_some(),
+            16..32 => self.read_live(),
+            32..38 => self.register(client),
+            38..42 => self.replace(client),
+            42..43 => self.unregister(client),
+            43..48 => self.connect(client),
+            48..50 => self.cut(client),
+            50..64 => self.receive(client),
+            64..74 => self.ack(client),
+            74..76 => self.heartbeat(client),
+            76..78 => self.tick(),
+            78..80 => self.late_ack(),
+            80..90 => {
+                for _ in 0..self.random.random_range(1..4) {
+                    self.store_answers();
+                }
+            }
+            90..96 => {
+                for _ in 0..self.random.random_range(1..3) {
+                    self.replay_answers();
+                    self.do_effects();
+                }
+            }
+            96 => self.restore(client),
+            97 if self.random.random_ratio(1, 3) => self.remove_gateway(client),
+            97 => {}
+            98 => self.trim(),
             _ => {
                 if self.random.random_ratio(1, 3) {
                     self.crash();
@@ -250,7 +260,7 @@ impl World {
     }
 
     fn trim(&mut self) {
-        if self.trims && !self.calm && self.random.random_ratio(1, 2) && !self.oplog.is_empty() {
+        if self.trims && !self.calm && self.random.random_ratio(1, 4) && !self.oplog.is_empty() {
             let cut = self.random.random_range(0..self.oplog.len());
             self.oldest = self.oldest.max(self.oplog[cut].position);
         }
@@ -428,8 +438,17 @@ impl World {
 
     fn take_answer(&mut self, waiter: Waiter, answer: Option<Answer>) {
         let Some(client) = self.opens.remove(&waiter.token) else { return };
-        if let Some(Answer::Session(outbox, number)) = answer {
-            self.clients[client].connected(outbox, number);
+        let Some(Answer::Session(outbox, number)) = answer else { return };
+        self.clients[client].connected(outbox, number);
+        if self.clients[client].was_restored && self.chance(3) {
+            // Its former self's acks arrive only now, and it will not present its cursor again.
+            while !self.late_acks.is_empty() {
+                self.late_ack();
+            }
+            if self.random.random_ratio(1, 2) {
+                self.cut(client);
+                self.clients[client].acked = None;
+            }
         }
     }
 
