@@ -176,7 +176,7 @@ fn resume(
     let now = |epoch| Position::boundary(epoch, described.now.next());
     let Some(entry) = entry else {
         let position = now(Epoch(1));
-        return Ok((Checkpointed { position, revision: None, definition, identity, restored: None }, position));
+        return Ok((Checkpointed { position, definition, identity, ..Checkpointed::default() }, position));
     };
     let record = CheckpointRecord::decode(&entry.value).map_err(|error| format!("the stored checkpoint: {error}"))?;
     let revision = Some(entry.revision);
@@ -188,16 +188,20 @@ fn resume(
         tracing::error!(checkpoint = %record.position, "another deployment, or a restored one: starting at the present");
         let position = now(next);
         let restored = Some(position);
-        return Ok((Checkpointed { position: record.position, revision, definition, identity, restored }, position));
+        let stored = record.position;
+        return Ok((
+            Checkpointed { position: stored, revision, definition, identity, restored, risen: None },
+            position,
+        ));
     }
-    let position = if record.definition == definition {
-        record.position
+    let (position, risen) = if record.definition == definition {
+        (record.position, record.risen)
     } else {
         tracing::warn!(epoch = next.0, "the stream's definition has changed: the epoch rises");
-        Position::boundary(next, record.position.time)
+        (Position::boundary(next, record.position.time), Some(now(next)))
     };
     let restored = record.restored;
-    Ok((Checkpointed { position: record.position, revision, definition, identity, restored }, position))
+    Ok((Checkpointed { position: record.position, revision, definition, identity, restored, risen }, position))
 }
 
 async fn store_checkpoint(
@@ -211,6 +215,7 @@ async fn store_checkpoint(
         definition: checkpointed.definition.clone(),
         identity: checkpointed.identity.clone(),
         restored: checkpointed.restored,
+        risen: checkpointed.risen,
         write: fence.created.0,
     };
     let expect = checkpointed.revision.map_or(crate::store::Expect::Absent, crate::store::Expect::At);

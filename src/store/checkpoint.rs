@@ -22,6 +22,10 @@ pub struct CheckpointRecord {
     /// position's have lost everything before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<Position>,
+    /// The source's present when the epoch rose: what happened before may have been delivered under
+    /// another position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risen: Option<Position>,
     /// Tells one write from every other with the same content.
     pub write: u64,
 }

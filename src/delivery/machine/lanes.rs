@@ -25,7 +25,7 @@ use crate::error::{Code, Problem};
 use crate::handle::Hello;
 use crate::limits;
 use crate::matching::{Match, Matcher, SubscriptionIndex};
-use crate::position::{ClusterTime, Position};
+use crate::position::Position;
 use crate::source::{Batch, Event, Gap, SourceError};
 use crate::store::gateways::{self, GatewayRecord};
 use crate::store::subscriptions::ParkedReason;
@@ -62,14 +62,12 @@ pub(super) struct Lane {
     matcher: Matcher,
     members: Slab<Member>,
     by_sub: HashMap<SubscriptionIndex, Vec<usize>>,
-    /// Changes at this time may have been handed over under an earlier epoch.
-    redelivered: Option<ClusterTime>,
 }
 
 impl Lane {
     fn new(mode: Mode, at: Position) -> Self {
         let (members, by_sub) = (Slab::new(), HashMap::new());
-        Self { mode, at, matcher: Matcher::new(), members, by_sub, redelivered: None }
+        Self { mode, at, matcher: Matcher::new(), members, by_sub }
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -118,7 +116,7 @@ impl Lane {
     }
 
     fn become_live(&mut self) {
-        *self = Self { redelivered: self.redelivered, ..Self::new(Mode::Live, self.at) };
+        *self = Self::new(Mode::Live, self.at);
     }
 
     /// The messages that an entry of the stream makes for its members.
@@ -154,8 +152,6 @@ impl Lane {
                 found.push((segment, hit.verdict));
             }
         }
-        let again = self.redelivered.is_some_and(|time| at.time <= time);
-        let flags = if again { flags.with(Flags::REDELIVERED) } else { flags };
         compose(name, change, subs, &eligible, &found, flags)
     }
 
@@ -240,10 +236,11 @@ impl Machine {
             return;
         }
         self.counters.sessions += 1;
-        let (place, lost, redelivered) = self.resume_place(index, cursor);
+        let (place, lost) = self.resume_place(index, cursor);
         let place = self.normalized(index, place);
         let gateway = &mut self.gateways[index.0];
-        if !gateway.quiet {
+        let is_restored = matches!(&lost, Some(Item::Resync(resync)) if resync.reason == ResyncReason::Restored);
+        if !gateway.quiet && !is_restored {
             // What it stands for from now on: becoming quiet goes by this place alone.
             gateway.place = place.clone();
         }
@@ -270,9 +267,6 @@ impl Machine {
         };
         self.gateways[index.0].session = Some(session);
         self.begin(index, place);
-        if let Some(session) = &mut self.gateways[index.0].session {
-            session.main.redelivered = redelivered;
-        }
         self.say_parked(index);
         if !lost.is_empty() {
             self.freeze(index, self.reached);
@@ -283,55 +277,52 @@ impl Machine {
     }
 
     /// Where a session starts: what a presented cursor says, or what is stored.
-    fn resume_place(
-        &mut self,
-        index: GatewayIndex,
-        cursor: Option<Cursor>,
-    ) -> (Place, Option<Item>, Option<ClusterTime>) {
-        let stored = self.effective(index);
-        let gateway = &mut self.gateways[index.0];
-        let Some(cursor) = cursor else { return self.in_epoch(index, stored) };
+    fn resume_place(&mut self, index: GatewayIndex, cursor: Option<Cursor>) -> (Place, Option<Item>) {
+        let gateway = &self.gateways[index.0];
+        let stored = if gateway.quiet { self.effective(index) } else { gateway.place.clone() };
+        let Some(cursor) = cursor else { return self.in_epoch(stored) };
         let presented = cursor.places.get(&self.config.partition).cloned();
         let (Some(presented), true) = (presented, cursor.incarnation == gateway.incarnation) else {
+            let stored = self.in_epoch(stored).0;
             let lost = self.lost(None, stored.position, ResyncReason::Forgotten);
-            return (stored, Some(lost), None);
+            return (stored, Some(lost));
         };
+        let gateway = &mut self.gateways[index.0];
         if cursor.serial >= gateway.serial {
             gateway.serial = cursor.serial;
             if !(gateway.quiet && presented.position <= stored.position) {
                 gateway.place = presented.clone();
                 gateway.quiet = false;
-                return self.in_epoch(index, presented);
+                return self.in_epoch(presented);
             }
-            return self.in_epoch(index, stored);
+            return self.in_epoch(stored);
         }
         // Older than what was acked: a rewind.
         gateway.serial = cursor.serial;
         gateway.place = presented.clone();
         gateway.quiet = false;
-        self.in_epoch(index, presented)
+        self.in_epoch(presented)
     }
 
     /// A place of an earlier epoch counts from the start of its cluster time; one from before a
     /// restored deployment is lost.
-    fn in_epoch(&self, _index: GatewayIndex, mut place: Place) -> (Place, Option<Item>, Option<ClusterTime>) {
+    pub(super) fn in_epoch(&self, mut place: Place) -> (Place, Option<Item>) {
         let epoch = self.reached.epoch;
         if place.position.epoch >= epoch {
-            return (place, None, None);
+            return (place, None);
         }
         if let Some(restored) = self.checkpoint.stored.restored
             && place.position.epoch < restored.epoch
         {
             let lost = self.lost(None, restored, ResyncReason::Restored);
             let place = Place { position: restored, known: place.known, unfinished: BTreeMap::new() };
-            return (place, Some(lost), None);
+            return (place, Some(lost));
         }
-        let time = place.position.time;
-        place.position = Position::boundary(epoch, time);
+        place.position = Position::boundary(epoch, place.position.time);
         for position in place.unfinished.values_mut() {
             *position = Position::boundary(epoch, position.time);
         }
-        (place, None, Some(time))
+        (place, None)
     }
 
     /// A rewind may go back to before the oldest filter that is still known: what that one's
@@ -598,9 +589,7 @@ impl Machine {
         if let Some(lane) = lane.filter(|lane| lane.replay() == Some(id)) {
             for event in batch.events {
                 let entry = match event {
-                    Event::Change(change) if change.position > lane.at => {
-                        Entry::Change(Arc::new(SharedChange::new(Arc::unwrap_or_clone(change))))
-                    }
+                    Event::Change(change) if change.position > lane.at => Entry::Change(self.shared(change)),
                     Event::Resync(gap) if gap.position >= lane.at => Entry::Gap(Arc::new(gap)),
                     _ => continue,
                 };

@@ -178,13 +178,16 @@ impl Machine {
         let (checkpoint, reached) = (self.checkpoint.stored.position, self.reached);
         let active = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0 as usize]);
         let first_start = active.filter(|sub| sub.parked.is_none()).map(|sub| sub.start).min();
+        // Even one that had taken everything is told that it goes on somewhere else.
+        let restored = self.checkpoint.stored.restored;
         let gateway = &mut self.gateways[index.0];
+        let is_broken_off = restored.is_some_and(|restored| gateway.place.position.epoch < restored.epoch);
         let was_quiet = gateway.quiet;
         if gateway.place == Place::default() {
             // No cursor was ever stored: everyone is served from its own start.
             gateway.place.position = first_start.unwrap_or(reached);
             gateway.quiet = true;
-        } else if gateway.quiet {
+        } else if gateway.quiet && !is_broken_off {
             gateway.place.position = gateway.place.position.max(checkpoint);
         }
         let place = gateway.place.clone();
@@ -198,9 +201,12 @@ impl Machine {
         gateway.dirty = gateway.quiet != was_quiet;
     }
 
-    /// A position of an earlier epoch counts from the start of its cluster time.
+    /// A position of an earlier epoch counts from the start of its cluster time; one from before a break
+    /// with history, from that break.
     fn translated(&self, position: Position) -> Position {
         let epoch = self.reached.epoch;
+        let restored = self.checkpoint.stored.restored.filter(|restored| position.epoch < restored.epoch);
+        let position = restored.unwrap_or(position);
         if position.epoch >= epoch { position } else { Position::boundary(epoch, position.time) }
     }
 }

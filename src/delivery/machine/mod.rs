@@ -31,7 +31,7 @@ use super::body::SharedChange;
 use super::frame::Matched;
 use super::outbox::{ChangeItem, Item, LaneName, Outbox, ResyncItem, Withheld};
 use super::window::{Entry, Window};
-use crate::change::{Flags, ResyncReason};
+use crate::change::{Change, Flags, ResyncReason};
 use crate::clock::{Clock, Instant};
 use crate::cursor::{Place, Serial};
 use crate::error::Problem;
@@ -472,7 +472,8 @@ impl Machine {
                 Event::Change(change) => {
                     assert!(change.position > self.reached, "{:?} after {:?}", change.position, self.reached);
                     self.reached = change.position;
-                    self.on_change(Arc::new(SharedChange::new(Arc::unwrap_or_clone(change))));
+                    let change = self.shared(change);
+                    self.on_change(change);
                 }
                 Event::Resync(gap) => {
                     assert!(gap.position >= self.reached, "{:?} after {:?}", gap.position, self.reached);
@@ -484,6 +485,15 @@ impl Machine {
         assert!(batch.reached >= self.reached, "{:?} after {:?}", batch.reached, self.reached);
         self.reached = batch.reached;
         self.work();
+    }
+
+    /// A change as it is delivered. Of what an earlier epoch may have handed over nobody can tell.
+    fn shared(&self, change: Arc<Change>) -> Arc<SharedChange> {
+        let mut change = Arc::unwrap_or_clone(change);
+        if self.checkpoint.stored.risen.is_some_and(|risen| change.position.time < risen.time) {
+            change.flags = change.flags.with(Flags::REDELIVERED);
+        }
+        Arc::new(SharedChange::new(change))
     }
 
     fn on_change(&mut self, change: Arc<SharedChange>) {
@@ -599,7 +609,7 @@ impl Machine {
 }
 
 /// What the stored checkpoint says, for a machine that begins.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Checkpointed {
     /// The stored position.
     pub position: Position,
@@ -611,6 +621,8 @@ pub struct Checkpointed {
     pub identity: Option<String>,
     /// Likewise: cursors of an earlier epoch than this have lost their history.
     pub restored: Option<Position>,
+    /// Likewise: what happened before may come again under this epoch's positions.
+    pub risen: Option<Position>,
 }
 
 /// The messages that one change makes for one gateway: what left a scope first, then what matches,

@@ -127,7 +127,7 @@ impl Machine {
     pub(super) fn effective(&self, index: GatewayIndex) -> Place {
         let gateway = &self.gateways[index.0];
         if !gateway.quiet {
-            return gateway.place.clone();
+            return self.in_epoch(gateway.place.clone()).0;
         }
         Place {
             position: gateway.place.position.max(self.reached),
@@ -198,7 +198,9 @@ impl Machine {
         let mut content = CursorPage { write: self.unique(), ..CursorPage::default() };
         for (index, gateway) in &self.gateways {
             if cursors::page_of(&gateway.id) == page && gateway.incarnation != Revision(0) {
-                let place = self.effective(GatewayIndex(index));
+                // One of an earlier epoch stays as it is until something is acked: it may still have to be
+                // told that its history is lost.
+                let place = if gateway.quiet { self.effective(GatewayIndex(index)) } else { gateway.place.clone() };
                 let record = CursorRecord::new(gateway.incarnation, gateway.serial, &place, gateway.quiet);
                 content.cursors.insert(gateway.id.to_string(), record);
             }
@@ -232,6 +234,7 @@ impl Machine {
             definition: stored.definition.clone(),
             identity: stored.identity.clone(),
             restored: stored.restored,
+            risen: stored.risen,
             write: self.unique(),
         };
         let stored = &self.checkpoint.stored;

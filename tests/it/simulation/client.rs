@@ -23,6 +23,7 @@ pub(super) struct Handed {
     pub(super) subscription: SubscriptionId,
     pub(super) generation: u64,
     pub(super) position: Position,
+    pub(super) redelivered: bool,
 }
 
 #[derive(Debug, Default)]
@@ -122,12 +123,14 @@ impl Client {
                         let position = delivery.change.position;
                         let key = (matched.subscription_id.clone(), matched.generation);
                         let is_old = self.last.get(&key).is_some_and(|last| position <= *last);
-                        if is_old && !delivery.flags.contains(Flags::REDELIVERED) {
+                        let redelivered = delivery.flags.contains(Flags::REDELIVERED);
+                        if is_old && !redelivered {
                             continue;
                         }
                         self.last.insert(key, position);
                         let subscription = matched.subscription_id;
-                        self.handed.push(Handed { subscription, generation: matched.generation, position });
+                        let generation = matched.generation;
+                        self.handed.push(Handed { subscription, generation, position, redelivered });
                     }
                     self.processed.push_back(delivery.cursor.to_string());
                 }

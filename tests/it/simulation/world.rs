@@ -10,7 +10,7 @@ use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::json;
-use streamer::change::{Change, Flags, Operation, Scope};
+use streamer::change::{Change, Flags, Operation, ResyncReason, Scope};
 use streamer::clock::Clock;
 use streamer::cursor::CursorText;
 use streamer::delivery::machine::{
@@ -19,15 +19,16 @@ use streamer::delivery::machine::{
 use streamer::handle::{Hello, Transport};
 use streamer::matching::Filter;
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
-use streamer::source::{Batch, Event, SourceError};
+use streamer::source::{Batch, Event, Gap, SourceError};
 use streamer::store::checkpoint::{self, CheckpointRecord};
-use streamer::store::{CommitError, Revision, Write, cursors, gateways, subscriptions};
+use streamer::store::{CommitError, Expect, Revision, Write, cursors, gateways, subscriptions};
 use streamer::subscription::{GatewayId, Spec, StartAt, SubscriptionId};
 
 use super::client::{Client, Lost};
 use super::model::{KINDS, Life, Store, matches};
 
-const EPOCH: Epoch = Epoch(1);
+/// Stands for a change that cannot be delivered.
+const GAP: i32 = 99;
 const GATEWAYS: usize = 3;
 const SUBSCRIPTIONS: usize = 4;
 
@@ -51,6 +52,9 @@ pub(super) struct World {
     oldest: Position,
     trims: bool,
     time: u64,
+    epoch: Epoch,
+    /// The present when the epoch rose.
+    risen: Option<Position>,
     store: Store,
     machine: Machine,
     on_its_way: Vec<OnItsWay>,
@@ -83,8 +87,9 @@ fn spec(gateway: &str, subscription: &str, kind: Option<u8>) -> Spec {
     .unwrap()
 }
 
-fn at(time: u64, ordinal: u32) -> Position {
-    Position::new(EPOCH, ClusterTime(time), ordinal)
+/// What does not change when the epoch rises.
+fn bare(position: Position) -> Position {
+    Position { epoch: Epoch(0), ..position }
 }
 
 fn kind_of(change: &Change) -> u8 {
@@ -109,7 +114,7 @@ impl World {
             seed,
             mistake,
         };
-        let start = at(10, 0);
+        let start = Position::boundary(Epoch(1), ClusterTime(10));
         let machine = Machine::new(config.clone(), clock.clone(), start, checkpointed(start, None));
         let trims = random.random_ratio(1, 4);
         let mut world = Self {
@@ -121,6 +126,8 @@ impl World {
             oldest: start,
             trims,
             time: 10,
+            epoch: Epoch(1),
+            risen: None,
             store: Store::default(),
             machine,
             on_its_way: Vec::new(),
@@ -147,6 +154,10 @@ impl World {
         }
         self.end()?;
         self.check_all()
+    }
+
+    fn at(&self, time: u64, ordinal: u32) -> Position {
+        Position::new(self.epoch, ClusterTime(time), ordinal)
     }
 
     fn chance(&mut self, one_in: u32) -> bool {
@@ -181,7 +192,9 @@ impl World {
             }
             96 => self.restore(client),
             97 if self.random.random_ratio(1, 3) => self.remove_gateway(client),
-            97 => {}
+            97 => {
+                let _ = self.machine.on_park_gateway(&self.ids[client]);
+            }
             98 => self.trim(),
             _ => {
                 if self.random.random_ratio(1, 3) {
@@ -201,8 +214,9 @@ impl World {
             let count = if self.random.random_ratio(1, 4) { self.random.random_range(2..6) } else { 1 };
             for ordinal in 1..=count {
                 let k = i32::from(self.random.random_range(0..KINDS));
+                let k = if self.random.random_ratio(1, 30) { GAP } else { k };
                 self.oplog.push(Arc::new(Change {
-                    position: at(self.time, ordinal),
+                    position: self.at(self.time, ordinal),
                     scope: Scope::known("t", "c"),
                     left: None,
                     key: "x".into(),
@@ -226,10 +240,10 @@ impl World {
         let is_all = from + changes.len() == self.oplog.len();
         let mut reached = changes.last().map_or(after, |change| change.position);
         if is_all && (self.calm || self.random.random_ratio(1, 2)) {
-            reached = reached.max(at(self.time + 1, 0));
+            reached = reached.max(self.at(self.time + 1, 0));
             self.time += 1;
         }
-        Batch { events: changes.into_iter().map(Event::Change).collect(), reached }
+        Batch { events: changes.into_iter().map(event).collect(), reached }
     }
 
     fn read_live(&mut self) {
@@ -238,7 +252,7 @@ impl World {
             // The live cursor has fallen off the end.
             let from = self.machine.reached();
             self.time += 1;
-            let to = at(self.time, 0);
+            let to = self.at(self.time, 0);
             self.live_lost.push((from, to));
             self.machine.on_history_lost(to);
             return;
@@ -530,12 +544,19 @@ impl World {
         }
         let partition = self.config.partition.clone();
         let entry = self.store.get(&checkpoint::key(&partition)).expect("written at the start");
-        let record = CheckpointRecord::decode(&entry.value).unwrap();
+        let mut record = CheckpointRecord::decode(&entry.value).unwrap();
+        let mut revision = entry.revision;
+        if self.random.random_ratio(1, 4) {
+            record = self.raise_epoch(record);
+            let (key, expect) = (checkpoint::key(&partition), Expect::Anything);
+            let write = Write { key, expect, value: Some(record.encode()) };
+            revision = self.store.commit(&[write]).expect("no condition");
+        }
         let mut reached = record.position;
         if reached < self.oldest {
             self.time += 1;
-            self.live_lost.push((reached, at(self.time, 0)));
-            reached = at(self.time, 0);
+            self.live_lost.push((reached, self.at(self.time, 0)));
+            reached = self.at(self.time, 0);
         }
         let stored = Stored {
             subscriptions: self.store.scan(&subscriptions::prefix("default")),
@@ -544,10 +565,24 @@ impl World {
             revision: Revision(self.store.revision),
         };
         self.config.mistake = self.mistake;
-        let checkpointed = checkpointed(record.position, Some(entry.revision));
+        let checkpointed = Checkpointed { risen: record.risen, ..checkpointed(record.position, Some(revision)) };
         let (config, clock) = (self.config.clone(), self.clock.clone());
-        let horizon = at(self.time + 1, 0);
+        let horizon = self.at(self.time + 1, 0);
         self.machine = Machine::load(config, clock, reached, horizon, checkpointed, stored).expect("own records");
+    }
+
+    /// The stream's definition has changed: everything has a new position.
+    fn raise_epoch(&mut self, record: CheckpointRecord) -> CheckpointRecord {
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.trace(|| "the epoch rises".into());
+        for change in &mut self.oplog {
+            let mut again = Change::clone(change);
+            again.position.epoch = self.epoch;
+            *change = Arc::new(again);
+        }
+        self.oldest.epoch = self.epoch;
+        let position = Position::boundary(self.epoch, record.position.time);
+        CheckpointRecord { position, risen: Some(self.at(self.time + 1, 0)), ..record }
     }
 
     fn check_clients(&self) -> Result<(), String> {
@@ -595,7 +630,7 @@ impl World {
 
     fn is_done(&self) -> bool {
         let all_live = self.machine.gateways().iter().all(|view| view.state == "live" || view.state == "parked");
-        let end = self.oplog.last().map_or(at(0, 0), |change| change.position);
+        let end = self.oplog.last().map_or(self.at(0, 0), |change| change.position);
         let all_told =
             self.clients.iter().all(|client| client.progress.is_some_and(|(p, behind)| p > end && behind == 0));
         all_live && all_told && self.machine.checkpoint() > end
@@ -628,28 +663,42 @@ impl World {
         let client = self.ids.iter().position(|id| *id == life.key.gateway).unwrap();
         let client = &self.clients[client];
         let numbers: HashSet<u64> = life.generations.iter().map(|generation| generation.number).collect();
-        let got: Vec<(u64, Position)> = client
-            .handed
-            .iter()
-            .filter(|handed| handed.subscription == life.key.id && numbers.contains(&handed.generation))
-            .map(|handed| (handed.generation, handed.position))
-            .collect();
+        let of_this = client.handed.iter();
+        let of_this =
+            of_this.filter(|handed| handed.subscription == life.key.id && numbers.contains(&handed.generation));
+        let got: Vec<(u64, Position, bool)> =
+            of_this.map(|handed| (handed.generation, bare(handed.position), handed.redelivered)).collect();
         // What was said to be lost and not acked may still come, where it turns out to be readable.
-        let misordered = |pair: &&[(u64, Position)]| pair[0].1 >= pair[1].1 && !self.excused(client, life, pair[1].1);
+        let misordered = |pair: &&[(u64, Position, bool)]| {
+            pair[0].1 >= pair[1].1 && !pair[1].2 && !self.excused(client, life, pair[1].1)
+        };
         if let Some(pair) = got.windows(2).find(misordered) {
             return Err(format!("{:?}: misordered or doubled: {pair:?}; {life:?}", life.key));
         }
         let mut expected = Vec::new();
+        let mut allowed = HashSet::new();
         for change in &self.oplog {
-            let current = life.generations.iter().rev().find(|generation| generation.from < change.position);
-            if let Some(current) = current
-                && matches(current.filter, kind_of(change))
-            {
-                expected.push((current.number, change.position));
+            let at = bare(change.position);
+            // A rise moves a filter's bounds to the start of their cluster time.
+            let moved = |from: Position| from.epoch < self.epoch && from.time == at.time;
+            if life.generations.iter().any(|generation| moved(generation.from)) {
+                allowed.extend(life.generations.iter().map(|generation| (generation.number, at)));
+                continue;
+            }
+            let Some(current) = life.generations.iter().rev().find(|generation| bare(generation.from) < at) else {
+                continue;
+            };
+            if kind_of(change) == GAP as u8 {
+                if is_alive && !self.said(client, life, at) {
+                    return Err(format!("{:?}: nobody said that {at:?} cannot be delivered; {life:?}", life.key));
+                }
+            } else if matches(current.filter, kind_of(change)) {
+                expected.push((current.number, at));
             }
         }
         let wanted: HashSet<_> = expected.iter().copied().collect();
-        if let Some(spurious) = got.iter().find(|one| !wanted.contains(*one)) {
+        let got: Vec<(u64, Position)> = got.into_iter().map(|(number, at, _)| (number, at)).collect();
+        if let Some(spurious) = got.iter().find(|one| !wanted.contains(*one) && !allowed.contains(*one)) {
             return Err(format!("{:?}: {spurious:?} should not have been delivered; {life:?}", life.key));
         }
         let have: HashSet<_> = got.into_iter().collect();
@@ -660,17 +709,29 @@ impl World {
         }
     }
 
-    /// Whether the hub has said that this is lost.
+    /// Whether the hub had reason to say that this is lost, and has said it.
     fn excused(&self, client: &Client, life: &Life, position: Position) -> bool {
+        (self.trims || client.was_restored) && self.said(client, life, position)
+    }
+
+    fn said(&self, client: &Client, life: &Life, position: Position) -> bool {
         let covers = |lost: &Lost| {
-            lost.from.is_none_or(|from| from < position)
-                && position <= lost.to
+            lost.from.is_none_or(|from| bare(from) < position)
+                && position <= bare(lost.to)
                 && lost.subscriptions.as_ref().is_none_or(|ids| ids.contains(&life.key.id))
         };
-        (self.trims || client.was_restored) && client.lost.iter().any(covers)
+        client.lost.iter().any(covers)
     }
 }
 
+fn event(change: Arc<Change>) -> Event {
+    if kind_of(&change) != GAP as u8 {
+        return Event::Change(change);
+    }
+    let (position, reason) = (change.position, ResyncReason::Undecodable);
+    Event::Resync(Gap { position, scope: change.scope.clone(), reason })
+}
+
 fn checkpointed(position: Position, revision: Option<Revision>) -> Checkpointed {
-    Checkpointed { position, revision, definition: "sim".into(), identity: None, restored: None }
+    Checkpointed { position, revision, definition: "sim".into(), ..Checkpointed::default() }
 }
