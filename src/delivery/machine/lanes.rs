@@ -478,7 +478,9 @@ impl Machine {
             session.outbox.age();
             let live = session.main.is_live();
             let main = if live { session.main.at.max(self.reached) } else { session.main.at };
-            let behind = session.extra.as_ref().map_or(0, Lane::len);
+            let withheld = || gateway.subs.iter().filter(|sub| self.subs[sub.0 as usize].withheld().is_some()).count();
+            let withheld = if gateway.in_flight.is_empty() { 0 } else { withheld() };
+            let behind = session.extra.as_ref().map_or(0, Lane::len) + withheld;
             let catching_up = if live { behind } else { gateway.subs.len() } as u64;
             let extra = session.extra.as_ref().map(|lane| lane.at);
             let boundary = main.floor_boundary();

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use streamer::change::Flags;
+use streamer::cursor::Cursor;
 use streamer::delivery::frame::{CloseReason, Frame};
 use streamer::delivery::outbox::Outbox;
 use streamer::position::Position;
+use streamer::store::Revision;
 use streamer::subscription::SubscriptionId;
 
 /// A range that the hub has said is lost: for these subscriptions, or for all (`None`).
@@ -38,6 +40,8 @@ pub(super) struct Client {
     /// Cursors of messages that were processed and not yet acked.
     pub(super) processed: VecDeque<String>,
     pub(super) progress: Option<(Position, u64)>,
+    /// Progress for everyone: until where, and what its cursor knows of.
+    pub(super) claims: Vec<(Position, Revision)>,
     pub(super) broken: Option<String>,
     backup: Option<Backup>,
     /// Restored, and not connected since: it must present its own cursor, or the hub cannot know.
@@ -136,6 +140,11 @@ impl Client {
                 }
                 Frame::Progress(progress) => {
                     self.progress = Some((progress.positions[0].1, progress.catching_up));
+                    if progress.catching_up == 0 {
+                        let cursor = Cursor::decode(progress.cursor.as_str()).expect("the hub's own");
+                        let place = cursor.places.values().next().expect("one partition");
+                        self.claims.push((progress.positions[0].1, place.known));
+                    }
                     if !progress.positions[0].1.is_boundary() {
                         self.broken = Some("progress that is no boundary".into());
                     }
@@ -159,8 +168,10 @@ impl Client {
     /// The application acks some of what it has processed; the cursor to send.
     pub(super) fn ack(&mut self, count: usize) -> Option<String> {
         let count = count.min(self.processed.len());
-        let cursor = self.processed.drain(..count).next_back()?;
-        self.acked = Some(cursor.clone());
-        Some(cursor)
+        if let Some(cursor) = self.processed.drain(..count).next_back() {
+            self.acked = Some(cursor);
+        }
+        // Said again where there is nothing new: it may have been lost, and the hub waits for it.
+        self.acked.clone()
     }
 }

@@ -21,6 +21,7 @@ use streamer::matching::Filter;
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
 use streamer::source::{Batch, Event, Gap, SourceError};
 use streamer::store::checkpoint::{self, CheckpointRecord};
+use streamer::store::subscriptions::SubscriptionRecord;
 use streamer::store::{CommitError, Expect, Revision, Write, cursors, gateways, subscriptions};
 use streamer::subscription::{GatewayId, Spec, StartAt, SubscriptionId};
 
@@ -28,7 +29,7 @@ use super::client::{Client, Lost};
 use super::model::{KINDS, Life, Store, matches};
 
 /// Stands for a change that cannot be delivered.
-const GAP: i32 = 99;
+const GAP: u8 = 99;
 const GATEWAYS: usize = 3;
 const SUBSCRIPTIONS: usize = 4;
 
@@ -214,7 +215,7 @@ impl World {
             let count = if self.random.random_ratio(1, 4) { self.random.random_range(2..6) } else { 1 };
             for ordinal in 1..=count {
                 let k = i32::from(self.random.random_range(0..KINDS));
-                let k = if self.random.random_ratio(1, 30) { GAP } else { k };
+                let k = if self.random.random_ratio(1, 30) { i32::from(GAP) } else { k };
                 self.oplog.push(Arc::new(Change {
                     position: self.at(self.time, ordinal),
                     scope: Scope::known("t", "c"),
@@ -350,7 +351,7 @@ impl World {
             cursor: cursor.map(|text| CursorText(text.into())),
             transport: Transport::Grpc,
             auto_ack: false,
-            unacked_bytes_max: 0,
+            unacked_bytes_max: *[0, 0, 600, 5_000].choose(&mut self.random).expect("some"),
         };
         self.machine.on_open(hello, Waiter { token, slot: 0 });
     }
@@ -371,6 +372,11 @@ impl World {
         let count = if self.calm { usize::MAX } else { self.random.random_range(0..12) };
         self.clients[client].pump(bytes);
         self.clients[client].read(count);
+        for (until, known) in std::mem::take(&mut self.clients[client].claims) {
+            if let Err(broken) = self.check_progress(client, until, known) {
+                self.clients[client].broken = Some(broken);
+            }
+        }
     }
 
     fn ack(&mut self, client: usize) {
@@ -659,6 +665,34 @@ impl World {
         Ok(())
     }
 
+    /// Everything before a progress with nobody behind has been sent to everyone whom it knew.
+    fn check_progress(&self, client: usize, until: Position, known: Revision) -> Result<(), String> {
+        for life in self.store.lives.iter().filter(|life| life.key.gateway == self.ids[client] && !life.removed) {
+            let entry = self.store.get(&subscriptions::key("default", &life.key)).expect("it lives");
+            let record = SubscriptionRecord::decode(&entry.value).unwrap();
+            if entry.revision > known || record.parked.is_some() || until.epoch < self.epoch {
+                continue;
+            }
+            for change in self.oplog.iter().filter(|change| kind_of(change) != GAP) {
+                let at = change.position;
+                let current = life.generations.iter().rev().find(|generation| generation.from < at);
+                let Some(current) = current.filter(|current| current.from.epoch == self.epoch && at < until) else {
+                    continue;
+                };
+                let client = &self.clients[client];
+                let handed = client
+                    .handed
+                    .iter()
+                    .rev()
+                    .any(|handed| handed.subscription == life.key.id && bare(handed.position) == bare(at));
+                if matches(current.filter, kind_of(change)) && !handed && !self.excused(client, life, bare(at)) {
+                    return Err(format!("progress until {until:?}, but {at:?} has not been sent; {life:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn check_life(&self, life: &Life, is_alive: bool) -> Result<(), String> {
         let client = self.ids.iter().position(|id| *id == life.key.gateway).unwrap();
         let client = &self.clients[client];
@@ -688,7 +722,7 @@ impl World {
             let Some(current) = life.generations.iter().rev().find(|generation| bare(generation.from) < at) else {
                 continue;
             };
-            if kind_of(change) == GAP as u8 {
+            if kind_of(change) == GAP {
                 if is_alive && !self.said(client, life, at) {
                     return Err(format!("{:?}: nobody said that {at:?} cannot be delivered; {life:?}", life.key));
                 }
@@ -725,7 +759,7 @@ impl World {
 }
 
 fn event(change: Arc<Change>) -> Event {
-    if kind_of(&change) != GAP as u8 {
+    if kind_of(&change) != GAP {
         return Event::Change(change);
     }
     let (position, reason) = (change.position, ResyncReason::Undecodable);
