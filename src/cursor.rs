@@ -58,6 +58,13 @@ pub struct Place {
     pub unfinished: BTreeMap<Revision, Position>,
 }
 
+impl Place {
+    /// Everything up to here has been taken by all of them.
+    pub fn lowest(&self) -> Position {
+        self.unfinished.values().copied().fold(self.position, Position::min)
+    }
+}
+
 /// What a gateway has durably taken, for every partition.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cursor {

@@ -144,8 +144,9 @@ impl Machine {
         let unfinished = place.unfinished.get(&sub.start_revision).copied();
         let base = match unfinished {
             Some(progress) => progress.min(place.position),
-            // Parked and revived since: only a rewind stands before where it was parked.
-            None if sub.start_revision > place.known => place.position.min(sub.start),
+            // Parked and revived since: only a rewind stands before where it was parked. The revision
+            // that named it then is not known any more, so any of them may have been its.
+            None if sub.start_revision > place.known => place.lowest().min(sub.start),
             None => place.position,
         };
         // Filters that its maker did not know begin where they took over.
@@ -161,8 +162,7 @@ impl Machine {
             place.unfinished.clear();
         }
         if place.unfinished.keys().any(|id| !known_ids.contains(id)) {
-            let lowest = place.unfinished.values().copied().min().unwrap_or(place.position);
-            place.position = place.position.min(lowest);
+            place.position = place.lowest();
             place.unfinished.clear();
         }
         place

@@ -172,8 +172,7 @@ impl Machine {
                 let invalid = || Problem::new(Code::InvalidCursor, "not a cursor of this hub").at("startAt.cursor");
                 let cursor = Cursor::decode(text).map_err(|_| invalid())?;
                 let place = cursor.places.get(&self.config.partition).ok_or_else(invalid)?;
-                let lowest = place.unfinished.values().copied().min();
-                let position = lowest.map_or(place.position, |lowest| lowest.min(place.position));
+                let position = place.lowest();
                 if position.epoch < epoch { boundary(position.time) } else { position }
             }
         })
