@@ -3,5 +3,8 @@
 mod consumers;
 mod exactness;
 mod registration;
+mod restart;
 mod servers;
 mod site;
+mod start_at;
+mod takeover;

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use streamer::clock::Clock;
 use streamer::position::Position;
 
-use super::consumers::{Change, Said, Session, Transport};
-use super::site::{PARTITION, Running, Site, document, is_past, soon, until};
+use super::consumers::{Change, Session, Transport};
+use super::site::{PARTITION, Running, Site, document, until};
 
 fn subscription(gateway: &str, id: &str, chat: &str) -> Value {
     json!({
@@ -28,27 +28,7 @@ async fn write(site: &Site, key: &str, chat: &str) {
 }
 
 async fn open(hub: &Running, gateway: &str) -> Session {
-    Session::open(Transport::Sse, &hub.http_url(), &hub.grpc_url(), gateway, None).await
-}
-
-/// Everything that is delivered until all that has been written up to now has been sent.
-async fn all(site: &Site, session: &mut Session) -> Vec<Change> {
-    let end = site.now().await;
-    // An idle stream's place moves with the next write or within seconds; this makes it now.
-    let mark = document("nobody", "marks", &format!("{:x}", rand::random::<u64>()), doc! {});
-    site.documents().insert_one(mark).await.unwrap();
-    let mut changes = Vec::new();
-    soon("progress", async {
-        loop {
-            match session.next().await.expect("the session goes on") {
-                Said::Change(change) => changes.push(*change),
-                Said::Progress(positions, 0) if is_past(&positions, end) => return changes,
-                Said::Welcome | Said::Progress(..) | Said::Expired(_) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    })
-    .await
+    hub.open(Transport::Sse, gateway, None).await
 }
 
 /// `(subscription, generation)` of each match, in order.
@@ -79,7 +59,7 @@ async fn made_repeated_refused_replaced_and_removed() {
 
     let mut session = open(&hub, "gw").await;
     write(&site, "1", "c1").await;
-    let before = all(&site, &mut session).await;
+    let before = site.all(&mut session).await;
     let old = made["generation"].as_u64().unwrap();
     assert_eq!(matches(&before), [("inbox", old)]);
 
@@ -100,7 +80,7 @@ async fn made_repeated_refused_replaced_and_removed() {
     let place: Position = replaced["activeFrom"][PARTITION].as_str().unwrap().parse().unwrap();
     assert!(new > old);
     write(&site, "2", "c2").await;
-    let changes = all(&site, &mut session).await;
+    let changes = site.all(&mut session).await;
     assert_eq!(changes.len(), 61, "no gap and nothing twice");
     for change in &changes {
         let generation = if change.position <= place { old } else { new };
@@ -108,16 +88,14 @@ async fn made_repeated_refused_replaced_and_removed() {
     }
 
     assert_eq!(hub.call(Method::DELETE, path, None).await, (204, Value::Null));
-    for (method, path) in [
-        (Method::DELETE, path.to_owned()),
-        (Method::GET, path.to_owned()),
-        (Method::PUT, format!("{path}/heartbeat")),
-    ] {
+    for (method, path) in
+        [(Method::DELETE, path.to_owned()), (Method::GET, path.to_owned()), (Method::PUT, format!("{path}/heartbeat"))]
+    {
         let (status, problem) = hub.call(method, &path, None).await;
         assert_eq!((status, &problem["code"]), (404, &json!("SUBSCRIPTION_NOT_FOUND")));
     }
     write(&site, "3", "c1").await;
-    assert!(all(&site, &mut session).await.is_empty());
+    assert!(site.all(&mut session).await.is_empty());
     hub.drain().await;
     site.remove().await;
 }
@@ -216,7 +194,7 @@ async fn what_expires_is_parked_and_comes_back_with_what_it_missed() {
     }
     let mut session = open(&hub, "gw").await;
     write(&site, "1", "c1").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(seen.len(), 1, "one message for both");
     assert_eq!(seen[0].matches.len(), 2);
     session.ack(&seen[0].cursor).await;
@@ -228,7 +206,7 @@ async fn what_expires_is_parked_and_comes_back_with_what_it_missed() {
         assert_eq!(renewed.0, 200);
     }
     write(&site, "2", "c1").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(seen[0].matches.len(), 2);
     session.ack(&seen[0].cursor).await;
 
@@ -236,14 +214,14 @@ async fn what_expires_is_parked_and_comes_back_with_what_it_missed() {
     is(&hub, "gw", "short", "parked").await;
     is(&hub, "gw", "long", "live").await;
     write(&site, "3", "c1").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(matches(&seen).iter().map(|(id, _)| *id).collect::<Vec<_>>(), ["long"]);
 
     // The gateway's heartbeat revives it, and what it missed comes.
     let (_, renewed) = hub.call(Method::PUT, "/v1/gateways/gw/heartbeat", None).await;
     assert_eq!(renewed["renewed"], 2);
     is(&hub, "gw", "short", "live").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(matches(&seen).iter().map(|(id, _)| *id).collect::<Vec<_>>(), ["short"]);
     assert_eq!(seen[0].flags, ["replayed"]);
     session.ack(&seen[0].cursor).await;
@@ -256,7 +234,7 @@ async fn what_expires_is_parked_and_comes_back_with_what_it_missed() {
     asked["ttlSeconds"] = json!(60);
     assert_eq!(post(&hub, &asked).await.0, 200);
     is(&hub, "gw", "short", "live").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     let mut ids: Vec<_> = matches(&seen).iter().map(|(id, _)| *id).collect();
     ids.sort_unstable();
     assert_eq!(ids, ["long", "short"], "each once");
@@ -284,7 +262,7 @@ async fn a_restart_keeps_everything() {
     }
     let mut session = open(&hub, "gw").await;
     write(&site, "1", "c1").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     session.ack(&seen[0].cursor).await;
     clock.advance(Duration::from_secs(100));
     is(&hub, "gw", "parked", "parked").await;
@@ -309,11 +287,11 @@ async fn a_restart_keeps_everything() {
     assert_eq!(same(&before), same(&after));
     is(&hub, "gw", "parked", "parked").await;
     let mut session = open(&hub, "gw").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(matches(&seen).iter().map(|(id, _)| *id).collect::<Vec<_>>(), ["kept", "kept"]);
     assert_eq!(hub.call(Method::PUT, "/v1/gateways/gw/subscriptions/parked/heartbeat", None).await.0, 200);
     is(&hub, "gw", "parked", "live").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(matches(&seen).iter().map(|(id, _)| *id).collect::<Vec<_>>(), ["parked", "parked"]);
     hub.drain().await;
     site.remove().await;
