@@ -42,6 +42,8 @@ pub(super) struct Change {
     pub(super) operation: String,
     pub(super) document: Option<Body>,
     pub(super) before: Option<Body>,
+    /// Whether it was part of one.
+    pub(super) transaction: bool,
     pub(super) flags: Vec<String>,
     pub(super) matches: Vec<Match>,
 }
@@ -191,6 +193,7 @@ fn from_wire(message: Message, is_bson: bool) -> Vec<Said> {
             operation: change.operation,
             document: change.document.map(|bytes| body(bytes.to_vec())),
             before: change.before.map(|bytes| body(bytes.to_vec())),
+            transaction: change.transaction.is_some(),
             flags: change.flags,
             matches: matches.collect(),
         }))
@@ -218,6 +221,8 @@ struct ChangeJson<'a> {
     document: &'a RawValue,
     #[serde(borrow)]
     before: &'a RawValue,
+    #[serde(default)]
+    transaction: Option<serde::de::IgnoredAny>,
     flags: Vec<String>,
     matches: Vec<Match>,
 }
@@ -255,6 +260,7 @@ fn from_event(event: &str) -> Said {
                 document: body(change.document),
                 before: body(change.before),
                 cursor: change.cursor,
+                transaction: change.transaction.is_some(),
                 flags: change.flags,
                 matches: change.matches,
             }))

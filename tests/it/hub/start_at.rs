@@ -169,8 +169,6 @@ async fn ahead_of_the_stream_nothing_matches_until_then() {
     let ahead = ClusterTime::new(from.seconds() + 3, 0);
     let (status, made) = register(&hub, &asked("gw", "later", operation_time(ahead))).await;
     assert_eq!(status, 201, "{made}");
-    let (status, _) = register(&hub, &asked("gw", "now", Value::Null)).await;
-    assert_eq!(status, 422, "a startAt is an object");
     let mut now = asked("gw", "now", Value::Null);
     now.as_object_mut().unwrap().remove("startAt");
     assert_eq!(register(&hub, &now).await.0, 201);

@@ -135,15 +135,28 @@ async fn a_stream_resumes_at_last_event_id_before_its_parameter_before_the_last_
     assert_eq!(first(open("", Some(&seen[4])).await).await, "0005", "an older one is a rewind");
     assert_eq!(first(open("", None).await).await, "0005");
 
-    // Another gateway's cursor, and what is none.
+    // What is no cursor is refused; another gateway's is no place here, and that is said.
     register(&hub, "other").await;
-    for (gateway, cursor) in [("other", seen[3].cursor.as_str()), ("gw", "nonsense"), ("gw", "AAAA")] {
+    for (gateway, cursor) in [("gw", "nonsense"), ("gw", "AAAA"), ("other", &seen[3].cursor)] {
         let path = format!("/v1/gateways/{gateway}");
-        let (status, problem) = hub.get(&format!("{path}/stream?cursor={cursor}")).await;
-        assert_eq!((status, &problem["code"]), (400, &json!("INVALID_CURSOR")), "{gateway} {cursor}");
         let acked = hub.call(Method::POST, &format!("{path}/ack"), Some(&json!({ "cursor": cursor }))).await;
         assert_eq!((acked.0, &acked.1["code"]), (400, &json!("INVALID_CURSOR")), "{gateway} {cursor}");
+        if gateway == "gw" {
+            let (status, problem) = hub.get(&format!("{path}/stream?cursor={cursor}")).await;
+            assert_eq!((status, &problem["code"]), (400, &json!("INVALID_CURSOR")), "{cursor}");
+        }
     }
+    let mut session = hub.open(Transport::Sse, "other", Some(&seen[3].cursor)).await;
+    let resync = async {
+        loop {
+            match session.next().await.expect("the session goes on") {
+                Said::Resync(reason) => return reason,
+                Said::Welcome => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(soon("a resync", resync).await, "forgotten");
     hub.drain().await;
     site.remove().await;
 }

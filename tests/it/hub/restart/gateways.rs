@@ -6,9 +6,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use streamer::client::{Backoff, Client, ClientConfig, Item, State};
 use streamer::position::{ClusterTime, Position};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::{Outcome, Signals};
+use super::Outcome;
 use crate::hub::consumers::{Body, Change, Said, Session, Transport};
 use crate::hub::site::{PARTITION, is_past};
 
@@ -83,12 +83,19 @@ impl Library {
 }
 
 /// What it says when it comes back.
-#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resume {
-    /// The cursor of the last change that it got. It leaves in the middle of what was written at once.
-    Presents,
+    /// The cursor of the last change that it got. It leaves in the middle of what was written at once,
+    /// and says so.
+    Presents(Leaves, mpsc::Sender<()>),
     /// Nothing: the hub knows.
     Asks,
+}
+
+/// In the middle of what.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaves {
+    InTransaction,
+    InBatch,
 }
 
 /// With its own means: it keeps the last position of each subscription, and that is all.
@@ -100,7 +107,7 @@ pub(super) struct Raw {
     pub(super) resume: Resume,
     /// Changes from one ack to the next; 0 for none ever.
     pub(super) ack_every: usize,
-    pub(super) signals: Signals,
+    pub(super) end: watch::Receiver<Option<ClusterTime>>,
 }
 
 /// What it remembers.
@@ -116,7 +123,7 @@ impl Raw {
     pub(super) async fn run(self) -> (&'static str, Outcome) {
         let mut memory = Memory::default();
         loop {
-            let cursor = memory.cursor.clone().filter(|_| self.resume == Resume::Presents);
+            let cursor = memory.cursor.clone().filter(|_| matches!(self.resume, Resume::Presents(..)));
             let opened = Session::try_open(self.transport, &self.http, &self.grpc, self.name, cursor).await;
             let Some(session) = opened else {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -134,23 +141,20 @@ impl Raw {
         while let Some(said) = session.next().await {
             match said {
                 Said::Change(change) => {
-                    if std::mem::take(&mut is_first)
-                        && let Some(previous) = memory.last.values().max().filter(|_| memory.cursor.is_some())
-                        && self.resume == Resume::Presents
-                    {
-                        memory.outcome.resumed.push(*previous);
-                    }
+                    let presents = matches!(self.resume, Resume::Presents(..));
+                    let previous = memory.last.values().max().filter(|_| presents && is_first).copied();
+                    memory.outcome.resumed.extend(previous);
+                    is_first = false;
                     let left = self.take(&change, memory);
                     if self.ack_every > 0 && memory.changes.is_multiple_of(self.ack_every) {
                         session.try_ack(&change.cursor).await;
                     }
-                    let is_inside = left > 0 && memory.changes % 100 == 50;
-                    if self.resume == Resume::Presents && is_inside && self.signals.middle.try_send(()).is_ok() {
+                    if left > 0 && self.leaves(&change, memory) {
                         return false;
                     }
                 }
                 Said::Progress(positions, behind) => {
-                    let end = *self.signals.end.borrow();
+                    let end = *self.end.borrow();
                     if behind == 0 && end.is_some_and(|end| is_past(&positions, end)) {
                         return true;
                     }
@@ -160,6 +164,13 @@ impl Raw {
             }
         }
         false
+    }
+
+    /// Whether it goes here, in the middle, and somebody has heard it.
+    fn leaves(&self, change: &Change, memory: &Memory) -> bool {
+        let Resume::Presents(place, middle) = &self.resume else { return false };
+        let here = if change.transaction { Leaves::InTransaction } else { Leaves::InBatch };
+        here == *place && memory.changes % 100 == 50 && middle.try_send(()).is_ok()
     }
 
     /// Takes what it has not had. Returns how many more were written with it.
