@@ -2,6 +2,8 @@
 
 mod consumers;
 mod exactness;
+mod lifecycle;
+mod python;
 mod registration;
 mod restart;
 mod servers;

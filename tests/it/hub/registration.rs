@@ -1,16 +1,23 @@
 //! Registration over HTTP with a whole hub behind it: what is answered, what is delivered because of it,
 //! and what a restart keeps.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bson::doc;
 use reqwest::Method;
+use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 use streamer::clock::Clock;
+use streamer::cmd::rig::HubPlan;
+use streamer::config::StoreKind;
 use streamer::position::Position;
 
-use super::consumers::{Change, Session, Transport};
-use super::site::{PARTITION, Running, Site, document, until};
+use super::consumers::{Change, Said, Session, Transport};
+use super::servers;
+use super::site::{PARTITION, Running, Site, call, document, soon, until};
+
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 fn subscription(gateway: &str, id: &str, chat: &str) -> Value {
     json!({
@@ -176,6 +183,20 @@ async fn batches_pages_quotas_and_the_end_of_a_gateway() {
     site.remove().await;
 }
 
+/// What the session learns of leases that ran out.
+async fn expired(session: &mut Session) -> Vec<String> {
+    let learning = async {
+        loop {
+            match session.next().await.expect("the session goes on") {
+                Said::Expired(ids) => return ids,
+                Said::Welcome | Said::Progress(..) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    soon("what expired", learning).await
+}
+
 async fn is(hub: &Running, gateway: &str, id: &str, state: &str) {
     let path = format!("/v1/gateways/{gateway}/subscriptions/{id}");
     until(state, async || (hub.get(&path).await.1["state"] == state).then_some(())).await;
@@ -213,6 +234,9 @@ async fn what_expires_is_parked_and_comes_back_with_what_it_missed() {
     clock.advance(Duration::from_secs(400));
     is(&hub, "gw", "short", "parked").await;
     is(&hub, "gw", "long", "live").await;
+    assert_eq!(expired(&mut session).await, ["short"]);
+    session = open(&hub, "gw").await;
+    assert_eq!(expired(&mut session).await, ["short"], "said again after each welcome");
     write(&site, "3", "c1").await;
     let seen = site.all(&mut session).await;
     assert_eq!(matches(&seen).iter().map(|(id, _)| *id).collect::<Vec<_>>(), ["long"]);
@@ -293,6 +317,142 @@ async fn a_restart_keeps_everything() {
     is(&hub, "gw", "parked", "live").await;
     let seen = site.all(&mut session).await;
     assert_eq!(matches(&seen).iter().map(|(id, _)| *id).collect::<Vec<_>>(), ["parked", "parked"]);
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// Answered is durable: whatever was answered before a SIGKILL is there after it, with its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_a_kill() {
+    let (site, etcd) = (Site::new().await, servers::etcd().await);
+    for kind in [StoreKind::Redb, StoreKind::Etcd] {
+        let mut config = site.config();
+        (config.store.kind, config.store.endpoints) = (kind, vec![etcd.address.clone()]);
+        config.store.prefix = format!("/{}", site.database);
+        let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config).unwrap();
+        let mut hub = plan.start(false).unwrap();
+        hub.ready().await.unwrap();
+        let url = plan.http_url();
+        let gateway = format!("gw-{kind:?}");
+        let path = |id: &str| format!("/v1/gateways/{gateway}/subscriptions/{id}");
+        let mut answered: BTreeMap<String, Value> = BTreeMap::new();
+        for round in 0..4 {
+            let ids: Vec<_> = (0..50).map(|n| format!("{round}-{n:02}")).collect();
+            let items: Vec<_> = ids.iter().map(|id| subscription(&gateway, id, id)).collect();
+            let batch = json!({ "subscriptions": items });
+            let (_, made) = call(&url, Method::POST, "/v1/subscriptions/batch", Some(&batch)).await;
+            for (id, result) in ids.iter().zip(made["results"].as_array().unwrap()) {
+                assert_eq!(result["status"], 201, "{result}");
+                answered.insert(id.clone(), result["subscription"].clone());
+            }
+            let replacement = json!({ "tenant": "acme", "collection": "messages", "cel": "doc.chat == 'x'" });
+            let (status, replaced) = call(&url, Method::PUT, &path(&ids[7]), Some(&replacement)).await;
+            assert_eq!(status, 200, "{replaced}");
+            answered.insert(ids[7].clone(), replaced);
+            assert_eq!(call(&url, Method::DELETE, &path(&ids[3]), None).await.0, 204);
+            answered.remove(&ids[3]);
+
+            hub.kill().await.unwrap();
+            // Nobody is there to see it being written.
+            write(&site, &format!("{kind:?}-{round}"), &ids[0]).await;
+            hub = plan.start(false).unwrap();
+            hub.ready().await.unwrap();
+            let (_, page) =
+                call(&url, Method::GET, &format!("/v1/subscriptions?gatewayId={gateway}&limit=1000"), None).await;
+            let found: BTreeMap<String, Value> = page["subscriptions"].as_array().unwrap().iter().map(named).collect();
+            assert!(found.keys().eq(answered.keys()), "{:?}", found.keys());
+            for (id, one) in &answered {
+                for field in ["generation", "activeFrom", "filters", "cel", "tenant", "collection", "plan"] {
+                    assert_eq!(one[field], found[id][field], "{id} {field}");
+                }
+            }
+        }
+        let mut session = Session::open(Transport::GrpcJson, &url, &plan.grpc_url(), &gateway, None).await;
+        let seen = site.all(&mut session).await;
+        let ids: Vec<_> = matches(&seen).iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, ["0-00", "1-00", "2-00", "3-00"], "each once, though its hub was dead");
+        assert!(hub.terminate().await.unwrap().success());
+    }
+    site.remove().await;
+}
+
+fn named(one: &Value) -> (String, Value) {
+    (one["subscriptionId"].as_str().unwrap().to_owned(), one.clone())
+}
+
+/// Every refusal is a problem document with its code and, where one field is at fault, that field.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_are_problem_documents() {
+    let site = Site::new().await;
+    let hub = Running::start(&site.config(), Clock::system()).await;
+    let with = |field: &str, value: Value| {
+        let mut asked = subscription("gw", "s", "c");
+        asked[field] = value;
+        asked
+    };
+    let chain = vec!["doc.n == 1"; 200].join(" || ");
+    for (asked, status, code, field) in [
+        (with("subscriptionId", json!("a b")), 422, "INVALID_REQUEST", "subscriptionId"),
+        (with("gatewayId", json!("x".repeat(129))), 422, "INVALID_REQUEST", "gatewayId"),
+        (with("tenant", json!("/acme")), 422, "INVALID_REQUEST", "tenant"),
+        (with("collection", Value::Null), 422, "INVALID_REQUEST", "collection"),
+        (with("ttlSeconds", json!(59)), 422, "INVALID_REQUEST", "ttlSeconds"),
+        (with("ttlSeconds", json!(3601)), 422, "INVALID_REQUEST", "ttlSeconds"),
+        (with("colour", json!("red")), 422, "INVALID_REQUEST", "colour"),
+        (with("operations", json!(["upsert"])), 422, "INVALID_REQUEST", "operations[0]"),
+        (with("filters", json!([{ "field": "a", "op": "in", "value": 1 }])), 422, "INVALID_FILTER", "filters[0].value"),
+        (with("filters", json!([{ "field": "a", "op": "~", "value": 1 }])), 422, "INVALID_FILTER", "filters[0].op"),
+        (
+            with("filters", json!([{ "field": "a..b", "op": "==", "value": 1 }])),
+            422,
+            "INVALID_FILTER",
+            "filters[0].field",
+        ),
+        (with("interval", json!({ "field": "n", "start": 2, "stop": 1 })), 422, "INVALID_FILTER", "interval"),
+        (with("cel", json!("doc.")), 422, "CEL_COMPILATION_FAILED", "cel"),
+        (with("cel", json!("nobody == 1")), 422, "CEL_COMPILATION_FAILED", "cel"),
+        (with("cel", json!("strange(doc)")), 422, "CEL_COMPILATION_FAILED", "cel"),
+        (with("cel", json!(chain)), 422, "FILTER_TOO_COMPLEX", "cel"),
+        (with("cel", json!("!".repeat(3000))), 422, "FILTER_TOO_COMPLEX", "cel"),
+        (
+            with("filters", json!(vec![json!({ "field": "a", "op": "==", "value": 1 }); 33])),
+            422,
+            "FILTER_TOO_COMPLEX",
+            "filters",
+        ),
+    ] {
+        let (answered, problem) = post(&hub, &asked).await;
+        let told = (answered, problem["code"].as_str().unwrap(), problem["field"].as_str().unwrap_or_default());
+        assert_eq!(told, (status, code, field), "{problem}");
+        assert_eq!(problem["status"], status);
+        assert!(["type", "title", "detail"].iter().all(|name| problem[name].is_string()), "{problem}");
+    }
+    for (method, path, status, code) in [
+        (Method::GET, "/v1/nowhere", 404, "NOT_FOUND"),
+        (Method::PATCH, "/v1/subscriptions", 405, "METHOD_NOT_ALLOWED"),
+        (Method::GET, "/v1/gateways/gw/subscriptions/none", 404, "SUBSCRIPTION_NOT_FOUND"),
+        (Method::DELETE, "/v1/gateways/none", 404, "GATEWAY_NOT_FOUND"),
+        (Method::GET, "/v1/gateways/none", 404, "GATEWAY_NOT_FOUND"),
+        (Method::GET, "/v1/subscriptions?limit=0", 422, "INVALID_REQUEST"),
+        (Method::GET, "/v1/subscriptions?colour=red", 422, "INVALID_REQUEST"),
+        (Method::GET, "/v1/subscriptions?after=nonsense", 422, "INVALID_REQUEST"),
+    ] {
+        let (answered, problem) = hub.call(method.clone(), path, None).await;
+        assert_eq!((answered, &problem["code"]), (status, &json!(code)), "{method} {path}: {problem}");
+    }
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("{}/v1/subscriptions", hub.http_url());
+    let large = format!("{{\"tenant\":\"{}\"}}", "x".repeat(1 << 20));
+    for (body, media, status, code) in [
+        ("{".to_owned(), "application/json", 400, "INVALID_REQUEST"),
+        ("{}".to_owned(), "text/plain", 415, "UNSUPPORTED_MEDIA_TYPE"),
+        (large, "application/json", 413, "PAYLOAD_TOO_LARGE"),
+    ] {
+        let answer = http.post(&url).header("content-type", media).body(body).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), &answer.headers()["content-type"]), (status, &PROBLEM));
+        assert_eq!(answer.json::<Value>().await.unwrap()["code"], code);
+    }
+    assert_eq!(hub.get("/v1/subscriptions").await.1["subscriptions"], json!([]), "nothing was made");
     hub.drain().await;
     site.remove().await;
 }
