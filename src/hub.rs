@@ -17,7 +17,7 @@ use crate::delivery::grpc::{Grpc, SubscriptionTexts};
 use crate::delivery::machine::MachineConfig;
 use crate::error::Problem;
 use crate::handle::HubHandle;
-use crate::observe::health::Health;
+use crate::observe::health::{Component, Health};
 use crate::observe::metrics::Metrics;
 use crate::pipeline::{self, PartitionConfig};
 use crate::position::{Epoch, PartitionId, Position};
@@ -92,7 +92,8 @@ impl Hub {
         };
         let (handle, commands) = HubHandle::new(COMMANDS_MAX);
         serve_interfaces(http, grpc, &handle, config, &health, metrics, &clock, &tasks, log);
-        let source = open_source(config, backend, &tasks).await?;
+        let of_partition = health.component(format!("partition {}", partition_id(config)));
+        let source = open_source(config, backend, &tasks, &of_partition).await?;
         let store = open_store(config, &tasks, &clock).await?;
         watch_store(Arc::clone(&store), &health, &tasks);
         let grace = Duration::from_secs(config.shutdown.grace_seconds);
@@ -103,7 +104,7 @@ impl Hub {
             tasks: tasks.clone(),
             clock,
             handle: handle.clone(),
-            health: health.component(format!("partition {}", partition_id(config))),
+            health: of_partition,
             grace,
             sabotage,
         };
@@ -116,14 +117,14 @@ impl Hub {
         self.health.is_ready()
     }
 
-    /// Runs until a signal or until a part fails for good; then drains.
+    /// Runs until it is told to end or until a part fails for good; then drains.
     ///
     /// # Errors
     /// A part that failed.
-    pub async fn run(self) -> Result<(), StartError> {
+    pub async fn run(self, told: impl Future<Output = ()>) -> Result<(), StartError> {
         let failed = self.tasks.failed_token();
         let is_failure = tokio::select! {
-            () = signalled() => false,
+            () = told => false,
             () = failed.cancelled() => true,
         };
         if is_failure {
@@ -144,7 +145,8 @@ impl Hub {
     }
 }
 
-async fn signalled() {
+/// Until SIGTERM or Ctrl-C. From the first poll on neither ends the process by itself.
+pub async fn signalled() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
     tokio::select! {
@@ -238,7 +240,12 @@ fn machine_config(config: &Config) -> MachineConfig {
     }
 }
 
-async fn open_source(config: &Config, backend: Backend, tasks: &Tasks) -> Result<Arc<dyn ChangeSource>, StartError> {
+async fn open_source(
+    config: &Config,
+    backend: Backend,
+    tasks: &Tasks,
+    health: &Component,
+) -> Result<Arc<dyn ChangeSource>, StartError> {
     if let Backend::Log(log) = backend {
         return Ok(Arc::new(LogSource::new(log)));
     }
@@ -249,20 +256,16 @@ async fn open_source(config: &Config, backend: Backend, tasks: &Tasks) -> Result
     let layout = serde_json::to_value(&backend.layout).and_then(serde_json::from_value);
     mongo.layout = layout.map_err(|error| StartError::Misconfigured(format!("backends.layout: {error}")))?;
     let mut wait = Duration::from_millis(500);
-    let shutdown = tasks.shutdown_token();
     loop {
         match MongoSource::connect(mongo.clone(), tasks.clone()).await {
             Ok(source) => return Ok(Arc::new(source)),
             Err(SourceError::Unavailable(detail)) => {
                 tracing::warn!(backend = %backend.name, %detail, "the backend does not answer; trying again");
+                health.failing(detail);
             }
             Err(error) => return Err(StartError::Misconfigured(format!("backend {}: {error}", backend.name))),
         }
-        tokio::select! {
-            () = shutdown.cancelled() => return Err(StartError::Failed("told to end before it had started".into())),
-            () = signalled() => return Err(StartError::Failed("told to end before it had started".into())),
-            () = tokio::time::sleep(wait) => {}
-        }
+        tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_secs(10));
     }
 }

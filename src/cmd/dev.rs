@@ -84,7 +84,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         });
         Demo::start(log, demo, &tasks, clock);
     }
-    hub.run().await.map_err(serve::for_exit)?;
+    hub.run(hub::signalled()).await.map_err(serve::for_exit)?;
     drop(folder);
     Ok(())
 }

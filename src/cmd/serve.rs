@@ -1,10 +1,13 @@
 //! `streamer serve`: the hub.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use clap::Args;
 
 use super::{ConfigArgs, WrongUsage};
 use crate::clock::Clock;
-use crate::hub::{Backend, Hub, StartError};
+use crate::hub::{Backend, Hub, StartError, signalled};
 use crate::observe;
 use crate::observe::metrics::Metrics;
 use crate::tasks::Tasks;
@@ -27,10 +30,19 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // For the restart drill's own test: a hub that forgets must make the drill fail.
     let sabotage = std::env::var("STREAMER_SABOTAGE").is_ok_and(|what| what == "forget");
     let (tasks, clock) = (Tasks::new(), Clock::system());
-    let hub = Hub::start(&config, Backend::Mongo, tasks, clock, Metrics::install(), sabotage).await;
-    let hub = hub.map_err(for_exit)?;
+    let mut told = pin!(signalled());
+    let starting = Hub::start(&config, Backend::Mongo, tasks.clone(), clock, Metrics::install(), sabotage);
+    // A backend or a store that does not answer is waited for, as long as nobody says otherwise.
+    let hub = tokio::select! {
+        hub = starting => hub.map_err(for_exit)?,
+        () = &mut told => {
+            tracing::info!("told to end before it had started");
+            tasks.drain(Duration::from_secs(config.shutdown.grace_seconds)).await;
+            return Ok(());
+        }
+    };
     tracing::info!(http = %hub.http, grpc = %hub.grpc, "listening");
-    hub.run().await.map_err(for_exit)
+    hub.run(told).await.map_err(for_exit)
 }
 
 /// What the operator must change ends with status 2.

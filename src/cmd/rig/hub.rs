@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,17 +27,24 @@ pub struct HubPlan {
 }
 
 impl HubPlan {
-    /// Writes the configuration into `folder`, with listeners on free ports.
+    /// This same program as the hub: see [`Self::of`].
     ///
     /// # Errors
     /// A folder that cannot be written, or a program that does not know itself.
-    pub fn new(folder: &Path, mut config: Config) -> anyhow::Result<Self> {
+    pub fn new(folder: &Path, config: Config) -> anyhow::Result<Self> {
+        Self::of(std::env::current_exe()?, folder, config)
+    }
+
+    /// Writes the configuration into `folder`, with listeners on free ports.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn of(program: PathBuf, folder: &Path, mut config: Config) -> anyhow::Result<Self> {
         let (http, grpc) = (loopback(free_port()?), loopback(free_port()?));
         config.http.listen = http;
         config.grpc.listen = grpc;
         let path = folder.join("hub.toml");
         std::fs::write(&path, toml::to_string(&config).context("a configuration that TOML cannot say")?)?;
-        let program = std::env::current_exe()?;
         Ok(Self { program, config: path, log: folder.join("hub.log"), http, grpc })
     }
 
@@ -120,11 +128,11 @@ impl Hub {
         self.process.kill().await
     }
 
-    /// SIGTERM, and until it has drained.
+    /// SIGTERM, and until it has drained. Returns how it ended.
     ///
     /// # Errors
     /// It does not end.
-    pub async fn terminate(&mut self) -> anyhow::Result<()> {
+    pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
         self.process.terminate(END).await
     }
 }

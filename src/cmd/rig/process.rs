@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -46,16 +47,15 @@ impl Process {
     }
 
     /// SIGTERM, and until it is gone.
-    pub(super) async fn terminate(&mut self, within: Duration) -> anyhow::Result<()> {
+    pub(super) async fn terminate(&mut self, within: Duration) -> anyhow::Result<ExitStatus> {
         let told = Command::new("kill").args(["-TERM", &self.pid.0.to_string()]).status().await?;
         if !told.success() {
             bail!("{} cannot be told to end", self.name);
         }
         match tokio::time::timeout(within, self.child.wait()).await {
-            Ok(status) => drop(status?),
+            Ok(status) => Ok(status?),
             Err(_) => bail!("{} does not end within {} s of SIGTERM", self.name, within.as_secs()),
         }
-        Ok(())
     }
 
     /// Whether it still runs.
@@ -91,7 +91,15 @@ fn last_words(log: &Path) -> String {
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("(none)").to_owned()
 }
 
+/// Below the ports that the system gives to outgoing connections: one of those could take the port of a
+/// server that is being restarted.
+const PORTS: Range<u16> = 10_000..30_000;
+/// Ports that are looked at; most are free.
+const LOOKS_MAX: usize = 1_000;
+
 /// A port of loopback that was free a moment ago.
 pub(super) fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    let mut looks = (0..LOOKS_MAX).map(|_| rand::random_range(PORTS));
+    let free = looks.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.context("no port of loopback is free")
 }

@@ -38,9 +38,12 @@ pub(super) struct Change {
     pub(super) seq: u64,
     pub(super) cursor: String,
     pub(super) position: Position,
+    pub(super) key: String,
     pub(super) operation: String,
     pub(super) document: Option<Body>,
     pub(super) before: Option<Body>,
+    /// Whether it was part of one.
+    pub(super) transaction: bool,
     pub(super) flags: Vec<String>,
     pub(super) matches: Vec<Match>,
 }
@@ -85,36 +88,50 @@ impl Session {
         gateway: &str,
         cursor: Option<String>,
     ) -> Self {
+        Self::try_open(transport, http, grpc, gateway, cursor).await.expect("a session")
+    }
+
+    /// The same, where there may be no hub or none that serves.
+    pub(super) async fn try_open(
+        transport: Transport,
+        http: &str,
+        grpc: &str,
+        gateway: &str,
+        cursor: Option<String>,
+    ) -> Option<Self> {
         match transport {
-            Transport::Sse => Self::sse(http, gateway, cursor).await,
+            Transport::Sse => Self::sse(http, gateway, "", cursor).await,
             Transport::GrpcJson => Self::grpc(grpc, gateway, cursor, proto::Body::ExtendedJson).await,
             Transport::GrpcBson => Self::grpc(grpc, gateway, cursor, proto::Body::Bson).await,
         }
     }
 
-    async fn grpc(url: &str, gateway: &str, cursor: Option<String>, body: proto::Body) -> Self {
+    async fn grpc(url: &str, gateway: &str, cursor: Option<String>, body: proto::Body) -> Option<Self> {
         let (acks, requests) = mpsc::channel(16);
         let hello = proto::Hello { gateway_id: gateway.into(), cursor, body: body as i32, ..Default::default() };
         acks.send(proto::ConsumeRequest { request: Some(Request::Hello(hello)) }).await.unwrap();
-        let mut client = DeliveryClient::connect(url.to_owned()).await.unwrap();
+        let mut client = DeliveryClient::connect(url.to_owned()).await.ok()?;
         let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
-        let responses = client.consume(requests).await.unwrap().into_inner();
+        let responses = client.consume(requests).await.ok()?.into_inner();
+        let responses = responses.take_while(|response| std::future::ready(response.is_ok()));
         let messages = responses.flat_map(move |response| {
             futures::stream::iter(from_wire(response.unwrap().message.unwrap(), body == proto::Body::Bson))
         });
-        Self { messages: messages.boxed(), acks: Acks::Grpc(acks), last: 0 }
+        Some(Self { messages: messages.boxed(), acks: Acks::Grpc(acks), last: 0 })
     }
 
-    async fn sse(url: &str, gateway: &str, cursor: Option<String>) -> Self {
+    /// Server-Sent Events with these parameters (`?…`) and this `Last-Event-ID`.
+    pub(super) async fn sse(url: &str, gateway: &str, parameters: &str, cursor: Option<String>) -> Option<Self> {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let url = format!("{url}/v1/gateways/{gateway}");
-        let mut request = http.get(format!("{url}/stream"));
+        let mut request = http.get(format!("{url}/stream{parameters}"));
         if let Some(cursor) = cursor {
             request = request.header("Last-Event-ID", cursor);
         }
-        let answer = request.send().await.unwrap().error_for_status().unwrap();
+        let answer = request.send().await.ok()?.error_for_status().ok()?;
         let mut text = Vec::new();
-        let messages = answer.bytes_stream().flat_map(move |chunk| {
+        let chunks = answer.bytes_stream().take_while(|chunk| std::future::ready(chunk.is_ok()));
+        let messages = chunks.flat_map(move |chunk| {
             text.extend_from_slice(&chunk.unwrap());
             let mut said = Vec::new();
             let end = text.windows(2).rposition(|pair| pair == b"\n\n").map_or(0, |at| at + 2);
@@ -124,10 +141,10 @@ impl Session {
             }
             futures::stream::iter(said)
         });
-        Self { messages: messages.boxed(), acks: Acks::Sse(http, format!("{url}/ack")), last: 0 }
+        Some(Self { messages: messages.boxed(), acks: Acks::Sse(http, format!("{url}/ack")), last: 0 })
     }
 
-    /// The next message; `None` at the session's end. Checks that `seq` has no hole.
+    /// The next message; `None` at the session's end, in order or not. Checks that `seq` has no hole.
     pub(super) async fn next(&mut self) -> Option<Said> {
         let said = self.messages.next().await?;
         if let Said::Change(change) = &said {
@@ -138,14 +155,19 @@ impl Session {
     }
 
     pub(super) async fn ack(&mut self, cursor: &str) {
+        assert!(self.try_ack(cursor).await, "the ack is taken");
+    }
+
+    /// Whether somebody was there to take it.
+    pub(super) async fn try_ack(&mut self, cursor: &str) -> bool {
         match &self.acks {
             Acks::Grpc(requests) => {
                 let ack = Request::Ack(proto::Ack { cursor: cursor.into() });
-                requests.send(proto::ConsumeRequest { request: Some(ack) }).await.unwrap();
+                requests.send(proto::ConsumeRequest { request: Some(ack) }).await.is_ok()
             }
             Acks::Sse(http, url) => {
                 let body = serde_json::json!({ "cursor": cursor });
-                assert_eq!(http.post(url).json(&body).send().await.unwrap().status(), 204);
+                http.post(url).json(&body).send().await.is_ok_and(|answer| answer.status() == 204)
             }
         }
     }
@@ -167,9 +189,11 @@ fn from_wire(message: Message, is_bson: bool) -> Vec<Said> {
             seq: change.seq,
             cursor: change.cursor,
             position: change.position.parse().unwrap(),
+            key: change.key,
             operation: change.operation,
             document: change.document.map(|bytes| body(bytes.to_vec())),
             before: change.before.map(|bytes| body(bytes.to_vec())),
+            transaction: change.transaction.is_some(),
             flags: change.flags,
             matches: matches.collect(),
         }))
@@ -191,11 +215,14 @@ struct ChangeJson<'a> {
     seq: u64,
     cursor: String,
     position: Position,
+    key: String,
     operation: String,
     #[serde(borrow)]
     document: &'a RawValue,
     #[serde(borrow)]
     before: &'a RawValue,
+    #[serde(default)]
+    transaction: Option<serde::de::IgnoredAny>,
     flags: Vec<String>,
     matches: Vec<Match>,
 }
@@ -228,10 +255,12 @@ fn from_event(event: &str) -> Said {
             Said::Change(Box::new(Change {
                 seq: change.seq,
                 position: change.position,
+                key: change.key,
                 operation: change.operation,
                 document: body(change.document),
                 before: body(change.before),
                 cursor: change.cursor,
+                transaction: change.transaction.is_some(),
                 flags: change.flags,
                 matches: change.matches,
             }))

@@ -2,6 +2,11 @@
 
 mod consumers;
 mod exactness;
+mod lifecycle;
+mod python;
 mod registration;
+mod restart;
 mod servers;
 mod site;
+mod start_at;
+mod takeover;

@@ -1,16 +1,23 @@
 //! Registration over HTTP with a whole hub behind it: what is answered, what is delivered because of it,
 //! and what a restart keeps.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bson::doc;
 use reqwest::Method;
+use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 use streamer::clock::Clock;
+use streamer::cmd::rig::HubPlan;
+use streamer::config::StoreKind;
 use streamer::position::Position;
 
 use super::consumers::{Change, Said, Session, Transport};
-use super::site::{PARTITION, Running, Site, document, is_past, soon, until};
+use super::servers;
+use super::site::{PARTITION, Running, Site, call, document, soon, until};
+
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 fn subscription(gateway: &str, id: &str, chat: &str) -> Value {
     json!({
@@ -28,27 +35,7 @@ async fn write(site: &Site, key: &str, chat: &str) {
 }
 
 async fn open(hub: &Running, gateway: &str) -> Session {
-    Session::open(Transport::Sse, &hub.http_url(), &hub.grpc_url(), gateway, None).await
-}
-
-/// Everything that is delivered until all that has been written up to now has been sent.
-async fn all(site: &Site, session: &mut Session) -> Vec<Change> {
-    let end = site.now().await;
-    // An idle stream's place moves with the next write or within seconds; this makes it now.
-    let mark = document("nobody", "marks", &format!("{:x}", rand::random::<u64>()), doc! {});
-    site.documents().insert_one(mark).await.unwrap();
-    let mut changes = Vec::new();
-    soon("progress", async {
-        loop {
-            match session.next().await.expect("the session goes on") {
-                Said::Change(change) => changes.push(*change),
-                Said::Progress(positions, 0) if is_past(&positions, end) => return changes,
-                Said::Welcome | Said::Progress(..) | Said::Expired(_) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    })
-    .await
+    hub.open(Transport::Sse, gateway, None).await
 }
 
 /// `(subscription, generation)` of each match, in order.
@@ -79,7 +66,7 @@ async fn made_repeated_refused_replaced_and_removed() {
 
     let mut session = open(&hub, "gw").await;
     write(&site, "1", "c1").await;
-    let before = all(&site, &mut session).await;
+    let before = site.all(&mut session).await;
     let old = made["generation"].as_u64().unwrap();
     assert_eq!(matches(&before), [("inbox", old)]);
 
@@ -100,7 +87,7 @@ async fn made_repeated_refused_replaced_and_removed() {
     let place: Position = replaced["activeFrom"][PARTITION].as_str().unwrap().parse().unwrap();
     assert!(new > old);
     write(&site, "2", "c2").await;
-    let changes = all(&site, &mut session).await;
+    let changes = site.all(&mut session).await;
     assert_eq!(changes.len(), 61, "no gap and nothing twice");
     for change in &changes {
         let generation = if change.position <= place { old } else { new };
@@ -115,7 +102,7 @@ async fn made_repeated_refused_replaced_and_removed() {
         assert_eq!((status, &problem["code"]), (404, &json!("SUBSCRIPTION_NOT_FOUND")));
     }
     write(&site, "3", "c1").await;
-    assert!(all(&site, &mut session).await.is_empty());
+    assert!(site.all(&mut session).await.is_empty());
     hub.drain().await;
     site.remove().await;
 }
@@ -196,6 +183,20 @@ async fn batches_pages_quotas_and_the_end_of_a_gateway() {
     site.remove().await;
 }
 
+/// What the session learns of leases that ran out.
+async fn expired(session: &mut Session) -> Vec<String> {
+    let learning = async {
+        loop {
+            match session.next().await.expect("the session goes on") {
+                Said::Expired(ids) => return ids,
+                Said::Welcome | Said::Progress(..) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    soon("what expired", learning).await
+}
+
 async fn is(hub: &Running, gateway: &str, id: &str, state: &str) {
     let path = format!("/v1/gateways/{gateway}/subscriptions/{id}");
     until(state, async || (hub.get(&path).await.1["state"] == state).then_some(())).await;
@@ -214,7 +215,7 @@ async fn what_expires_is_parked_and_comes_back_with_what_it_missed() {
     }
     let mut session = open(&hub, "gw").await;
     write(&site, "1", "c1").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(seen.len(), 1, "one message for both");
     assert_eq!(seen[0].matches.len(), 2);
     session.ack(&seen[0].cursor).await;
@@ -226,22 +227,25 @@ async fn what_expires_is_parked_and_comes_back_with_what_it_missed() {
         assert_eq!(renewed.0, 200);
     }
     write(&site, "2", "c1").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(seen[0].matches.len(), 2);
     session.ack(&seen[0].cursor).await;
 
     clock.advance(Duration::from_secs(400));
     is(&hub, "gw", "short", "parked").await;
     is(&hub, "gw", "long", "live").await;
+    assert_eq!(expired(&mut session).await, ["short"]);
+    session = open(&hub, "gw").await;
+    assert_eq!(expired(&mut session).await, ["short"], "said again after each welcome");
     write(&site, "3", "c1").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(matches(&seen).iter().map(|(id, _)| *id).collect::<Vec<_>>(), ["long"]);
 
     // The gateway's heartbeat revives it, and what it missed comes.
     let (_, renewed) = hub.call(Method::PUT, "/v1/gateways/gw/heartbeat", None).await;
     assert_eq!(renewed["renewed"], 2);
     is(&hub, "gw", "short", "live").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(matches(&seen).iter().map(|(id, _)| *id).collect::<Vec<_>>(), ["short"]);
     assert_eq!(seen[0].flags, ["replayed"]);
     session.ack(&seen[0].cursor).await;
@@ -254,7 +258,7 @@ async fn what_expires_is_parked_and_comes_back_with_what_it_missed() {
     asked["ttlSeconds"] = json!(60);
     assert_eq!(post(&hub, &asked).await.0, 200);
     is(&hub, "gw", "short", "live").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     let mut ids: Vec<_> = matches(&seen).iter().map(|(id, _)| *id).collect();
     ids.sort_unstable();
     assert_eq!(ids, ["long", "short"], "each once");
@@ -282,7 +286,7 @@ async fn a_restart_keeps_everything() {
     }
     let mut session = open(&hub, "gw").await;
     write(&site, "1", "c1").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     session.ack(&seen[0].cursor).await;
     clock.advance(Duration::from_secs(100));
     is(&hub, "gw", "parked", "parked").await;
@@ -307,12 +311,154 @@ async fn a_restart_keeps_everything() {
     assert_eq!(same(&before), same(&after));
     is(&hub, "gw", "parked", "parked").await;
     let mut session = open(&hub, "gw").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(matches(&seen).iter().map(|(id, _)| *id).collect::<Vec<_>>(), ["kept", "kept"]);
     assert_eq!(hub.call(Method::PUT, "/v1/gateways/gw/subscriptions/parked/heartbeat", None).await.0, 200);
     is(&hub, "gw", "parked", "live").await;
-    let seen = all(&site, &mut session).await;
+    let seen = site.all(&mut session).await;
     assert_eq!(matches(&seen).iter().map(|(id, _)| *id).collect::<Vec<_>>(), ["parked", "parked"]);
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// Answered is durable: whatever was answered before a SIGKILL is there after it, with its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_a_kill() {
+    let (site, etcd) = (Site::new().await, servers::etcd().await);
+    for kind in [StoreKind::Redb, StoreKind::Etcd] {
+        let mut config = site.config();
+        (config.store.kind, config.store.endpoints) = (kind, vec![etcd.address.clone()]);
+        config.store.prefix = format!("/{}", site.database);
+        let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config).unwrap();
+        let mut hub = plan.start(false).unwrap();
+        hub.ready().await.unwrap();
+        let url = plan.http_url();
+        let gateway = format!("gw-{kind:?}");
+        let path = |id: &str| format!("/v1/gateways/{gateway}/subscriptions/{id}");
+        let mut answered: BTreeMap<String, Value> = BTreeMap::new();
+        for round in 0..4 {
+            let ids: Vec<_> = (0..50).map(|n| format!("{round}-{n:02}")).collect();
+            let items: Vec<_> = ids.iter().map(|id| subscription(&gateway, id, id)).collect();
+            let batch = json!({ "subscriptions": items });
+            let (_, made) = call(&url, Method::POST, "/v1/subscriptions/batch", Some(&batch)).await;
+            for (id, result) in ids.iter().zip(made["results"].as_array().unwrap()) {
+                assert_eq!(result["status"], 201, "{result}");
+                answered.insert(id.clone(), result["subscription"].clone());
+            }
+            let replacement = json!({ "tenant": "acme", "collection": "messages", "cel": "doc.chat == 'x'" });
+            let (status, replaced) = call(&url, Method::PUT, &path(&ids[7]), Some(&replacement)).await;
+            assert_eq!(status, 200, "{replaced}");
+            answered.insert(ids[7].clone(), replaced);
+            assert_eq!(call(&url, Method::DELETE, &path(&ids[3]), None).await.0, 204);
+            answered.remove(&ids[3]);
+
+            hub.kill().await.unwrap();
+            // Nobody is there to see it being written.
+            write(&site, &format!("{kind:?}-{round}"), &ids[0]).await;
+            hub = plan.start(false).unwrap();
+            hub.ready().await.unwrap();
+            let (_, page) =
+                call(&url, Method::GET, &format!("/v1/subscriptions?gatewayId={gateway}&limit=1000"), None).await;
+            let found: BTreeMap<String, Value> = page["subscriptions"].as_array().unwrap().iter().map(named).collect();
+            assert!(found.keys().eq(answered.keys()), "{:?}", found.keys());
+            for (id, one) in &answered {
+                for field in ["generation", "activeFrom", "filters", "cel", "tenant", "collection", "plan"] {
+                    assert_eq!(one[field], found[id][field], "{id} {field}");
+                }
+            }
+        }
+        let mut session = Session::open(Transport::GrpcJson, &url, &plan.grpc_url(), &gateway, None).await;
+        let seen = site.all(&mut session).await;
+        let ids: Vec<_> = matches(&seen).iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, ["0-00", "1-00", "2-00", "3-00"], "each once, though its hub was dead");
+        assert!(hub.terminate().await.unwrap().success());
+    }
+    site.remove().await;
+}
+
+fn named(one: &Value) -> (String, Value) {
+    (one["subscriptionId"].as_str().unwrap().to_owned(), one.clone())
+}
+
+/// Every refusal is a problem document with its code and, where one field is at fault, that field.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_are_problem_documents() {
+    let site = Site::new().await;
+    let hub = Running::start(&site.config(), Clock::system()).await;
+    let with = |field: &str, value: Value| {
+        let mut asked = subscription("gw", "s", "c");
+        asked[field] = value;
+        asked
+    };
+    let mut wrong = Vec::new();
+    let chain = vec!["doc.n == 1"; 200].join(" || ");
+    for (asked, status, code, field) in [
+        (with("subscriptionId", json!("a b")), 422, "INVALID_REQUEST", "subscriptionId"),
+        (with("gatewayId", json!("x".repeat(129))), 422, "INVALID_REQUEST", "gatewayId"),
+        (with("tenant", json!("/acme")), 422, "INVALID_REQUEST", "tenant"),
+        (with("collection", Value::Null), 422, "INVALID_REQUEST", "collection"),
+        (with("ttlSeconds", json!(59)), 422, "INVALID_REQUEST", "ttlSeconds"),
+        (with("ttlSeconds", json!(3601)), 422, "INVALID_REQUEST", "ttlSeconds"),
+        (with("colour", json!("red")), 422, "INVALID_REQUEST", "colour"),
+        (with("operations", json!(["upsert"])), 422, "INVALID_FILTER", "operations[0]"),
+        (with("filters", json!([{ "field": "a", "op": "in", "value": 1 }])), 422, "INVALID_FILTER", "filters[0].value"),
+        (with("filters", json!([{ "field": "a", "op": "~", "value": 1 }])), 422, "INVALID_FILTER", "filters[0].op"),
+        (
+            with("filters", json!([{ "field": "a..b", "op": "==", "value": 1 }])),
+            422,
+            "INVALID_FILTER",
+            "filters[0].field",
+        ),
+        (with("interval", json!({ "field": "n", "start": 2, "stop": 1 })), 422, "INVALID_FILTER", "interval.start"),
+        (with("cel", json!("doc.")), 422, "CEL_COMPILATION_FAILED", "cel"),
+        (with("cel", json!("nobody == 1")), 422, "CEL_COMPILATION_FAILED", "cel"),
+        (with("cel", json!("strange(doc)")), 422, "CEL_COMPILATION_FAILED", "cel"),
+        (with("cel", json!(chain)), 422, "FILTER_TOO_COMPLEX", "cel"),
+        (with("cel", json!("!".repeat(3000))), 422, "FILTER_TOO_COMPLEX", "cel"),
+        (
+            with("filters", json!(vec![json!({ "field": "a", "op": "==", "value": 1 }); 33])),
+            422,
+            "FILTER_TOO_COMPLEX",
+            "filters",
+        ),
+    ] {
+        let (answered, problem) = post(&hub, &asked).await;
+        let told = (answered, problem["code"].as_str().unwrap(), problem["field"].as_str().unwrap_or_default());
+        if told != (status, code, field) {
+            wrong.push(format!("{problem}, expected {status} {code} {field}"));
+        }
+        assert_eq!(problem["status"], answered);
+        assert!(["type", "title", "detail"].iter().all(|name| problem[name].is_string()), "{problem}");
+    }
+    for (method, path, status, code) in [
+        (Method::GET, "/v1/nowhere", 404, "NOT_FOUND"),
+        (Method::PATCH, "/v1/subscriptions", 405, "METHOD_NOT_ALLOWED"),
+        (Method::GET, "/v1/gateways/gw/subscriptions/none", 404, "SUBSCRIPTION_NOT_FOUND"),
+        (Method::DELETE, "/v1/gateways/none", 404, "GATEWAY_NOT_FOUND"),
+        (Method::GET, "/v1/gateways/none", 404, "GATEWAY_NOT_FOUND"),
+        (Method::GET, "/v1/subscriptions?limit=0", 422, "INVALID_REQUEST"),
+        (Method::GET, "/v1/subscriptions?colour=red", 422, "INVALID_REQUEST"),
+        (Method::GET, "/v1/subscriptions?after=nonsense", 422, "INVALID_REQUEST"),
+    ] {
+        let (answered, problem) = hub.call(method.clone(), path, None).await;
+        if (answered, &problem["code"]) != (status, &json!(code)) {
+            wrong.push(format!("{method} {path}: {problem}, expected {status} {code}"));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("{}/v1/subscriptions", hub.http_url());
+    let large = format!("{{\"tenant\":\"{}\"}}", "x".repeat(1 << 20));
+    for (body, media, status, code) in [
+        ("{".to_owned(), "application/json", 400, "INVALID_REQUEST"),
+        ("{}".to_owned(), "text/plain", 415, "UNSUPPORTED_MEDIA_TYPE"),
+        (large, "application/json", 413, "PAYLOAD_TOO_LARGE"),
+    ] {
+        let answer = http.post(&url).header("content-type", media).body(body).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), &answer.headers()["content-type"]), (status, &PROBLEM));
+        assert_eq!(answer.json::<Value>().await.unwrap()["code"], code);
+    }
+    assert_eq!(hub.get("/v1/subscriptions").await.1["subscriptions"], json!([]), "nothing was made");
     hub.drain().await;
     site.remove().await;
 }

@@ -1,20 +1,25 @@
 //! A database of a test's own, and hubs that watch it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Document, doc};
 use mongodb::{Client, Collection};
 use reqwest::Method;
 use serde_json::Value;
-use streamer::client::Registration;
+use streamer::change::Change;
 use streamer::clock::Clock;
 use streamer::config::{Config, StoreKind};
 use streamer::hub::{Backend, Hub};
 use streamer::observe::metrics::Metrics;
-use streamer::position::{ClusterTime, Position};
+use streamer::position::{ClusterTime, Epoch, Position};
+use streamer::source::layout::Layout;
+use streamer::source::mongo::{MongoConfig, MongoSource};
+use streamer::source::{ChangeSource, Event};
 use streamer::tasks::Tasks;
 use tempfile::TempDir;
 
+use super::consumers::{self, Said, Session, Transport};
 use super::servers::{self, Server};
 
 /// Nothing here takes long; what does is stuck.
@@ -83,6 +88,54 @@ impl Site {
         ClusterTime::new(now.time, now.increment)
     }
 
+    /// Everything that is delivered until all that has been written up to now has been sent.
+    pub(super) async fn all(&self, session: &mut Session) -> Vec<consumers::Change> {
+        let end = self.now().await;
+        self.mark().await;
+        let mut changes = Vec::new();
+        let taking = async {
+            loop {
+                match session.next().await.expect("the session goes on") {
+                    Said::Change(change) => changes.push(*change),
+                    Said::Progress(positions, 0) if is_past(&positions, end) => return changes,
+                    Said::Welcome | Said::Progress(..) | Said::Expired(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        soon("progress", taking).await
+    }
+
+    /// An idle stream's place moves with the next write or within seconds; this makes it now.
+    pub(super) async fn mark(&self) {
+        let mark = document("nobody", "marks", &format!("{:x}", rand::random::<u64>()), doc! {});
+        self.documents().insert_one(mark).await.unwrap();
+    }
+
+    /// The changes of the documents after `from` up to `end`, read without a hub.
+    pub(super) async fn read(&self, from: ClusterTime, end: ClusterTime) -> Vec<Arc<Change>> {
+        let mut config = MongoConfig::new(&self.mongodb.address);
+        config.database = Some(self.database.clone());
+        config.layout = Layout::syntrix();
+        let source = MongoSource::connect(config, Tasks::new()).await.unwrap();
+        let mut reading = source.read(Epoch(1), Position::boundary(Epoch(1), from.next())).await.unwrap();
+        let mut changes = Vec::new();
+        loop {
+            let batch = soon("a batch", reading.recv()).await.unwrap().unwrap();
+            for event in batch.events {
+                match event {
+                    Event::Change(change) if change.scope.collection.as_deref() == Some("marks") => {}
+                    Event::Change(change) if change.position.time > end => {}
+                    Event::Change(change) => changes.push(change),
+                    Event::Resync(gap) => panic!("{gap:?}"),
+                }
+            }
+            if batch.reached.time > end {
+                return changes;
+            }
+        }
+    }
+
     /// The database is no longer needed.
     pub(super) async fn remove(self) {
         self.client.database(&self.database).drop().await.unwrap();
@@ -94,11 +147,26 @@ pub(super) fn document(tenant: &str, collection: &str, key: &str, body: Document
     doc! { "_id": format!("{tenant}:{key}"), "tenant_id": tenant, "collection": collection, "data": body }
 }
 
+/// Status and body of a call of the hub at this address; null for no body.
+pub(super) async fn call(url: &str, method: Method, path: &str, body: Option<&Value>) -> (u16, Value) {
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut request = http.request(method, format!("{url}{path}"));
+    if let Some(body) = body {
+        request = request.json(body);
+    }
+    // A stream, opened where a refusal was expected, would never end.
+    let answering = async {
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.bytes().await.unwrap())
+    };
+    let (status, bytes) = soon("an answer", answering).await;
+    let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
+    (status, body)
+}
+
 /// A hub within this process.
 pub(super) struct Running {
     hub: Hub,
-    http: reqwest::Client,
-    pub(super) registration: Registration,
 }
 
 impl Running {
@@ -106,9 +174,7 @@ impl Running {
         let starting = Hub::start(config, Backend::Mongo, Tasks::new(), clock, Metrics::install(), false);
         let hub = starting.await.unwrap();
         until("a hub that is ready", async || hub.is_ready().then_some(())).await;
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let registration = Registration::new(format!("http://{}", hub.http)).unwrap();
-        Self { hub, http, registration }
+        Self { hub }
     }
 
     pub(super) fn http_url(&self) -> String {
@@ -121,14 +187,13 @@ impl Running {
 
     /// Status and body of a call; null for no body.
     pub(super) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> (u16, Value) {
-        let mut request = self.http.request(method, format!("{}{path}", self.http_url()));
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let answer = request.send().await.unwrap();
-        let (status, bytes) = (answer.status().as_u16(), answer.bytes().await.unwrap());
-        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
-        (status, body)
+        call(&self.http_url(), method, path, body).await
+    }
+
+    /// A session from the last ack, or from this cursor.
+    pub(super) async fn open(&self, transport: Transport, gateway: &str, cursor: Option<&str>) -> Session {
+        let cursor = cursor.map(str::to_owned);
+        Session::open(transport, &self.http_url(), &self.grpc_url(), gateway, cursor).await
     }
 
     pub(super) async fn get(&self, path: &str) -> (u16, Value) {

@@ -6,7 +6,7 @@ mod oversize;
 mod positions;
 mod refused;
 mod restart;
-mod server;
+pub(crate) mod server;
 
 use std::sync::Arc;
 use std::time::Duration;

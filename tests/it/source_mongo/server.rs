@@ -11,7 +11,7 @@ use mongodb::Client;
 use mongodb::options::ClientOptions;
 
 /// A running mongod; killed when dropped.
-pub(super) struct Mongod {
+pub(crate) struct Mongod {
     port: u16,
     data: tempfile::TempDir,
     args: Vec<String>,
@@ -58,7 +58,7 @@ impl Mongod {
     }
 
     /// A mongod as the arguments make it.
-    pub(super) async fn start_bare(args: &[&str]) -> Self {
+    pub(crate) async fn start_bare(args: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let data = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
@@ -84,7 +84,7 @@ impl Mongod {
         format!("mongodb://127.0.0.1:{}/?replicaSet=rs0", self.port)
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 

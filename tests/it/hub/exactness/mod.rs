@@ -13,12 +13,8 @@ use serde_json::{Map, Value, json};
 use streamer::change::Change;
 use streamer::clock::Clock;
 use streamer::matching::{Filter, Verdict};
-use streamer::position::{ClusterTime, Epoch, Position};
-use streamer::source::layout::Layout;
-use streamer::source::mongo::{MongoConfig, MongoSource};
-use streamer::source::{ChangeSource, Event};
+use streamer::position::{ClusterTime, Position};
 use streamer::subscription::{Operator, Spec};
-use streamer::tasks::Tasks;
 use tokio::task::JoinSet;
 
 use super::consumers::{self, Body, Said, Session, Transport};
@@ -54,6 +50,9 @@ struct Subscription {
 /// Which subscription, and how it is concerned.
 type Concerned = (usize, &'static str, &'static str);
 
+/// What a gateway got or should have got: where, for which subscription, and how it is concerned.
+type Got<'a> = (Position, &'a str, &'a str, &'a str);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_arrives_is_what_the_reference_says() {
     let given = std::env::var("STREAMER_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
@@ -83,9 +82,9 @@ async fn what_arrives_is_what_the_reference_says() {
     let end = site.now().await;
     written.send_replace(Some(end));
 
-    let changes = read(&site, from, end).await;
+    let changes = Arc::new(site.read(from, end).await);
     assert_eq!(changes.len(), count, "each write is one change");
-    let received: BTreeMap<usize, Vec<consumers::Change>> =
+    let mut received: BTreeMap<usize, Vec<consumers::Change>> =
         tokio::time::timeout(STUCK, sessions.join_all()).await.expect("all arrives").into_iter().collect();
     let subscriptions = Arc::new(subscriptions);
     let expected = tokio::task::spawn_blocking({
@@ -93,7 +92,15 @@ async fn what_arrives_is_what_the_reference_says() {
         move || evaluate(&subscriptions, &changes)
     });
     let expected = expected.await.unwrap();
-    compare(&subscriptions, &changes, &expected, &received);
+    let fault = |received: &_| compare(&subscriptions, &changes, &expected, received);
+    assert_eq!(fault(&received), None);
+    for spoil in SPOILERS {
+        let mut aside = Vec::new();
+        spoil(received.get_mut(&3).unwrap(), &mut aside);
+        assert!(fault(&received).is_some(), "what is wrong is found");
+        spoil(received.get_mut(&3).unwrap(), &mut aside);
+    }
+    assert_eq!(fault(&received), None);
     hub.drain().await;
     site.remove().await;
 }
@@ -162,28 +169,6 @@ async fn consume(
     }
 }
 
-/// The changes after `from` up to `end`, read without the hub.
-async fn read(site: &Site, from: ClusterTime, end: ClusterTime) -> Arc<Vec<Arc<Change>>> {
-    let mut config = MongoConfig::new(&site.mongodb.address);
-    config.database = Some(site.database.clone());
-    config.layout = Layout::syntrix();
-    let source = MongoSource::connect(config, Tasks::new()).await.unwrap();
-    let mut reading = source.read(Epoch(1), Position::boundary(Epoch(1), from.next())).await.unwrap();
-    let mut changes = Vec::new();
-    loop {
-        let batch = tokio::time::timeout(STUCK, reading.recv()).await.expect("a reading advances").unwrap().unwrap();
-        for event in batch.events {
-            match event {
-                Event::Change(change) => changes.push(change),
-                Event::Resync(gap) => panic!("{gap:?}"),
-            }
-        }
-        if batch.reached.time > end {
-            return Arc::new(changes);
-        }
-    }
-}
-
 /// For each change those whom it concerns, in two threads.
 fn evaluate(subscriptions: &[Subscription], changes: &[Arc<Change>]) -> Vec<Vec<Concerned>> {
     let part = |changes: &[Arc<Change>]| -> Vec<Vec<Concerned>> {
@@ -217,38 +202,59 @@ fn concerned(subscriptions: &[Subscription], change: &Change) -> Vec<Concerned> 
     concerned
 }
 
+/// Each makes one small thing wrong in what a gateway received, and right again when called once more.
+const SPOILERS: [fn(&mut Vec<consumers::Change>, &mut Vec<consumers::Change>); 5] = [
+    // Lost, or out of order.
+    |received, aside| match aside.pop() {
+        Some(change) => received.insert(100, change),
+        None => aside.push(received.remove(100)),
+    },
+    |received, _| {
+        let last = received.len() - 1;
+        received.swap(0, last);
+    },
+    // A subscription that does not match, or of another time.
+    |received, _| {
+        let id = &mut received[100].matches[0].subscription_id;
+        *id = if id.ends_with("acme") { id.replace("acme", "globex") } else { id.replace("globex", "acme") };
+    },
+    |received, _| received[100].matches[0].generation ^= 1,
+    |received, _| received[100].operation = received[100].operation.chars().rev().collect(),
+];
+
+/// What differs from what the reference says, if anything.
 fn compare(
     subscriptions: &[Subscription],
     changes: &[Arc<Change>],
     expected: &[Vec<Concerned>],
     received: &BTreeMap<usize, Vec<consumers::Change>>,
-) {
+) -> Option<String> {
     let by_position: HashMap<Position, &Arc<Change>> = changes.iter().map(|change| (change.position, change)).collect();
-    let mut wanted: Vec<Vec<(Position, String, &str, &str)>> = vec![Vec::new(); GATEWAYS.len()];
+    let mut wanted: Vec<Vec<Got<'_>>> = vec![Vec::new(); GATEWAYS.len()];
     for (change, concerned) in changes.iter().zip(expected) {
         for &(number, transition, certainty) in concerned {
             let subscription = &subscriptions[number];
-            wanted[subscription.gateway].push((change.position, subscription.id.clone(), transition, certainty));
+            wanted[subscription.gateway].push((change.position, &subscription.id, transition, certainty));
         }
     }
     let total: usize = wanted.iter().map(Vec::len).sum();
     assert!(total > 20_000, "a test of {total} matches says little");
     let generations: HashMap<&str, u64> = subscriptions.iter().map(|one| (one.id.as_str(), one.generation)).collect();
     for (gateway, messages) in received {
-        let mut got = Vec::new();
-        for pair in messages.windows(2) {
-            assert!(pair[0].position <= pair[1].position, "gw-{gateway}: out of order at {}", pair[1].position);
-        }
+        let mut got: Vec<Got<'_>> = Vec::new();
         for message in messages {
-            assert!(message.flags.is_empty(), "{message:?}");
-            let change = by_position[&message.position];
-            assert_eq!(message.operation, change.operation.name());
-            for matched in &message.matches {
-                assert_eq!(matched.generation, generations[matched.subscription_id.as_str()]);
-                let id = matched.subscription_id.clone();
-                got.push((message.position, id, matched.transition.as_str(), matched.certainty.as_str()));
+            let Some(change) = by_position.get(&message.position) else {
+                return Some(format!("gw-{gateway}: nothing happened there: {message:?}"));
+            };
+            if let Some(fault) = check_message(change, message, &generations) {
+                return Some(format!("gw-{gateway}: {fault}: {message:?}\n{change:?}"));
             }
-            check_bodies(change, message);
+            for matched in &message.matches {
+                got.push((message.position, &matched.subscription_id, &matched.transition, &matched.certainty));
+            }
+        }
+        if let Some(pair) = messages.windows(2).find(|pair| pair[0].position > pair[1].position) {
+            return Some(format!("gw-{gateway}: out of order at {}", pair[1].position));
         }
         let wanted = &mut wanted[*gateway];
         wanted.sort_unstable();
@@ -257,31 +263,51 @@ fn compare(
         if let Some(at) = differs.or((got.len() != wanted.len()).then(|| got.len().min(wanted.len()))) {
             let (got, wanted) = (got.get(at), wanted.get(at));
             let change = got.or(wanted).map(|(position, ..)| by_position[position]);
-            panic!("gw-{gateway}: got {got:?}, expected {wanted:?}\n{change:?}");
+            return Some(format!("gw-{gateway}: got {got:?}, expected {wanted:?}\n{change:?}"));
         }
     }
+    None
+}
+
+/// What is wrong with a message by itself.
+fn check_message(
+    change: &Change,
+    message: &consumers::Change,
+    generations: &HashMap<&str, u64>,
+) -> Option<&'static str> {
+    let is_known = |matched: &consumers::Match| generations[matched.subscription_id.as_str()] == matched.generation;
+    if !message.flags.is_empty() {
+        return Some("a flag");
+    }
+    if message.operation != change.operation.name() {
+        return Some("another operation");
+    }
+    if !message.matches.iter().all(is_known) {
+        return Some("another generation");
+    }
+    (!are_bodies_right(change, message)).then_some("another body")
 }
 
 /// The bodies as they are delivered, where nothing else decides about them.
-fn check_bodies(change: &Change, message: &consumers::Change) {
+fn are_bodies_right(change: &Change, message: &consumers::Change) -> bool {
     let left = message.matches.iter().all(|matched| matched.transition == "leave") && change.left.is_some();
     if left {
-        return;
+        return true;
     }
     let transitions = message.matches.iter().any(|matched| !matched.transition.is_empty());
     let with_before = transitions || change.document.is_none();
-    let bodies = [(&change.document, &message.document), (&change.before, &message.before)];
-    for (index, (recorded, delivered)) in bodies.into_iter().enumerate() {
-        let recorded = recorded.as_deref().filter(|_| index == 0 || with_before);
-        match (recorded, delivered) {
-            (None, None) => {}
-            (Some(recorded), Some(Body::Bson(delivered))) => assert_eq!(recorded.as_bytes(), delivered),
-            (Some(recorded), Some(Body::Text(delivered))) => {
-                let document = bson::Document::try_from(recorded).unwrap();
-                let text = bson::Bson::Document(document).into_relaxed_extjson().to_string();
-                assert_eq!(&text, delivered);
-            }
-            (recorded, delivered) => panic!("recorded {recorded:?}, delivered {delivered:?} of {change:?}"),
+    let before = change.before.as_deref().filter(|_| with_before);
+    is_body(change.document.as_deref(), message.document.as_ref()) && is_body(before, message.before.as_ref())
+}
+
+fn is_body(recorded: Option<&bson::RawDocument>, delivered: Option<&Body>) -> bool {
+    match (recorded, delivered) {
+        (None, None) => true,
+        (Some(recorded), Some(Body::Bson(delivered))) => recorded.as_bytes() == delivered,
+        (Some(recorded), Some(Body::Text(delivered))) => {
+            let document = bson::Document::try_from(recorded).unwrap();
+            bson::Bson::Document(document).into_relaxed_extjson().to_string() == *delivered
         }
+        _ => false,
     }
 }

@@ -1,0 +1,289 @@
+//! A hub as a process: how it refuses to start, what it waits for, how it ends.
+
+use std::path::Path;
+use std::process::Output;
+
+use bson::doc;
+use reqwest::Method;
+use serde_json::{Value, json};
+use streamer::cmd::rig::{self, Etcd, HubPlan};
+use streamer::config::{Config, StoreKind};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+
+use super::consumers::{Said, Session, Transport};
+use super::site::{STUCK, Site, call, document, soon, until};
+use crate::source_mongo::server::Mongod;
+
+/// Ends before it is told to; or is stuck.
+async fn serve(config: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hub.toml");
+    std::fs::write(&file, config).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_streamer"));
+    command.args(["serve", "--config"]).arg(&file).current_dir(folder.path()).kill_on_drop(true);
+    soon("the end of a hub that cannot start", command.output()).await.unwrap()
+}
+
+fn text(config: &Config) -> String {
+    toml::to_string(config).unwrap()
+}
+
+/// The status and the last line that it wrote.
+fn last_words(output: &Output) -> (Option<i32>, String) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), said.lines().last().unwrap_or_default().to_owned())
+}
+
+fn local(mut config: Config, folder: &Path) -> Config {
+    config.http.listen = ([127, 0, 0, 1], 0).into();
+    config.grpc.listen = ([127, 0, 0, 1], 0).into();
+    config.store.kind = StoreKind::Redb;
+    config.store.path = folder.join("store.redb");
+    config
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_the_configuration_is_said_in_one_line() {
+    for (config, words) in [
+        ("[http]\nlissten = \"127.0.0.1:7700\"\n", &["http.lissten", "unknown", "listen"][..]),
+        ("[stor]\nkind = \"redb\"\n", &["stor", "unknown", "store"]),
+        ("[[backends]]\nnam = \"x\"\n", &["backends[0].nam", "unknown", "name"]),
+        ("[http]\nlisten = \"here\"\n", &["http.listen", "here"]),
+        ("[grpc]\nlisten = \"0.0.0.0:7701\"\n", &["grpc.listen", "0.0.0.0:7701", "authentication"]),
+        ("[http]\nlisten = \"192.168.1.1:7700\"\n", &["http.listen", "192.168.1.1:7700", "authentication"]),
+        ("[quotas]\ngateway = \"many\"\n", &["quotas.gateway", "many"]),
+        ("[store]\nkind = \"paper\"\n", &["store.kind", "paper", "redb"]),
+        ("[node\n", &["line 1"]),
+        ("[[backends]]\nuri = \"localhost\"\n", &["backends[0].uri", "mongodb://"]),
+        ("[log]\nfilter = \"a=b=c\"\n", &["log.filter", "a=b=c"]),
+    ] {
+        let output = serve(config).await;
+        let (status, line) = last_words(&output);
+        assert_eq!(status, Some(2), "{config}: {line}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1, "{config}: {output:?}");
+        assert!(words.iter().all(|word| line.contains(word)), "{config}: {line}");
+        assert!(line.contains("hub.toml"), "it says where: {line}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = local(Config::default(), folder.path());
+    config.grpc.listen = taken.local_addr().unwrap();
+    let (status, line) = last_words(&serve(&text(&config)).await);
+    assert_eq!(status, Some(1), "{line}");
+    assert!(line.contains("grpc.listen") && line.contains(&config.grpc.listen.to_string()), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_a_replica_set_is_refused() {
+    let (server, folder) = (Mongod::start_bare(&[]).await, tempfile::tempdir().unwrap());
+    let mut config = local(Config::default(), folder.path());
+    for options in ["", "?replicaSet=rs0"] {
+        config.backends.0[0].uri = format!("mongodb://127.0.0.1:{}/{options}", server.port());
+        let (status, line) = last_words(&serve(&text(&config)).await);
+        assert_eq!(status, Some(2), "{line}");
+        assert!(line.contains("backend default") && line.contains("--replSet"), "{line}");
+    }
+}
+
+/// Hands everything that comes to this port on to another, until dropped.
+struct Bridge(#[allow(dead_code, reason = "dropping it ends it")] JoinSet<()>);
+
+impl Bridge {
+    async fn open(from: u16, to: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", from)).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    if let Ok(mut server) = TcpStream::connect(("127.0.0.1", to)).await {
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    }
+                });
+            }
+        });
+        Self(tasks)
+    }
+}
+
+/// A port where nobody listens.
+async fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
+fn port_of(url: &str) -> u16 {
+    let host = url.split("//").nth(1).unwrap().split('/').next().unwrap();
+    host.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+/// `/health` once it says this of a component that fails.
+async fn fails(http: &str, component: &str, words: &str) {
+    until(words, async || {
+        let health = reachable(http, "/health").await?;
+        let report = &health.1["components"][component];
+        let reason = report["reason"].as_str().unwrap_or_default();
+        (health.0 == 503 && report["status"] == "failing" && reason.contains(words)).then_some(())
+    })
+    .await;
+    let (status, _) = call(http, Method::GET, "/health/live", None).await;
+    assert_eq!(status, 200, "a restart would not help");
+    let (status, _) = call(http, Method::GET, "/health/ready", None).await;
+    assert_eq!(status, 503);
+}
+
+async fn reachable(http: &str, path: &str) -> Option<(u16, Value)> {
+    let http_client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = http_client.get(format!("{http}{path}")).send().await.ok()?;
+    Some((answer.status().as_u16(), answer.json().await.ok()?))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_does_not_answer_is_waited_for() {
+    let (site, port) = (Site::new().await, free_port().await);
+    let mut config = site.config();
+    config.backends.0[0].uri = format!("mongodb://127.0.0.1:{port}/?replicaSet=rs0&serverSelectionTimeoutMS=500");
+    let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config).unwrap();
+    let mut hub = plan.start(false).unwrap();
+    fails(&plan.http_url(), "partition default/0", &port.to_string()).await;
+    let asked = json!({ "subscriptionId": "s", "gatewayId": "g", "tenant": "t", "collection": "c" });
+    let _bridge = Bridge::open(port, port_of(&site.mongodb.address)).await;
+    hub.ready().await.unwrap();
+    let (status, made) = call(&plan.http_url(), Method::POST, "/v1/subscriptions", Some(&asked)).await;
+    assert_eq!(status, 201, "{made}");
+    assert!(hub.terminate().await.unwrap().success());
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_does_not_answer_is_waited_for() {
+    let (site, port) = (Site::new().await, free_port().await);
+    let mut config = site.config();
+    config.store.kind = StoreKind::Etcd;
+    config.store.endpoints = vec![format!("http://127.0.0.1:{port}")];
+    let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config).unwrap();
+    let mut hub = plan.start(false).unwrap();
+    fails(&plan.http_url(), "partition default/0", "").await;
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(&rig::find("etcd", None, "STREAMER_ETCD").unwrap(), folder.path()).await.unwrap();
+    let _bridge = Bridge::open(port, port_of(&etcd.url())).await;
+    hub.ready().await.unwrap();
+    assert!(hub.terminate().await.unwrap().success());
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_still_waits_can_be_told_to_end() {
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port().await);
+    let mut config = local(Config::default(), folder.path());
+    config.backends.0[0].uri = format!("mongodb://127.0.0.1:{port}/?replicaSet=rs0");
+    let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), folder.path(), config).unwrap();
+    let mut hub = plan.start(false).unwrap();
+    until("an address that answers", async || reachable(&plan.http_url(), "/health").await).await;
+    assert!(hub.terminate().await.unwrap().success());
+}
+
+async fn register(http: &str, gateway: &str) {
+    let asked = json!({
+        "subscriptionId": "all", "gatewayId": gateway, "tenant": "acme", "collection": "messages",
+    });
+    let (status, made) = call(http, Method::POST, "/v1/subscriptions", Some(&asked)).await;
+    assert_eq!(status, 201, "{made}");
+}
+
+/// Everything to the session's end: keys of changes, and why it ended.
+async fn rest(mut session: Session) -> (Vec<String>, Option<String>) {
+    let mut keys = Vec::new();
+    while let Some(said) = session.next().await {
+        match said {
+            Said::Change(change) => {
+                session.try_ack(&change.cursor).await;
+                keys.push(change.key);
+            }
+            Said::Closed(reason) => {
+                assert!(session.next().await.is_none());
+                return (keys, Some(reason));
+            }
+            _ => {}
+        }
+    }
+    (keys, None)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_drains() {
+    let site = Site::new().await;
+    let mut config = site.config();
+    config.shutdown.grace_seconds = 8;
+    let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config).unwrap();
+    let mut hub = plan.start(false).unwrap();
+    hub.ready().await.unwrap();
+    let mut sessions = Vec::new();
+    let mut gateways = Vec::new();
+    for (number, transport) in [Transport::Sse, Transport::GrpcJson, Transport::GrpcBson].into_iter().enumerate() {
+        let gateway = format!("gw-{number}");
+        register(&plan.http_url(), &gateway).await;
+        let mut session = Session::open(transport, &plan.http_url(), &plan.grpc_url(), &gateway, None).await;
+        gateways.push((gateway, transport));
+        let documents = (0..50).map(|n| document("acme", "messages", &format!("{number}-{n:02}"), doc! { "n": n }));
+        site.documents().insert_many(documents).await.unwrap();
+        let seen = site.all(&mut session).await;
+        session.ack(&seen.last().unwrap().cursor).await;
+        sessions.push(session);
+    }
+    // A gateway that takes nothing and a caller that says nothing hold nobody up.
+    register(&plan.http_url(), "stuck").await;
+    let _stuck = Session::open(Transport::Sse, &plan.http_url(), &plan.grpc_url(), "stuck", None).await;
+    let _silent = TcpStream::connect(plan.http_url().trim_start_matches("http://")).await.unwrap();
+    let mut ends = JoinSet::new();
+    for session in sessions {
+        ends.spawn(rest(session));
+    }
+    let ended = tokio::time::timeout(STUCK, hub.terminate()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(0), "{}", std::fs::read_to_string(plan.log()).unwrap());
+    for (_, reason) in ends.join_all().await {
+        assert_eq!(reason.as_deref(), Some("draining"));
+    }
+    let log = std::fs::read_to_string(plan.log()).unwrap();
+    assert!(log.contains("draining") && log.contains("drained"), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+
+    // What was acked is durable: it does not come again.
+    let mut hub = plan.start(false).unwrap();
+    hub.ready().await.unwrap();
+    let after = document("acme", "messages", "after", doc! {});
+    site.documents().insert_one(after).await.unwrap();
+    for (number, (gateway, transport)) in gateways.into_iter().enumerate() {
+        let mut session = Session::open(transport, &plan.http_url(), &plan.grpc_url(), &gateway, None).await;
+        let keys: Vec<_> = site.all(&mut session).await.into_iter().map(|change| change.key).collect();
+        assert_eq!(keys.last().map(String::as_str), Some("after"));
+        let again = keys.iter().filter(|key| key.starts_with(&format!("{number}-"))).count();
+        assert_eq!(again, 0, "{gateway}: {keys:?}");
+    }
+    assert!(hub.terminate().await.unwrap().success());
+    site.remove().await;
+}
+
+/// Whoever is told twice still ends in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_changes_nothing() {
+    let site = Site::new().await;
+    let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), site.config()).unwrap();
+    let mut hub = plan.start(false).unwrap();
+    hub.ready().await.unwrap();
+    register(&plan.http_url(), "gw").await;
+    let session = Session::open(Transport::GrpcBson, &plan.http_url(), &plan.grpc_url(), "gw", None).await;
+    let pid = hub.pid().0.to_string();
+    let tell: Child = Command::new("kill").args(["-TERM", &pid]).spawn().unwrap();
+    let told = tell.wait_with_output().await.unwrap();
+    assert!(told.status.success());
+    // It may be gone already; then there is nobody to tell.
+    let _ = hub.terminate().await.map(|status| assert!(status.success()));
+    assert_eq!(rest(session).await.1.as_deref(), Some("draining"));
+    site.remove().await;
+}
