@@ -5,7 +5,7 @@
 //! who start further back. Reconnect, overflow, `startAt`, revival and PUT differ only in who is in
 //! which lane and from where.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use slab::Slab;
@@ -207,7 +207,8 @@ impl Machine {
             serial: Serial::default(),
             place,
             quiet: true,
-            subs: std::collections::BTreeSet::new(),
+            subs: BTreeSet::new(),
+            withheld: BTreeSet::new(),
             session: None,
             dirty: false,
             in_flight: BTreeMap::new(),
@@ -377,6 +378,7 @@ impl Machine {
         for sub_index in members {
             let floor = self.floor(&self.subs[sub_index.0 as usize], &place);
             self.subs[sub_index.0 as usize].rewind_to(floor);
+            self.note_withheld(sub_index);
             let sub = &self.subs[sub_index.0 as usize];
             if sub.revision != Revision(0) {
                 blocked.extend(sub.withheld().map(|withheld| (sub_index, withheld)));
@@ -478,9 +480,7 @@ impl Machine {
             session.outbox.age();
             let live = session.main.is_live();
             let main = if live { session.main.at.max(self.reached) } else { session.main.at };
-            let withheld = || gateway.subs.iter().filter(|sub| self.subs[sub.0 as usize].withheld().is_some()).count();
-            let withheld = if gateway.in_flight.is_empty() { 0 } else { withheld() };
-            let behind = session.extra.as_ref().map_or(0, Lane::len) + withheld;
+            let behind = session.extra.as_ref().map_or(0, Lane::len) + gateway.withheld.len();
             let catching_up = if live { behind } else { gateway.subs.len() } as u64;
             let extra = session.extra.as_ref().map(|lane| lane.at);
             let boundary = main.floor_boundary();
@@ -671,6 +671,10 @@ impl Machine {
 
     /// Subscriptions whose writes are confirmed enter service, each from its floor.
     pub(super) fn admit(&mut self, index: GatewayIndex, subs: &[(SubscriptionIndex, Position)]) {
+        for (sub, _) in subs {
+            self.subs[sub.0 as usize].rewound = false;
+            self.note_withheld(*sub);
+        }
         let Some(session) = &self.gateways[index.0].session else {
             return self.admit_offline(index, subs);
         };
@@ -713,12 +717,22 @@ impl Machine {
         self.add_extra(index, &extra);
         self.push_all(index, items);
         for (sub, _) in subs {
-            self.subs[sub.0 as usize].rewound = false;
             self.push_all(index, vec![Item::Unblocked(*sub)]);
         }
         let known = self.known(index);
         self.push_all(index, vec![Item::Known(known)]);
         self.work();
+    }
+
+    /// Call when what decides whether a subscription is withheld may have changed.
+    pub(super) fn note_withheld(&mut self, index: SubscriptionIndex) {
+        let sub = &self.subs[index.0 as usize];
+        let withheld = &mut self.gateways[sub.gateway.0].withheld;
+        if sub.withheld().is_some() {
+            withheld.insert(index);
+        } else {
+            withheld.remove(&index);
+        }
     }
 
     fn can_join(&self, floor: Position) -> bool {

@@ -291,6 +291,8 @@ struct Gateway {
     /// Nothing is unacked, and everything since `place` has been matched.
     quiet: bool,
     subs: BTreeSet<SubscriptionIndex>,
+    /// Those of which cursors must not claim what the rest of the session has had.
+    withheld: BTreeSet<SubscriptionIndex>,
     session: Option<Session>,
     /// Its page must be written.
     dirty: bool,

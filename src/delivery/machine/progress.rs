@@ -87,10 +87,7 @@ impl Machine {
         let (last, waiting) = session.outbox.outstanding();
         let is_live = session.main.is_live() && session.main.at <= reached && session.extra.is_none();
         let all_acked = gateway.serial.session == session.number && gateway.serial.written >= last || last == 0;
-        let blocked = gateway.subs.iter().any(|sub| {
-            let sub = &self.subs[sub.0 as usize];
-            sub.withheld().is_some()
-        });
+        let blocked = !gateway.withheld.is_empty();
         if !(waiting || blocked) && all_acked && (is_live || unmatched_counts) {
             let gateway = &mut self.gateways[index.0];
             gateway.quiet = true;

@@ -310,6 +310,7 @@ impl Machine {
         sub.waiters.push(waiter);
         sub.ttl_seconds = ttl;
         let (gateway, is_parked) = (sub.gateway, was_parked.is_some());
+        self.note_withheld(index);
         if !is_parked {
             self.push_all(gateway, vec![Item::Blocked(index, Withheld { start_revision, position: at })]);
             if self.gateways[gateway.0].session.is_some() && self.gateways[gateway.0].quiet {
@@ -396,6 +397,7 @@ impl Machine {
         let sub = self.subs.remove(index.0 as usize);
         self.by_key.remove(&sub.key);
         self.gateways[sub.gateway.0].subs.remove(&index);
+        self.gateways[sub.gateway.0].withheld.remove(&index);
         let tenant = Arc::clone(&sub.current().spec.tenant);
         if let Some(count) = self.tenants.get_mut(&tenant) {
             *count -= 1;
@@ -771,6 +773,7 @@ impl Machine {
             if std::mem::take(&mut sub.revive_wanted) {
                 revived.push(index);
             }
+            self.note_withheld(index);
             self.leave_lanes(index);
             if self.matcher.contains(index) {
                 self.matcher.remove(index);
