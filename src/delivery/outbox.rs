@@ -181,7 +181,7 @@ pub(super) struct Identity {
 }
 
 /// The outbox, shared by the loop and the transport. Bounded in bytes by the loop, which cuts it when
-/// it is full (`machine::lanes`).
+/// it is full (`machine::sessions`).
 #[derive(Debug)]
 pub struct Outbox {
     identity: Identity,

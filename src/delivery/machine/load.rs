@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::{Checkpointed, GatewayIndex, Machine, MachineConfig, PageState, Segment, Sub, SubLane};
+use super::state::{GatewayIndex, PageState, Segment, Sub, SubLane};
+use super::{Checkpointed, Machine, MachineConfig};
 use crate::clock::Clock;
 use crate::cursor::{Place, Serial};
 use crate::error::Problem;

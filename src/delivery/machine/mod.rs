@@ -5,16 +5,27 @@
 //! simulation (`tests/it/simulation`) tries its interleavings. Knows nothing of tasks, sockets or
 //! drivers. The rules are explained in `docs/decisions/0002-session-machine.md`.
 //!
-//! - `mod.rs`: what it holds, and the live path;
-//! - `registry.rs`: registrations and what their writes do;
-//! - `lanes.rs`: sessions, catch-ups and the join;
+//! - `mod.rs`: what it takes and gives, and the live path; `state.rs`: what it holds;
+//! - `registry.rs`, `replace.rs`, `removal.rs`, `leases.rs`: what callers ask for; `outcomes.rs`: what
+//!   comes of the writes; `admission.rs`: how subscriptions then enter service;
+//! - `sessions.rs`, `lane.rs`, `catchup.rs`: how gateways get from where they stand to the live tail;
 //! - `progress.rs`: what is durable: acks, quiet gateways, floors, pages and the checkpoint;
-//! - `load.rs`: from the store; `views.rs`: answers.
+//! - `load.rs`: from the store; `views.rs`: answers; `mistakes.rs`: for the simulation to find.
 
-mod lanes;
+mod admission;
+mod catchup;
+mod compose;
+mod lane;
+mod leases;
 mod load;
+mod mistakes;
+mod outcomes;
 mod progress;
 mod registry;
+mod removal;
+mod replace;
+mod sessions;
+mod state;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -26,26 +37,25 @@ use rand_chacha::rand_core::SeedableRng;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use self::lanes::Lane;
-use super::body::SharedChange;
-use super::frame::Matched;
-use super::outbox::{ChangeItem, Item, LaneName, Outbox, ResyncItem, Withheld};
-use super::window::{Entry, Window};
-use crate::change::{Change, Flags, ResyncReason};
-use crate::clock::{Clock, Instant};
-use crate::cursor::{Place, Serial};
+use self::compose::{compose, concerns, resync_item};
+use self::state::{Gateway, GatewayIndex, PageState, Sub, SubLane, WriteKind};
+use crate::change::{Change, Flags};
+use crate::clock::Clock;
+use crate::delivery::body::SharedChange;
+use crate::delivery::outbox::{Item, LaneName, Outbox};
+use crate::delivery::window::{Entry, Window};
 use crate::error::Problem;
-use crate::handle::{Hello, Registered, SubscriptionView, Transport};
+use crate::handle::{Registered, SubscriptionView};
 use crate::limits;
-use crate::matching::{Filter, Match, Matcher, SubscriptionIndex};
+use crate::matching::{Match, Matcher, SubscriptionIndex};
 use crate::position::{PartitionId, Position};
 use crate::source::{Batch, Event, Gap};
-use crate::store::subscriptions::ParkedReason;
 use crate::store::{Revision, Write};
-use crate::subscription::{GatewayId, Path, Spec, SubscriptionKey};
+use crate::subscription::{GatewayId, SubscriptionKey};
 
 pub use self::load::{LoadError, Stored};
-pub use self::registry::Outcome;
+pub use self::mistakes::Mistake;
+pub use self::outcomes::Outcome;
 
 /// What a machine needs to know from the start.
 #[derive(Clone, Debug)]
@@ -74,53 +84,6 @@ pub struct MachineConfig {
     pub seed: u64,
     /// A deliberate mistake, for the simulation to find.
     pub mistake: Option<Mistake>,
-}
-
-/// Deliberate mistakes: the simulation must find each, or it proves nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mistake {
-    /// A catch-up joins the live tail one change late.
-    JoinLate,
-    /// A catch-up that a cursor does not know counts as done.
-    UnknownCatchUpDone,
-    /// Acks of superseded sessions count.
-    AckFromDeadSession,
-    /// A quiet gateway's cursor advances over what it was never matched against.
-    AdvanceUnmatched,
-    /// A PUT forgets the filter that it replaces.
-    ForgetSuperseded,
-    /// A write that timed out counts as failed.
-    UnknownIsFailed,
-    /// A subscription leaves the index before its parking is stored.
-    ParkBeforeWrite,
-    /// The floor of a parked subscription is where it was parked, acked or not.
-    ParkAtLoop,
-    /// The checkpoint passes a match before the cursor that it holds back is stored.
-    CheckpointBeforePages,
-    /// A new subscription's cursor says that it is known before its first matches are written.
-    KnownTooEarly,
-    /// What overflows an outbox is dropped without a catch-up.
-    OverflowDrops,
-    /// A subscription whose PUT is under way goes on with the old filter.
-    ReplaceKeepsOld,
-}
-
-impl Mistake {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
-        Self::JoinLate,
-        Self::UnknownCatchUpDone,
-        Self::AckFromDeadSession,
-        Self::AdvanceUnmatched,
-        Self::ForgetSuperseded,
-        Self::UnknownIsFailed,
-        Self::ParkBeforeWrite,
-        Self::ParkAtLoop,
-        Self::CheckpointBeforePages,
-        Self::KnownTooEarly,
-        Self::OverflowDrops,
-        Self::ReplaceKeepsOld,
-    ];
 }
 
 /// Names a write whose outcome is awaited.
@@ -166,189 +129,6 @@ pub enum Effect {
     FetchReplay(ReplayId),
     /// End a reading.
     CloseReplay(ReplayId),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-struct GatewayIndex(usize);
-
-/// A filter over a range of positions. `generation` is zero until it is known.
-#[derive(Clone, Debug)]
-struct Segment {
-    generation: Revision,
-    spec: Arc<Spec>,
-    filter: Arc<Filter>,
-    fields: Option<Arc<[Path]>>,
-    /// It applies to changes after this.
-    from: Position,
-    /// And up to this; `None`: without end.
-    until: Option<Position>,
-}
-
-/// A write under way for one subscription.
-#[derive(Clone, Debug)]
-enum Pending {
-    Create,
-    /// The new filter, and the position from which it takes over.
-    Replace(Box<Segment>),
-    Revive,
-    /// Why, and the floor that is stored.
-    Park(ParkedReason, Position),
-    Remove,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum SubLane {
-    Main,
-    Extra,
-}
-
-#[derive(Debug)]
-struct Sub {
-    key: SubscriptionKey,
-    gateway: GatewayIndex,
-    /// Oldest first; the last is the current one. Never empty.
-    segments: Vec<Segment>,
-    /// The record's last write; zero before the first.
-    revision: Revision,
-    /// Where and with which revision it was created: a rewind may go back to here.
-    birth: (Position, Revision),
-    /// Cursors that do not know `start_revision` serve it from here.
-    start: Position,
-    start_revision: Revision,
-    parked: Option<(Position, ParkedReason, i64)>,
-    /// While it is parked a rewind has gone back beyond the floor that is stored; until it is served
-    /// again the session's cursors remember it.
-    rewound: bool,
-    pending: Option<Pending>,
-    /// Callers who wait for the pending write.
-    waiters: Vec<Waiter>,
-    /// Renewed while its parking was under way.
-    revive_wanted: bool,
-    lane: SubLane,
-    expires: Instant,
-    ttl_seconds: u32,
-}
-
-impl Sub {
-    fn current(&self) -> &Segment {
-        self.segments.last().expect("a subscription has a filter")
-    }
-
-    /// Whether the store has it and it is matched.
-    fn is_active(&self) -> bool {
-        self.revision != Revision(0) && self.parked.is_none()
-    }
-
-    /// Whether a filter that was replaced still applies to what the loop has not reached.
-    fn is_unripe(&self, reached: Position) -> bool {
-        self.segments.len() > 1 && self.current().from > reached
-    }
-
-    /// What its session must not claim to have served.
-    fn withheld(&self) -> Option<Withheld> {
-        let position = match self.parked {
-            Some((floor, ..)) => self.rewound.then_some(floor),
-            None => self.replacing().map(|next| next.from),
-        };
-        position.map(|position| Withheld { start_revision: self.start_revision, position })
-    }
-
-    /// The gateway stands further back than what was stored when this was parked.
-    fn rewind_to(&mut self, place: Position) {
-        if let Some((floor, ..)) = &mut self.parked
-            && place < *floor
-        {
-            *floor = place;
-            self.rewound = true;
-        }
-    }
-
-    fn replacing(&self) -> Option<&Segment> {
-        match &self.pending {
-            Some(Pending::Replace(segment)) => Some(segment),
-            _ => None,
-        }
-    }
-
-    /// Whether the current filter may be delivered at this position: not beyond where a PUT that is
-    /// under way may have replaced it.
-    fn may_deliver(&self, at: Position) -> bool {
-        self.current().from < at && self.replacing().is_none_or(|next| self.parked.is_some() || at <= next.from)
-    }
-}
-
-#[derive(Debug)]
-struct Gateway {
-    id: GatewayId,
-    /// Zero until its first write is confirmed.
-    incarnation: Revision,
-    revision: Revision,
-    sessions: u64,
-    /// The last message that was acked.
-    serial: Serial,
-    /// What is durable; while `quiet`, it is at least the loop's position instead.
-    place: Place,
-    /// Nothing is unacked, and everything since `place` has been matched.
-    quiet: bool,
-    subs: BTreeSet<SubscriptionIndex>,
-    /// Those of which cursors must not claim what the rest of the session has had.
-    withheld: BTreeSet<SubscriptionIndex>,
-    session: Option<Session>,
-    /// Its page must be written.
-    dirty: bool,
-    /// Additions under way, and the greatest revision that was known when each was sent.
-    in_flight: BTreeMap<WriteId, Revision>,
-    /// When its last ack came.
-    renewed: Instant,
-    /// A write to its own record is under way.
-    record_busy: bool,
-    removing: Option<Removal>,
-}
-
-#[derive(Debug)]
-struct Removal {
-    waiters: Vec<Waiter>,
-    chunks: usize,
-}
-
-#[derive(Debug)]
-struct Session {
-    number: u64,
-    outbox: Arc<Outbox>,
-    main: Lane,
-    extra: Option<Lane>,
-    transport: Transport,
-    since: chrono::DateTime<chrono::Utc>,
-}
-
-/// What an awaited write was for.
-#[derive(Debug)]
-enum WriteKind {
-    Create { subs: Vec<SubscriptionIndex>, born: Option<GatewayIndex> },
-    Replace(SubscriptionIndex),
-    Revive(Vec<SubscriptionIndex>),
-    Park(Vec<SubscriptionIndex>),
-    Remove(Vec<SubscriptionIndex>),
-    RemoveGateway { gateway: GatewayIndex, subs: Vec<SubscriptionIndex> },
-    Open(GatewayIndex, Box<OpenRequest>),
-    Pages(Vec<u16>),
-    Checkpoint(Position),
-}
-
-#[derive(Debug)]
-struct OpenRequest {
-    hello: Hello,
-    waiter: Waiter,
-    cursor: Option<crate::cursor::Cursor>,
-    /// The caller has been told that the store does not answer.
-    abandoned: bool,
-}
-
-#[derive(Debug, Default)]
-struct PageState {
-    revision: Revision,
-    /// How many gateways it holds, as stored.
-    exists: bool,
 }
 
 /// One partition's state. See the module's documentation.
@@ -405,6 +185,23 @@ pub struct Counters {
     pub replays: u64,
     /// Resyncs said.
     pub resyncs: u64,
+}
+
+/// What the stored checkpoint says, for a machine that begins.
+#[derive(Clone, Debug, Default)]
+pub struct Checkpointed {
+    /// The stored position.
+    pub position: Position,
+    /// The last write of its record; `None` before the first.
+    pub revision: Option<Revision>,
+    /// Goes into every record (`store::checkpoint`).
+    pub definition: String,
+    /// Likewise.
+    pub identity: Option<String>,
+    /// Likewise: cursors of an earlier epoch than this have lost their history.
+    pub restored: Option<Position>,
+    /// Likewise: what happened before may come again under this epoch's positions.
+    pub risen: Option<Position>,
 }
 
 impl Machine {
@@ -608,108 +405,4 @@ impl Machine {
     fn answer(&mut self, waiter: Waiter, result: Result<Answer, Problem>) {
         self.effects.push(Effect::Answer(waiter, result));
     }
-}
-
-/// What the stored checkpoint says, for a machine that begins.
-#[derive(Clone, Debug, Default)]
-pub struct Checkpointed {
-    /// The stored position.
-    pub position: Position,
-    /// The last write of its record; `None` before the first.
-    pub revision: Option<Revision>,
-    /// Goes into every record (`store::checkpoint`).
-    pub definition: String,
-    /// Likewise.
-    pub identity: Option<String>,
-    /// Likewise: cursors of an earlier epoch than this have lost their history.
-    pub restored: Option<Position>,
-    /// Likewise: what happened before may come again under this epoch's positions.
-    pub risen: Option<Position>,
-}
-
-/// The messages that one change makes for one gateway: what left a scope first, then what matches,
-/// split where the list is very long. Only the last moves the cursor.
-fn compose(
-    lane: LaneName,
-    change: &Arc<SharedChange>,
-    subs: &Slab<Sub>,
-    eligible: &[(SubscriptionIndex, Match)],
-    found: &[(&Segment, crate::matching::Verdict)],
-    flags: Flags,
-) -> Vec<Item> {
-    let mut items = Vec::new();
-    for left_scope in [true, false] {
-        for broadcast in [true, false] {
-            let chosen: Vec<usize> = (0..found.len())
-                .filter(|i| found[*i].1.left_scope == left_scope && found[*i].1.broadcast == broadcast)
-                .collect();
-            for part in chosen.chunks(limits::matches_per_message_max) {
-                let matches = part.iter().map(|i| {
-                    let (segment, verdict) = &found[*i];
-                    Matched {
-                        subscription_id: subs[eligible[*i].0.0 as usize].key.id.clone(),
-                        generation: segment.generation.0,
-                        transition: verdict.transition,
-                        certainty: verdict.certainty,
-                    }
-                });
-                let segments: Vec<&Segment> = part.iter().map(|i| found[*i].0).collect();
-                let extra = if broadcast { Flags::BROADCAST } else { Flags::none() };
-                items.push(ChangeItem {
-                    lane,
-                    change: Arc::clone(change),
-                    matches: matches.collect(),
-                    flags: change.flags.with(flags).with(extra),
-                    left_scope,
-                    fields: union_of_fields(&segments),
-                    with_before: segments.iter().any(|segment| segment.spec.transitions),
-                    advance: false,
-                });
-            }
-        }
-    }
-    if let Some(last) = items.last_mut() {
-        last.advance = true;
-    }
-    items.into_iter().map(|item| Item::Change(Box::new(item))).collect()
-}
-
-/// Says to these subscriptions that a range is lost.
-fn resync_item(
-    subs: &Slab<Sub>,
-    lane: LaneName,
-    (from, to): (Position, Position),
-    reason: ResyncReason,
-    concerned: impl IntoIterator<Item = SubscriptionIndex>,
-) -> Item {
-    let mut scopes = BTreeSet::new();
-    let mut subscription_ids = BTreeSet::new();
-    for sub in concerned {
-        let sub = &subs[sub.0 as usize];
-        let spec = &sub.current().spec;
-        scopes.insert((Arc::clone(&spec.tenant), Arc::clone(&spec.collection)));
-        subscription_ids.insert(sub.key.id.clone());
-    }
-    let (scopes, subscription_ids) = (Some(scopes.into_iter().collect()), subscription_ids.into_iter().collect());
-    Item::Resync(Box::new(ResyncItem { lane, from: Some(from), to, reason, scopes, subscription_ids }))
-}
-
-/// Whether a gap concerns a subscription.
-fn concerns(gap: &Gap, sub: &Sub) -> bool {
-    let covers = |known: &Option<Arc<str>>, name: &Arc<str>| known.as_ref().is_none_or(|known| known == name);
-    let spec = &sub.current().spec;
-    covers(&gap.scope.tenant, &spec.tenant) && covers(&gap.scope.collection, &spec.collection)
-}
-
-/// The fields that any of them asks for; `None` if one asks for all.
-fn union_of_fields(segments: &[&Segment]) -> Option<Arc<[Path]>> {
-    let first = segments.first()?.fields.as_ref()?;
-    let mut all: Option<BTreeSet<Path>> = None;
-    for segment in &segments[1..] {
-        let fields = segment.fields.as_ref()?;
-        if !Arc::ptr_eq(first, fields) && first != fields {
-            all.get_or_insert_with(|| first.iter().cloned().collect()).extend(fields.iter().cloned());
-        }
-    }
-    Some(all.map_or_else(|| Arc::clone(first), |all| all.into_iter().collect()))
 }

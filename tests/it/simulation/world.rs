@@ -54,8 +54,6 @@ pub(super) struct World {
     trims: bool,
     time: u64,
     epoch: Epoch,
-    /// The present when the epoch rose.
-    risen: Option<Position>,
     store: Store,
     machine: Machine,
     on_its_way: Vec<OnItsWay>,
@@ -128,7 +126,6 @@ impl World {
             trims,
             time: 10,
             epoch: Epoch(1),
-            risen: None,
             store: Store::default(),
             machine,
             on_its_way: Vec::new(),

@@ -1,0 +1,106 @@
+//! Messages: what one change, or one lost range, says to one gateway.
+//!
+//! Owns how matches become items. Knows nothing of sessions or of their progress.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::state::{Segment, Sub};
+use crate::change::{Flags, ResyncReason};
+use crate::delivery::body::SharedChange;
+use crate::delivery::frame::Matched;
+use crate::delivery::outbox::{ChangeItem, Item, LaneName, ResyncItem};
+use crate::limits;
+use crate::matching::{Match, SubscriptionIndex};
+use crate::position::Position;
+use crate::source::Gap;
+use crate::subscription::Path;
+
+/// The messages that one change makes for one gateway: what left a scope first, then what matches,
+/// split where the list is very long. Only the last moves the cursor.
+pub(super) fn compose(
+    lane: LaneName,
+    change: &Arc<SharedChange>,
+    subs: &Slab<Sub>,
+    eligible: &[(SubscriptionIndex, Match)],
+    found: &[(&Segment, crate::matching::Verdict)],
+    flags: Flags,
+) -> Vec<Item> {
+    let mut items = Vec::new();
+    for left_scope in [true, false] {
+        for broadcast in [true, false] {
+            let chosen: Vec<usize> = (0..found.len())
+                .filter(|i| found[*i].1.left_scope == left_scope && found[*i].1.broadcast == broadcast)
+                .collect();
+            for part in chosen.chunks(limits::matches_per_message_max) {
+                let matches = part.iter().map(|i| {
+                    let (segment, verdict) = &found[*i];
+                    Matched {
+                        subscription_id: subs[eligible[*i].0.0 as usize].key.id.clone(),
+                        generation: segment.generation.0,
+                        transition: verdict.transition,
+                        certainty: verdict.certainty,
+                    }
+                });
+                let segments: Vec<&Segment> = part.iter().map(|i| found[*i].0).collect();
+                let extra = if broadcast { Flags::BROADCAST } else { Flags::none() };
+                items.push(ChangeItem {
+                    lane,
+                    change: Arc::clone(change),
+                    matches: matches.collect(),
+                    flags: change.flags.with(flags).with(extra),
+                    left_scope,
+                    fields: union_of_fields(&segments),
+                    with_before: segments.iter().any(|segment| segment.spec.transitions),
+                    advance: false,
+                });
+            }
+        }
+    }
+    if let Some(last) = items.last_mut() {
+        last.advance = true;
+    }
+    items.into_iter().map(|item| Item::Change(Box::new(item))).collect()
+}
+
+/// Says to these subscriptions that a range is lost.
+pub(super) fn resync_item(
+    subs: &Slab<Sub>,
+    lane: LaneName,
+    (from, to): (Position, Position),
+    reason: ResyncReason,
+    concerned: impl IntoIterator<Item = SubscriptionIndex>,
+) -> Item {
+    let mut scopes = BTreeSet::new();
+    let mut subscription_ids = BTreeSet::new();
+    for sub in concerned {
+        let sub = &subs[sub.0 as usize];
+        let spec = &sub.current().spec;
+        scopes.insert((Arc::clone(&spec.tenant), Arc::clone(&spec.collection)));
+        subscription_ids.insert(sub.key.id.clone());
+    }
+    let (scopes, subscription_ids) = (Some(scopes.into_iter().collect()), subscription_ids.into_iter().collect());
+    Item::Resync(Box::new(ResyncItem { lane, from: Some(from), to, reason, scopes, subscription_ids }))
+}
+
+/// Whether a gap concerns a subscription.
+pub(super) fn concerns(gap: &Gap, sub: &Sub) -> bool {
+    let covers = |known: &Option<Arc<str>>, name: &Arc<str>| known.as_ref().is_none_or(|known| known == name);
+    let spec = &sub.current().spec;
+    covers(&gap.scope.tenant, &spec.tenant) && covers(&gap.scope.collection, &spec.collection)
+}
+
+/// The fields that any of them asks for; `None` if one asks for all.
+fn union_of_fields(segments: &[&Segment]) -> Option<Arc<[Path]>> {
+    let first = segments.first()?.fields.as_ref()?;
+    let mut all: Option<BTreeSet<Path>> = None;
+    for segment in &segments[1..] {
+        let fields = segment.fields.as_ref()?;
+        if !Arc::ptr_eq(first, fields) && first != fields {
+            all.get_or_insert_with(|| first.iter().cloned().collect()).extend(fields.iter().cloned());
+        }
+    }
+    Some(all.map_or_else(|| Arc::clone(first), |all| all.into_iter().collect()))
+}

@@ -1,0 +1,165 @@
+//! A lane: a part of a session that moves on together, with a matcher of its own while it catches up.
+//!
+//! Owns its members, their floors and what an entry of the stream makes for them. Who is in which
+//! lane is for others to say (`sessions`, `admission`); what moves it is in `catchup`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::ReplayId;
+use super::compose::{compose, concerns, resync_item};
+use super::state::Sub;
+use crate::change::Flags;
+use crate::delivery::body::SharedChange;
+use crate::delivery::outbox::{Item, LaneName};
+use crate::delivery::window::Entry;
+use crate::matching::{Match, Matcher, SubscriptionIndex};
+use crate::position::Position;
+use crate::source::Gap;
+use crate::store::Revision;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mode {
+    /// Takes what the live path finds.
+    Live,
+    /// Waits for the main lane to be live.
+    Waiting,
+    /// Reads the window.
+    Window,
+    /// Reads the source.
+    Replay { id: ReplayId, fetching: bool },
+}
+
+/// One filter of one subscription in a catch-up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Member {
+    pub(super) sub: SubscriptionIndex,
+    pub(super) generation: Revision,
+    /// Nothing at or before this is delivered again.
+    pub(super) floor: Position,
+}
+
+/// A part of a session that moves on together.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) mode: Mode,
+    /// Everything up to here is in the outbox; for a live lane, the loop's position if that is later.
+    pub(super) at: Position,
+    pub(super) matcher: Matcher,
+    pub(super) members: Slab<Member>,
+    pub(super) by_sub: HashMap<SubscriptionIndex, Vec<usize>>,
+}
+
+impl Lane {
+    pub(super) fn new(mode: Mode, at: Position) -> Self {
+        let (members, by_sub) = (Slab::new(), HashMap::new());
+        Self { mode, at, matcher: Matcher::new(), members, by_sub }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.mode == Mode::Live
+    }
+
+    /// How many subscriptions are in it; a live lane does not count them.
+    pub(super) fn len(&self) -> usize {
+        self.by_sub.len()
+    }
+
+    pub(super) fn replay(&self) -> Option<ReplayId> {
+        match self.mode {
+            Mode::Replay { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Adds all filters of a subscription that may still apply after `floor`. One that is here already
+    /// is served from there again.
+    pub(super) fn add(&mut self, index: SubscriptionIndex, sub: &Sub, floor: Position) {
+        for segment in &sub.segments {
+            if segment.until.is_none_or(|until| until > floor) {
+                let here = self.by_sub.get(&index).into_iter().flatten();
+                let here = here.copied().find(|member| self.members[*member].generation == segment.generation);
+                if let Some(member) = here {
+                    let member = &mut self.members[member];
+                    member.floor = member.floor.min(floor);
+                    continue;
+                }
+                let member = self.members.insert(Member { sub: index, generation: segment.generation, floor });
+                self.matcher.insert(SubscriptionIndex(member as u32), Arc::clone(&segment.filter));
+                self.by_sub.entry(index).or_default().push(member);
+            }
+        }
+    }
+
+    /// Removes a subscription; whether it was here.
+    pub(super) fn remove(&mut self, index: SubscriptionIndex) -> bool {
+        let Some(members) = self.by_sub.remove(&index) else { return false };
+        for member in members {
+            self.matcher.remove(SubscriptionIndex(member as u32));
+            self.members.remove(member);
+        }
+        true
+    }
+
+    pub(super) fn become_live(&mut self) {
+        *self = Self::new(Mode::Live, self.at);
+    }
+
+    /// The messages that an entry of the stream makes for its members.
+    pub(super) fn items(&mut self, name: LaneName, entry: &Entry, subs: &Slab<Sub>, flags: Flags) -> Vec<Item> {
+        match entry {
+            Entry::Change(change) => self.change_items(name, change, subs, flags),
+            Entry::Gap(gap) => self.gap_items(name, gap, subs),
+        }
+    }
+
+    fn change_items(
+        &mut self,
+        name: LaneName,
+        change: &Arc<SharedChange>,
+        subs: &Slab<Sub>,
+        flags: Flags,
+    ) -> Vec<Item> {
+        let mut matches = Vec::new();
+        self.matcher.matches(change, &mut matches);
+        let at = change.position;
+        let mut eligible: Vec<(SubscriptionIndex, Match)> = Vec::new();
+        let mut found = Vec::new();
+        for hit in matches {
+            let member = self.members[hit.subscription.0 as usize];
+            let sub = &subs[member.sub.0 as usize];
+            let Some(segment) = sub.segments.iter().find(|segment| segment.generation == member.generation) else {
+                continue;
+            };
+            let is_current = sub.current().generation == segment.generation;
+            let in_range = segment.from < at && segment.until.is_none_or(|until| at <= until);
+            if at > member.floor && in_range && (!is_current || sub.may_deliver(at)) {
+                eligible.push((member.sub, hit));
+                found.push((segment, hit.verdict));
+            }
+        }
+        compose(name, change, subs, &eligible, &found, flags)
+    }
+
+    fn gap_items(&self, name: LaneName, gap: &Gap, subs: &Slab<Sub>) -> Vec<Item> {
+        let range = (gap.position.floor_boundary(), gap.position);
+        self.lost_items(name, gap, range, subs)
+    }
+
+    pub(super) fn lost_items(
+        &self,
+        name: LaneName,
+        gap: &Gap,
+        range: (Position, Position),
+        subs: &Slab<Sub>,
+    ) -> Vec<Item> {
+        let concerned = self.by_sub.keys().copied().filter(|index| concerns(gap, &subs[index.0 as usize]));
+        let concerned: Vec<_> = concerned.collect();
+        if concerned.is_empty() {
+            return Vec::new();
+        }
+        vec![resync_item(subs, name, range, gap.reason, concerned)]
+    }
+}

@@ -1,0 +1,237 @@
+//! Leases: renewal, parking and revival (promise 14).
+//!
+//! Owns the timers. A parked subscription is not matched; its floor is stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::registry::{no_subscription, packed, registered};
+use super::state::{GatewayIndex, Pending, Sub, WriteKind};
+use super::{Machine, Mistake};
+use crate::clock::Instant;
+use crate::cursor::Place;
+use crate::delivery::frame::Expired;
+use crate::delivery::outbox::Item;
+use crate::error::{Code, Problem};
+use crate::handle::Renewed;
+use crate::limits;
+use crate::matching::SubscriptionIndex;
+use crate::store::Revision;
+use crate::store::subscriptions::{ParkedReason, ParkedRecord};
+use crate::subscription::{GatewayId, SubscriptionId, SubscriptionKey};
+
+impl Machine {
+    /// Renews one lease; what was parked for want of renewal is revived.
+    pub fn on_renew(&mut self, key: &SubscriptionKey) -> Result<Instant, Problem> {
+        let index = *self.by_key.get(key).ok_or_else(|| no_subscription(key))?;
+        if let Some(revived) = self.renew_one(index) {
+            self.revive(vec![revived]);
+        }
+        Ok(self.subs[index.0 as usize].expires)
+    }
+
+    /// Renews all of a gateway's leases. `named` are those that it believes it has.
+    pub fn on_renew_gateway(
+        &mut self,
+        id: &GatewayId,
+        named: Option<Vec<SubscriptionId>>,
+    ) -> Result<(Renewed, Instant), Problem> {
+        let unknown_gateway = || Problem::new(Code::GatewayNotFound, format!("no gateway {id}"));
+        let index = *self.gateway_ids.get(id).ok_or_else(unknown_gateway)?;
+        let subs: Vec<_> = self.gateways[index.0].subs.iter().copied().collect();
+        let mut here: BTreeMap<SubscriptionId, SubscriptionIndex> = BTreeMap::new();
+        here.extend(subs.iter().map(|sub| (self.subs[sub.0 as usize].key.id.clone(), *sub)));
+        let named = named.unwrap_or_else(|| here.keys().cloned().collect());
+        let unknown = named.iter().filter(|id| !here.contains_key(id)).cloned().collect();
+        let names: std::collections::BTreeSet<_> = named.iter().collect();
+        let unlisted = here.keys().filter(|id| !names.contains(id)).cloned().collect();
+        let first = self.renew_all(index);
+        let renewed = subs.len() as u64;
+        let wall = self.clock.wall() + first.since(self.clock.now());
+        Ok((Renewed { expires_at: wall, renewed, unknown, unlisted }, first))
+    }
+
+    /// Renews all of a gateway's leases and returns when the first of them ends.
+    fn renew_all(&mut self, index: GatewayIndex) -> Instant {
+        let subs: Vec<_> = self.gateways[index.0].subs.iter().copied().collect();
+        let revived: Vec<_> = subs.iter().filter_map(|sub| self.renew_one(*sub)).collect();
+        self.revive(revived);
+        let expiries = subs.iter().map(|sub| self.subs[sub.0 as usize].expires);
+        expiries.min().unwrap_or_else(|| self.expiry(limits::ttl_seconds_default))
+    }
+
+    fn renew_one(&mut self, index: SubscriptionIndex) -> Option<SubscriptionIndex> {
+        let expires = self.expiry(self.subs[index.0 as usize].ttl_seconds);
+        let sub = &mut self.subs[index.0 as usize];
+        sub.expires = expires;
+        match (&sub.pending, sub.parked) {
+            (Some(Pending::Park(..)), _) => {
+                sub.revive_wanted = true;
+                None
+            }
+            (None, Some((_, reason, _))) if reason != ParkedReason::TooCostly => Some(index),
+            _ => None,
+        }
+    }
+
+    /// When a lease ends: by its own renewal or by its gateway's last ack.
+    pub(super) fn lease_end(&self, sub: &Sub) -> Instant {
+        let ttl = Duration::from_secs(u64::from(sub.ttl_seconds));
+        sub.expires.max(self.gateways[sub.gateway.0].renewed.after(ttl))
+    }
+
+    pub(super) fn expiry(&self, ttl_seconds: u32) -> Instant {
+        self.clock.now().after(Duration::from_secs(u64::from(ttl_seconds)))
+    }
+
+    /// Brings parked subscriptions back, each from its floor.
+    pub(super) fn revive(&mut self, subs: Vec<SubscriptionIndex>) {
+        for (gateway, part) in self.by_gateway(subs) {
+            let mut writes = Vec::new();
+            for index in part {
+                let sub = &mut self.subs[index.0 as usize];
+                sub.pending = Some(Pending::Revive);
+                let floor = sub.parked.map_or(sub.start, |(floor, ..)| floor);
+                let mut record = self.record(index);
+                record.parked = None;
+                record.start = floor;
+                record.start_revision = None;
+                writes.push((index, self.record_write(index, record)));
+            }
+            for (part, writes) in packed(writes) {
+                self.write_addition(gateway, WriteKind::Revive(part), writes);
+            }
+        }
+    }
+
+    fn by_gateway(&self, subs: Vec<SubscriptionIndex>) -> Vec<(GatewayIndex, Vec<SubscriptionIndex>)> {
+        let mut grouped: BTreeMap<GatewayIndex, Vec<SubscriptionIndex>> = BTreeMap::new();
+        for index in subs {
+            grouped.entry(self.subs[index.0 as usize].gateway).or_default().push(index);
+        }
+        grouped.into_iter().collect()
+    }
+
+    pub(super) fn on_revived(&mut self, subs: Vec<SubscriptionIndex>, revision: Revision) {
+        let mut admitted = Vec::new();
+        for index in subs {
+            let sub = &mut self.subs[index.0 as usize];
+            sub.pending = None;
+            sub.revision = revision;
+            if let Some((floor, ..)) = sub.parked.take() {
+                sub.start = floor;
+            }
+            sub.start_revision = revision;
+            admitted.push((index, sub.start));
+            let filter = Arc::clone(&sub.current().filter);
+            self.matcher.insert(index, filter);
+        }
+        if let Some((first, _)) = admitted.first() {
+            let gateway = self.subs[first.0 as usize].gateway;
+            self.admit(gateway, &admitted);
+        }
+        for (index, _) in admitted {
+            let view = self.view(index);
+            self.settle_waiters(index, |_| Ok(registered(view.clone(), false)));
+        }
+    }
+
+    /// Parks what has not been renewed, and forgets what has been parked for too long. Call once a
+    /// second or so.
+    pub fn expire(&mut self) {
+        let now = self.clock.now();
+        let forget_before = self.clock.wall().timestamp_millis() - (self.config.park_seconds as i64) * 1000;
+        let mut due = Vec::new();
+        let mut forgotten = Vec::new();
+        for (index, sub) in &self.subs {
+            let index = SubscriptionIndex(index as u32);
+            if sub.pending.is_some() {
+                continue;
+            }
+            match sub.parked {
+                None if self.lease_end(sub) <= now => due.push(index),
+                Some((_, _, at_ms)) if at_ms < forget_before => forgotten.push(index),
+                _ => {}
+            }
+        }
+        self.park(due, ParkedReason::Lease);
+        for part in forgotten.chunks(limits::store_txn_operations_max) {
+            let writes = part.iter().map(|index| self.removal_write(*index)).collect();
+            for index in part {
+                self.subs[index.0 as usize].pending = Some(Pending::Remove);
+            }
+            self.write(WriteKind::Remove(part.to_vec()), writes);
+        }
+    }
+
+    /// Parks all of a gateway's subscriptions.
+    pub fn on_park_gateway(&mut self, id: &GatewayId) -> Result<(), Problem> {
+        let unknown = || Problem::new(Code::GatewayNotFound, format!("no gateway {id}"));
+        let index = *self.gateway_ids.get(id).ok_or_else(unknown)?;
+        let subs = self.gateways[index.0].subs.iter().copied().filter(|sub| {
+            let sub = &self.subs[sub.0 as usize];
+            sub.pending.is_none() && sub.parked.is_none()
+        });
+        let subs = subs.collect();
+        self.park(subs, ParkedReason::Operator);
+        Ok(())
+    }
+
+    fn park(&mut self, subs: Vec<SubscriptionIndex>, reason: ParkedReason) {
+        let at_ms = self.clock.wall().timestamp_millis();
+        let early = self.broken(Mistake::ParkBeforeWrite);
+        let at_loop = self.broken(Mistake::ParkAtLoop);
+        for (gateway, part) in self.by_gateway(subs) {
+            let durable: Place = self.effective(gateway);
+            let mut writes = Vec::new();
+            for index in part {
+                let sub = &self.subs[index.0 as usize];
+                let floor = if at_loop { self.reached } else { self.floor(sub, &durable).min(self.reached) };
+                let mut record = self.record(index);
+                record.parked = Some(ParkedRecord { floor, reason, at_ms });
+                let write = self.record_write(index, record);
+                writes.push((index, write));
+                self.subs[index.0 as usize].pending = Some(Pending::Park(reason, floor));
+                if early {
+                    self.matcher.remove(index);
+                }
+            }
+            for (part, writes) in packed(writes) {
+                self.write(WriteKind::Park(part), writes);
+            }
+        }
+    }
+
+    pub(super) fn on_parked(&mut self, subs: Vec<SubscriptionIndex>, revision: Revision) {
+        let mut revived = Vec::new();
+        for index in subs {
+            let at_ms = self.clock.wall().timestamp_millis();
+            let sub = &mut self.subs[index.0 as usize];
+            let Some(Pending::Park(reason, floor)) = sub.pending.take() else { continue };
+            sub.revision = revision;
+            sub.parked = Some((floor, reason, at_ms));
+            let gateway = sub.gateway;
+            let durable = self.effective(gateway);
+            let floor = self.floor(&self.subs[index.0 as usize], &durable);
+            let sub = &mut self.subs[index.0 as usize];
+            sub.rewind_to(floor);
+            let withheld = sub.withheld();
+            let subscription_ids = vec![sub.key.id.clone()];
+            if std::mem::take(&mut sub.revive_wanted) {
+                revived.push(index);
+            }
+            self.note_withheld(index);
+            self.leave_lanes(index);
+            if self.matcher.contains(index) {
+                self.matcher.remove(index);
+            }
+            if let Some(withheld) = withheld {
+                self.push_all(gateway, vec![Item::Blocked(index, withheld)]);
+            }
+            let reason = super::sessions::expired_reason(reason);
+            self.push_all(gateway, vec![Item::Expired(Expired { subscription_ids, reason })]);
+        }
+        self.revive(revived);
+    }
+}

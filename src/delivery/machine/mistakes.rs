@@ -1,0 +1,48 @@
+//! Deliberate mistakes, which the simulation must find: each breaks one promise where it is kept.
+
+/// Deliberate mistakes: the simulation must find each, or it proves nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mistake {
+    /// A catch-up joins the live tail one change late.
+    JoinLate,
+    /// A catch-up that a cursor does not know counts as done.
+    UnknownCatchUpDone,
+    /// Acks of superseded sessions count.
+    AckFromDeadSession,
+    /// A quiet gateway's cursor advances over what it was never matched against.
+    AdvanceUnmatched,
+    /// A PUT forgets the filter that it replaces.
+    ForgetSuperseded,
+    /// A write that timed out counts as failed.
+    UnknownIsFailed,
+    /// A subscription leaves the index before its parking is stored.
+    ParkBeforeWrite,
+    /// The floor of a parked subscription is where it was parked, acked or not.
+    ParkAtLoop,
+    /// The checkpoint passes a match before the cursor that it holds back is stored.
+    CheckpointBeforePages,
+    /// A new subscription's cursor says that it is known before its first matches are written.
+    KnownTooEarly,
+    /// What overflows an outbox is dropped without a catch-up.
+    OverflowDrops,
+    /// A subscription whose PUT is under way goes on with the old filter.
+    ReplaceKeepsOld,
+}
+
+impl Mistake {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::JoinLate,
+        Self::UnknownCatchUpDone,
+        Self::AckFromDeadSession,
+        Self::AdvanceUnmatched,
+        Self::ForgetSuperseded,
+        Self::UnknownIsFailed,
+        Self::ParkBeforeWrite,
+        Self::ParkAtLoop,
+        Self::CheckpointBeforePages,
+        Self::KnownTooEarly,
+        Self::OverflowDrops,
+        Self::ReplaceKeepsOld,
+    ];
+}

@@ -1,0 +1,147 @@
+//! What comes of writes, and who is told.
+//!
+//! Owns the way from an outcome to what waits for it. A write of unknown outcome leaves everything as it
+//! is until the outcome is known: the caller is told, the machine waits.
+
+use super::registry::store_problem;
+use super::state::{Sub, WriteKind};
+use super::{Answer, Effect, Machine, Mistake, WriteId};
+use crate::error::{Code, Problem};
+use crate::matching::SubscriptionIndex;
+use crate::store::{CommitError, Revision};
+
+/// What came of a write, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It took effect.
+    Done(Revision),
+    /// It did not, and never will.
+    Failed(CommitError),
+    /// The store has not answered in time; `Done` or `Failed` will follow.
+    Unknown,
+}
+
+impl Machine {
+    /// The outcome of a write, or that it is not known yet.
+    ///
+    /// # Panics
+    /// If the store contradicts its single owner: another writer has been at work under this fence.
+    pub fn on_outcome(&mut self, id: WriteId, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Unknown if self.broken(Mistake::UnknownIsFailed) => {
+                Outcome::Failed(CommitError::Unknown("taken for failed".into()))
+            }
+            other => other,
+        };
+        let result = match outcome {
+            Outcome::Unknown => return self.tell_unknown(id),
+            Outcome::Done(revision) => {
+                self.confirmed = self.confirmed.max(revision);
+                Ok(revision)
+            }
+            Outcome::Failed(error) => Err(error),
+        };
+        let Some(kind) = self.writes.remove(&id) else { return };
+        if let Some(gateway) = self.additions.remove(&id) {
+            self.gateways[gateway.0].in_flight.remove(&id);
+        }
+        match (kind, result) {
+            (WriteKind::Replace(index), result) => self.on_replaced(index, result),
+            (kind, Ok(revision)) => self.on_written(kind, revision),
+            (kind, Err(error)) => self.on_refused(kind, &error),
+        }
+    }
+
+    fn on_written(&mut self, kind: WriteKind, revision: Revision) {
+        match kind {
+            WriteKind::Create { subs, born } => self.on_created(subs, born, revision),
+            WriteKind::Revive(subs) => self.on_revived(subs, revision),
+            WriteKind::Park(subs) => self.on_parked(subs, revision),
+            WriteKind::Remove(subs) => {
+                for index in subs {
+                    self.settle_waiters(index, |_| Ok(Answer::Done));
+                    self.drop_sub(index);
+                }
+            }
+            WriteKind::RemoveGateway { gateway, subs } => self.on_gateway_chunk_removed(gateway, subs),
+            WriteKind::Open(index, request) => self.on_opened(index, *request, revision),
+            WriteKind::Pages(pages) => self.on_pages_written(&pages, revision),
+            WriteKind::Checkpoint(position) => self.on_checkpoint_written(position, revision),
+            WriteKind::Replace(_) => unreachable!("handled by its caller"),
+        }
+    }
+
+    fn on_refused(&mut self, kind: WriteKind, error: &CommitError) {
+        match kind {
+            WriteKind::Create { subs, born } => {
+                if let Some(index) = born {
+                    self.gateways[index.0].record_busy = false;
+                }
+                for index in subs {
+                    self.settle_waiters(index, |_| Err(store_problem(error)));
+                    self.drop_sub(index);
+                }
+            }
+            WriteKind::Revive(subs) | WriteKind::Park(subs) | WriteKind::Remove(subs) => {
+                for index in subs {
+                    self.subs[index.0 as usize].pending = None;
+                    self.settle_waiters(index, |_| Err(store_problem(error)));
+                }
+            }
+            WriteKind::Open(index, request) => {
+                self.gateways[index.0].record_busy = false;
+                if !request.abandoned {
+                    self.answer(request.waiter, Err(store_problem(error)));
+                }
+            }
+            WriteKind::RemoveGateway { .. } | WriteKind::Pages(_) | WriteKind::Checkpoint(_) => {
+                assert!(
+                    matches!(error, CommitError::Fenced | CommitError::Unknown(_)),
+                    "another writer has been at work under this owner's fence: {error}"
+                );
+            }
+            WriteKind::Replace(_) => unreachable!("handled by its caller"),
+        }
+    }
+
+    pub(super) fn settle_waiters(
+        &mut self,
+        index: SubscriptionIndex,
+        mut result: impl FnMut(&Sub) -> Result<Answer, Problem>,
+    ) {
+        let sub = &mut self.subs[index.0 as usize];
+        for waiter in std::mem::take(&mut sub.waiters) {
+            let result = result(&self.subs[index.0 as usize]);
+            self.effects.push(Effect::Answer(waiter, result));
+        }
+    }
+
+    /// The store takes its time: callers are told, everything else waits.
+    fn tell_unknown(&mut self, id: WriteId) {
+        let problem = Problem::new(Code::StoreUnavailable, "the store does not answer; the outcome is not known yet");
+        let problem = problem.retry_after(1);
+        let subs = match self.writes.get_mut(&id) {
+            Some(WriteKind::Create { subs, .. } | WriteKind::Revive(subs) | WriteKind::Remove(subs)) => subs.clone(),
+            Some(WriteKind::Replace(index)) => vec![*index],
+            Some(WriteKind::Open(_, request)) => {
+                let waiter = request.waiter;
+                if std::mem::replace(&mut request.abandoned, true) {
+                    return;
+                }
+                return self.answer(waiter, Err(problem));
+            }
+            Some(WriteKind::RemoveGateway { gateway, .. }) => {
+                let removal = self.gateways[gateway.0].removing.as_mut();
+                let waiters = removal.map(|removal| std::mem::take(&mut removal.waiters)).unwrap_or_default();
+                for waiter in waiters {
+                    self.answer(waiter, Err(problem.clone()));
+                }
+                return;
+            }
+            _ => return,
+        };
+        for index in subs {
+            self.settle_waiters(index, |_| Err(problem.clone()));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Removals: of subscriptions and of whole gateways. They are served until it is stored.
+
+use std::sync::Arc;
+
+use super::registry::{busy, no_subscription};
+use super::state::{GatewayIndex, Pending, Removal, WriteKind};
+use super::{Answer, Machine, Waiter};
+use crate::delivery::frame::CloseReason;
+use crate::error::{Code, Problem};
+use crate::limits;
+use crate::matching::SubscriptionIndex;
+use crate::store::{Expect, Revision, Write, gateways};
+use crate::subscription::{GatewayId, SubscriptionKey};
+
+impl Machine {
+    /// Removes a subscription.
+    pub fn on_unregister(&mut self, key: &SubscriptionKey, waiter: Waiter) {
+        let Some(index) = self.by_key.get(key).copied() else {
+            return self.answer(waiter, Err(no_subscription(key)));
+        };
+        let sub = &mut self.subs[index.0 as usize];
+        match sub.pending {
+            None => {}
+            Some(Pending::Remove) => return sub.waiters.push(waiter),
+            Some(_) => return self.answer(waiter, Err(busy())),
+        }
+        sub.pending = Some(Pending::Remove);
+        sub.waiters.push(waiter);
+        let write = self.removal_write(index);
+        self.write(WriteKind::Remove(vec![index]), vec![write]);
+    }
+
+    pub(super) fn removal_write(&self, index: SubscriptionIndex) -> Write {
+        let sub = &self.subs[index.0 as usize];
+        Write { key: self.store_key(&sub.key), expect: Expect::At(sub.revision), value: None }
+    }
+
+    /// A subscription is gone: out of everything.
+    pub(super) fn drop_sub(&mut self, index: SubscriptionIndex) {
+        self.leave_lanes(index);
+        if self.matcher.contains(index) {
+            self.matcher.remove(index);
+        }
+        let sub = self.subs.remove(index.0 as usize);
+        self.by_key.remove(&sub.key);
+        self.gateways[sub.gateway.0].subs.remove(&index);
+        self.gateways[sub.gateway.0].withheld.remove(&index);
+        let tenant = Arc::clone(&sub.current().spec.tenant);
+        if let Some(count) = self.tenants.get_mut(&tenant) {
+            *count -= 1;
+            if *count == 0 {
+                self.tenants.remove(&tenant);
+            }
+        }
+    }
+
+    /// Drops a gateway, its subscriptions and its cursor.
+    pub fn on_remove_gateway(&mut self, id: &GatewayId, waiter: Waiter) {
+        let Some(index) = self.gateway_ids.get(id).copied() else {
+            let problem = Problem::new(Code::GatewayNotFound, format!("no gateway {id}"));
+            return self.answer(waiter, Err(problem));
+        };
+        let gateway = &mut self.gateways[index.0];
+        if let Some(removal) = &mut gateway.removing {
+            return removal.waiters.push(waiter);
+        }
+        let subs: Vec<_> = gateway.subs.iter().copied().collect();
+        if gateway.record_busy || subs.iter().any(|sub| self.subs[sub.0 as usize].pending.is_some()) {
+            return self.answer(waiter, Err(busy()));
+        }
+        self.end_session(index, CloseReason::Removed);
+        for sub in &subs {
+            self.subs[sub.0 as usize].pending = Some(Pending::Remove);
+        }
+        let chunks: Vec<&[SubscriptionIndex]> = subs.chunks(limits::store_txn_operations_max - 1).collect();
+        let count = chunks.len().max(1);
+        self.gateways[index.0].removing = Some(Removal { waiters: vec![waiter], chunks: count });
+        for number in 0..count {
+            let part = chunks.get(number).map(|part| part.to_vec()).unwrap_or_default();
+            let mut writes: Vec<Write> = part.iter().map(|sub| self.removal_write(*sub)).collect();
+            let last = number + 1 == count;
+            let gateway = &self.gateways[index.0];
+            if last && gateway.revision != Revision(0) {
+                let key = gateways::key(self.config.partition.backend(), id);
+                writes.push(Write { key, expect: Expect::At(gateway.revision), value: None });
+            }
+            self.write(WriteKind::RemoveGateway { gateway: index, subs: part }, writes);
+        }
+    }
+
+    pub(super) fn on_gateway_chunk_removed(&mut self, index: GatewayIndex, subs: Vec<SubscriptionIndex>) {
+        for sub in subs {
+            self.drop_sub(sub);
+        }
+        let Some(removal) = &mut self.gateways[index.0].removing else { return };
+        removal.chunks -= 1;
+        if removal.chunks > 0 {
+            return;
+        }
+        let waiters = std::mem::take(&mut removal.waiters);
+        let gateway = self.gateways.remove(index.0);
+        self.gateway_ids.remove(&gateway.id);
+        self.busy.remove(&index);
+        for waiter in waiters {
+            self.answer(waiter, Ok(Answer::Done));
+        }
+    }
+}

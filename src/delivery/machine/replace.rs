@@ -1,0 +1,136 @@
+//! PUT: one filter until a position, the next one from there.
+//!
+//! Owns the point of change and what the record keeps of replaced filters (promise 12).
+
+use std::sync::Arc;
+
+use super::registry::{busy, no_subscription, segment, store_problem};
+use super::state::{Pending, WriteKind};
+use super::{Answer, Machine, Mistake, Waiter};
+use crate::delivery::outbox::{Item, Withheld};
+use crate::error::{Code, Problem};
+use crate::limits;
+use crate::matching::{Filter, SubscriptionIndex};
+use crate::store::{CommitError, Revision};
+use crate::subscription::Spec;
+
+impl Machine {
+    /// Replaces a subscription's filter at the loop's position.
+    pub fn on_replace(&mut self, spec: Spec, filter: Arc<Filter>, waiter: Waiter) {
+        if let Err(problem) = self.try_replace(spec, filter, waiter) {
+            self.answer(waiter, Err(problem));
+        }
+    }
+
+    fn try_replace(&mut self, spec: Spec, filter: Arc<Filter>, waiter: Waiter) -> Result<(), Problem> {
+        let key = spec.key();
+        let index = *self.by_key.get(&key).ok_or_else(|| no_subscription(&key))?;
+        let (reached, horizon) = (self.reached, self.horizon);
+        let durable = self.effective(self.subs[index.0 as usize].gateway);
+        let sub = &self.subs[index.0 as usize];
+        if sub.pending.is_some() {
+            return Err(busy());
+        }
+        let floor = sub.parked.map_or_else(|| self.floor(sub, &durable), |(floor, ..)| floor);
+        let forgets = self.broken(Mistake::ForgetSuperseded);
+        let sub = &mut self.subs[index.0 as usize];
+        let last = sub.segments.len() - 1;
+        let mut position = 0;
+        sub.segments.retain(|segment| {
+            position += 1;
+            position > last || segment.until.is_none_or(|until| until > floor)
+        });
+        if sub.segments.len() > limits::superseded_max {
+            let detail = "too many replaced filters that the gateway has not acked past";
+            return Err(Problem::new(Code::RateLimited, detail).retry_after(1));
+        }
+        // Not before anything that may have been delivered under the old filter, or order would be lost;
+        // and a filter that has not yet taken effect is replaced where it would have.
+        let at = horizon.max(reached).max(sub.current().from);
+        let next = segment(spec, filter, at);
+        let (start, start_revision, ttl) = (sub.start, sub.start_revision, next.spec.ttl_seconds);
+        let was_parked = sub.parked;
+        // The record as it will be if the write takes effect.
+        if let Some(current) = sub.segments.last_mut() {
+            current.until = Some(at);
+        }
+        sub.segments.push(next.clone());
+        sub.parked = None;
+        if let Some((floor, ..)) = was_parked {
+            sub.start = floor;
+            sub.start_revision = Revision(u64::MAX);
+        }
+        let mut record = self.record(index);
+        if forgets {
+            record.superseded.clear();
+        }
+        let sub = &mut self.subs[index.0 as usize];
+        sub.segments.pop();
+        if let Some(current) = sub.segments.last_mut() {
+            current.until = None;
+        }
+        (sub.start, sub.start_revision, sub.parked) = (start, start_revision, was_parked);
+        if record.encode().len() > limits::subscription_bytes_max {
+            let detail = format!("over {} bytes with the filters it replaces", limits::subscription_bytes_max);
+            return Err(Problem::new(Code::FilterTooComplex, detail));
+        }
+        sub.pending = Some(Pending::Replace(Box::new(next)));
+        sub.waiters.push(waiter);
+        sub.ttl_seconds = ttl;
+        let (gateway, is_parked) = (sub.gateway, was_parked.is_some());
+        self.note_withheld(index);
+        if !is_parked {
+            self.push_all(gateway, vec![Item::Blocked(index, Withheld { start_revision, position: at })]);
+            if self.gateways[gateway.0].session.is_some() && self.gateways[gateway.0].quiet {
+                self.freeze(gateway, reached);
+                self.gateways[gateway.0].place.unfinished.insert(start_revision, at.min(reached));
+            }
+        }
+        let write = self.record_write(index, record);
+        self.write_addition(gateway, WriteKind::Replace(index), vec![write]);
+        Ok(())
+    }
+
+    pub(super) fn on_replaced(&mut self, index: SubscriptionIndex, outcome: Result<Revision, CommitError>) {
+        let forgets = self.broken(Mistake::ForgetSuperseded);
+        let sub = &mut self.subs[index.0 as usize];
+        let Some(Pending::Replace(next)) = sub.pending.take() else { return };
+        let (at, gateway) = (next.from, sub.gateway);
+        let was_parked = sub.parked;
+        match outcome {
+            Ok(revision) => {
+                let mut next = *next;
+                next.generation = revision;
+                if let Some(current) = sub.segments.last_mut() {
+                    current.until = Some(at);
+                }
+                if forgets {
+                    sub.segments.clear();
+                }
+                sub.segments.push(next);
+                sub.revision = revision;
+                if let Some((floor, ..)) = sub.parked.take() {
+                    sub.start = floor;
+                    sub.start_revision = revision;
+                }
+                let filter = Arc::clone(&sub.current().filter);
+                if was_parked.is_none() {
+                    self.matcher.remove(index);
+                }
+                self.matcher.insert(index, filter);
+                let ttl = self.subs[index.0 as usize].ttl_seconds;
+                self.subs[index.0 as usize].expires = self.expiry(ttl);
+                let floor = was_parked.map_or(at, |(floor, ..)| floor);
+                self.admit(gateway, &[(index, floor)]);
+                let view = self.view(index);
+                self.settle_waiters(index, |_| Ok(Answer::Replaced(Box::new(view.clone()))));
+            }
+            Err(error) => {
+                if was_parked.is_none() {
+                    self.admit(gateway, &[(index, at)]);
+                }
+                self.settle_waiters(index, |_| Err(store_problem(&error)));
+            }
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Sessions: connecting, where one resumes, how its lanes are laid out, and how it ends.
+//!
+//! Owns promises 5, 7, 9 and 10 as far as a session's start and its progress go. The *main* lane is the
+//! live tail, or the one catch-up that leads everyone there; the *extra* lane serves, once the main lane
+//! is live, those who start further back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::compose::resync_item;
+use super::lane::{Lane, Mode};
+use super::state::{Gateway, GatewayIndex, OpenRequest, Session, SubLane, WriteKind};
+use super::{Answer, Effect, Machine, Mistake, Waiter};
+use crate::change::ResyncReason;
+use crate::clock::Instant;
+use crate::cursor::{Cursor, Place, Serial};
+use crate::delivery::frame::{CloseReason, Expired, ExpiredReason};
+use crate::delivery::outbox::{Identity, Item, LaneName, Outbox, ResyncItem};
+use crate::error::{Code, Problem};
+use crate::handle::Hello;
+use crate::limits;
+use crate::matching::SubscriptionIndex;
+use crate::position::Position;
+use crate::store::gateways::GatewayRecord;
+use crate::store::subscriptions::ParkedReason;
+use crate::store::{Expect, Revision, Write, gateways};
+use crate::subscription::GatewayId;
+
+/// What the gateway is told of a parking.
+pub(super) fn expired_reason(reason: ParkedReason) -> ExpiredReason {
+    match reason {
+        ParkedReason::Lease | ParkedReason::Operator => ExpiredReason::Lease,
+        ParkedReason::TooCostly => ExpiredReason::TooCostly,
+    }
+}
+
+impl Machine {
+    /// Asks for a session. The answer comes once its number is stored.
+    pub fn on_open(&mut self, hello: Hello, waiter: Waiter) {
+        let cursor = match hello.cursor.as_ref().map(|text| Cursor::decode(text.as_str())).transpose() {
+            Ok(cursor) => cursor,
+            Err(error) => return self.answer(waiter, Err(Problem::new(Code::InvalidCursor, error.to_string()))),
+        };
+        let index = self.gateway_or_new(&hello.gateway);
+        let gateway = &mut self.gateways[index.0];
+        if gateway.record_busy || gateway.removing.is_some() {
+            let problem = Problem::new(Code::RateLimited, "this gateway's record is being written").retry_after(1);
+            return self.answer(waiter, Err(problem));
+        }
+        gateway.record_busy = true;
+        let incarnation = (gateway.incarnation != Revision(0)).then_some(gateway.incarnation);
+        let sessions = gateway.sessions + 1;
+        let expect = if gateway.revision == Revision(0) { Expect::Absent } else { Expect::At(gateway.revision) };
+        let record = GatewayRecord { incarnation, sessions, write: self.unique() };
+        let key = gateways::key(self.config.partition.backend(), &hello.gateway);
+        let request = Box::new(OpenRequest { hello, waiter, cursor, abandoned: false });
+        self.write(WriteKind::Open(index, request), vec![Write { key, expect, value: Some(record.encode()) }]);
+    }
+
+    /// A gateway's index; a new one is not stored before something of it is.
+    pub(super) fn gateway_or_new(&mut self, id: &GatewayId) -> GatewayIndex {
+        if let Some(index) = self.gateway_ids.get(id) {
+            return *index;
+        }
+        let place = Place { position: self.reached, known: self.confirmed, unfinished: BTreeMap::new() };
+        let index = GatewayIndex(self.gateways.insert(Gateway {
+            id: id.clone(),
+            incarnation: Revision(0),
+            revision: Revision(0),
+            sessions: 0,
+            serial: Serial::default(),
+            place,
+            quiet: true,
+            subs: BTreeSet::new(),
+            withheld: BTreeSet::new(),
+            session: None,
+            dirty: false,
+            in_flight: BTreeMap::new(),
+            renewed: Instant::default(),
+            record_busy: false,
+            removing: None,
+        }));
+        self.gateway_ids.insert(id.clone(), index);
+        index
+    }
+
+    /// The session's number is stored: the old session ends and the new one begins.
+    pub(super) fn on_opened(&mut self, index: GatewayIndex, request: OpenRequest, revision: Revision) {
+        let OpenRequest { hello, waiter, cursor, abandoned } = request;
+        // If nobody waits for it any more, the number is used up all the same.
+        self.end_session(index, if abandoned { CloseReason::Draining } else { CloseReason::Superseded });
+        let gateway = &mut self.gateways[index.0];
+        gateway.record_busy = false;
+        gateway.revision = revision;
+        gateway.sessions += 1;
+        if gateway.incarnation == Revision(0) {
+            gateway.incarnation = revision;
+        }
+        gateway.dirty = true;
+        if abandoned {
+            return;
+        }
+        self.counters.sessions += 1;
+        let (place, lost) = self.resume_place(index, cursor);
+        let place = self.normalized(index, place);
+        let gateway = &mut self.gateways[index.0];
+        let is_restored = matches!(&lost, Some(Item::Resync(resync)) if resync.reason == ResyncReason::Restored);
+        if !gateway.quiet && !is_restored {
+            // What it stands for from now on: becoming quiet goes by this place alone.
+            gateway.place = place.clone();
+        }
+        let lost: Vec<Item> = lost.into_iter().chain(self.without_filter(index, &place)).collect();
+        let gateway = &self.gateways[index.0];
+        let identity = Identity {
+            node: Arc::clone(&self.config.node),
+            partition: self.config.partition.clone(),
+            incarnation: gateway.incarnation,
+            session: gateway.sessions,
+            heartbeat_seconds: limits::heartbeat_seconds,
+            unacked_bytes_max: hello.unacked_bytes_max,
+        };
+        let soft = self.config.outbox_bytes_soft;
+        let outbox = Arc::new(Outbox::new(identity, &place, soft, Arc::clone(&self.drained)));
+        let number = gateway.sessions;
+        let session = Session {
+            number,
+            outbox: Arc::clone(&outbox),
+            main: Lane::new(Mode::Window, place.position),
+            extra: None,
+            transport: hello.transport,
+            since: self.clock.wall(),
+        };
+        self.gateways[index.0].session = Some(session);
+        self.begin(index, place);
+        self.say_parked(index);
+        if !lost.is_empty() {
+            self.freeze(index, self.reached);
+            self.push_all(index, lost);
+        }
+        self.answer(waiter, Ok(Answer::Session(outbox, number)));
+        self.work();
+    }
+
+    /// Where a session starts: what a presented cursor says, or what is stored.
+    fn resume_place(&mut self, index: GatewayIndex, cursor: Option<Cursor>) -> (Place, Option<Item>) {
+        let gateway = &self.gateways[index.0];
+        let stored = if gateway.quiet { self.effective(index) } else { gateway.place.clone() };
+        let Some(cursor) = cursor else { return self.in_epoch(stored) };
+        let presented = cursor.places.get(&self.config.partition).cloned();
+        let (Some(presented), true) = (presented, cursor.incarnation == gateway.incarnation) else {
+            let stored = self.in_epoch(stored).0;
+            let lost = self.lost(None, stored.position, ResyncReason::Forgotten);
+            return (stored, Some(lost));
+        };
+        let gateway = &mut self.gateways[index.0];
+        if cursor.serial >= gateway.serial {
+            gateway.serial = cursor.serial;
+            if !(gateway.quiet && presented.position <= stored.position) {
+                gateway.place = presented.clone();
+                gateway.quiet = false;
+                return self.in_epoch(presented);
+            }
+            return self.in_epoch(stored);
+        }
+        // Older than what was acked: a rewind.
+        gateway.serial = cursor.serial;
+        gateway.place = presented.clone();
+        gateway.quiet = false;
+        self.in_epoch(presented)
+    }
+
+    /// A place of an earlier epoch counts from the start of its cluster time; one from before a
+    /// restored deployment is lost.
+    pub(super) fn in_epoch(&self, mut place: Place) -> (Place, Option<Item>) {
+        let epoch = self.reached.epoch;
+        if place.position.epoch >= epoch {
+            return (place, None);
+        }
+        if let Some(restored) = self.checkpoint.stored.restored
+            && place.position.epoch < restored.epoch
+        {
+            let lost = self.lost(None, restored, ResyncReason::Restored);
+            let place = Place { position: restored, known: place.known, unfinished: BTreeMap::new() };
+            return (place, Some(lost));
+        }
+        place.position = Position::boundary(epoch, place.position.time);
+        for position in place.unfinished.values_mut() {
+            *position = Position::boundary(epoch, position.time);
+        }
+        (place, None)
+    }
+
+    /// A rewind may go back to before the oldest filter that is still known: what that one's
+    /// predecessors would have matched can no longer be said.
+    fn without_filter(&self, index: GatewayIndex, place: &Place) -> Vec<Item> {
+        let mut ranges: BTreeMap<(Position, Position), Vec<SubscriptionIndex>> = BTreeMap::new();
+        for sub_index in &self.gateways[index.0].subs {
+            let sub = &self.subs[sub_index.0 as usize];
+            let oldest = sub.segments[0].from;
+            let from = self.floor(sub, place).max(sub.birth.0);
+            if sub.revision != Revision(0) && from < oldest {
+                ranges.entry((from, oldest)).or_default().push(*sub_index);
+            }
+        }
+        let said = ranges.into_iter().map(|((from, to), subs)| {
+            resync_item(&self.subs, LaneName::Joining, (from, to), ResyncReason::HistoryLost, subs)
+        });
+        said.collect()
+    }
+
+    pub(super) fn lost(&self, from: Option<Position>, to: Position, reason: ResyncReason) -> Item {
+        let (scopes, subscription_ids) = (None, Vec::new());
+        Item::Resync(Box::new(ResyncItem { lane: LaneName::Joining, from, to, reason, scopes, subscription_ids }))
+    }
+
+    fn say_parked(&mut self, index: GatewayIndex) {
+        let mut by_reason: HashMap<ExpiredReason, Vec<_>> = HashMap::new();
+        for sub in &self.gateways[index.0].subs {
+            let sub = &self.subs[sub.0 as usize];
+            if let Some((_, reason, _)) = sub.parked {
+                by_reason.entry(expired_reason(reason)).or_default().push(sub.key.id.clone());
+            }
+        }
+        for reason in [ExpiredReason::Lease, ExpiredReason::TooCostly] {
+            if let Some(subscription_ids) = by_reason.remove(&reason) {
+                self.push_all(index, vec![Item::Expired(Expired { subscription_ids, reason })]);
+            }
+        }
+    }
+
+    /// Lays out a session's lanes for someone who stands at `place`.
+    pub(super) fn begin(&mut self, index: GatewayIndex, place: Place) {
+        let place = self.normalized(index, place);
+        let members: Vec<_> = self.gateways[index.0].subs.iter().copied().collect();
+        let mut main = Lane::new(Mode::Window, place.position);
+        let mut lowest: Option<Position> = None;
+        let mut extra: Option<Lane> = None;
+        let mut unfinished: BTreeMap<Revision, Position> = BTreeMap::new();
+        let mut blocked = BTreeMap::new();
+        let unripe = members.iter().any(|sub| self.subs[sub.0 as usize].is_unripe(self.reached));
+        let is_live = place.position >= self.reached && !unripe;
+        for sub_index in members {
+            let floor = self.floor(&self.subs[sub_index.0 as usize], &place);
+            self.subs[sub_index.0 as usize].rewind_to(floor);
+            self.note_withheld(sub_index);
+            let sub = &self.subs[sub_index.0 as usize];
+            if sub.revision != Revision(0) {
+                blocked.extend(sub.withheld().map(|withheld| (sub_index, withheld)));
+            }
+            if !sub.is_active() {
+                continue;
+            }
+            let lane = if floor < place.position { SubLane::Extra } else { SubLane::Main };
+            if lane == SubLane::Extra {
+                let extra = extra.get_or_insert_with(|| Lane::new(Mode::Waiting, floor));
+                extra.at = extra.at.min(floor);
+                extra.add(sub_index, sub, floor);
+                let entry = unfinished.entry(sub.start_revision).or_insert(floor);
+                *entry = (*entry).min(floor);
+            } else if !is_live {
+                main.add(sub_index, sub, floor);
+                lowest = Some(lowest.map_or(floor, |lowest| lowest.min(floor)));
+            }
+            self.subs[sub_index.0 as usize].lane = lane;
+        }
+        // Where nobody has to be served there is nothing to read.
+        main.at = main.at.max(lowest.unwrap_or(self.reached));
+        if is_live {
+            main.become_live();
+        }
+        let gateway = &mut self.gateways[index.0];
+        if gateway.quiet && !(is_live && extra.is_none()) {
+            // Until everyone is live, what is durable is what the session starts from.
+            gateway.quiet = false;
+            gateway.dirty = true;
+            gateway.place = place.clone();
+        }
+        let known = self.known(index);
+        let Some(session) = &mut self.gateways[index.0].session else { return };
+        session.outbox.restart(&Place { position: place.position, known, unfinished }, blocked);
+        session.main = main;
+        session.extra = extra;
+        self.busy.insert(index);
+    }
+
+    /// After an overflow: everything that was not written is taken from a catch-up instead.
+    pub(super) fn restart_session(&mut self, index: GatewayIndex) {
+        let drops = self.broken(Mistake::OverflowDrops);
+        self.close_replays(index);
+        let Some(session) = &self.gateways[index.0].session else { return };
+        let written = session.outbox.cut();
+        if !drops {
+            self.begin(index, written.place());
+        }
+    }
+
+    fn close_replays(&mut self, index: GatewayIndex) {
+        let Some(session) = &self.gateways[index.0].session else { return };
+        let replays = session.main.replay().into_iter().chain(session.extra.as_ref().and_then(Lane::replay));
+        for id in replays.collect::<Vec<_>>() {
+            self.replays.remove(&id);
+            self.effects.push(Effect::CloseReplay(id));
+        }
+    }
+
+    /// Ends a gateway's session, if it has one.
+    pub(super) fn end_session(&mut self, index: GatewayIndex, reason: CloseReason) {
+        self.close_replays(index);
+        self.busy.remove(&index);
+        if let Some(session) = self.gateways[index.0].session.take() {
+            session.outbox.push(Item::Closed(reason));
+        }
+        for sub in &self.gateways[index.0].subs {
+            self.subs[sub.0 as usize].lane = SubLane::Main;
+        }
+    }
+
+    /// A connection is gone.
+    pub fn on_disconnect(&mut self, id: &GatewayId, number: u64) {
+        let Some(index) = self.gateway_ids.get(id).copied() else { return };
+        if self.gateways[index.0].session.as_ref().is_some_and(|session| session.number == number) {
+            self.end_session(index, CloseReason::Superseded);
+        }
+    }
+
+    /// Ends all sessions.
+    pub fn close_all(&mut self, reason: CloseReason) {
+        let indices: Vec<_> = self.gateways.iter().map(|(index, _)| GatewayIndex(index)).collect();
+        for index in indices {
+            self.end_session(index, reason);
+        }
+    }
+
+    /// Says progress to every session. Call at least once a second.
+    pub fn say_progress(&mut self) {
+        let gone = |gateway: &Gateway| gateway.session.as_ref().is_some_and(|session| session.outbox.is_abandoned());
+        let gone: Vec<_> =
+            self.gateways.iter().filter(|(_, g)| gone(g)).map(|(index, _)| GatewayIndex(index)).collect();
+        for index in gone {
+            self.end_session(index, CloseReason::Superseded);
+        }
+        for (_, gateway) in &self.gateways {
+            let Some(session) = &gateway.session else { continue };
+            session.outbox.age();
+            let live = session.main.is_live();
+            let main = if live { session.main.at.max(self.reached) } else { session.main.at };
+            let behind = session.extra.as_ref().map_or(0, Lane::len) + gateway.withheld.len();
+            let catching_up = if live { behind } else { gateway.subs.len() } as u64;
+            let extra = session.extra.as_ref().map(|lane| lane.at);
+            let boundary = main.floor_boundary();
+            session.outbox.push(Item::Progress { main, extra, boundary, catching_up });
+        }
+    }
+}

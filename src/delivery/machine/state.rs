@@ -1,0 +1,201 @@
+//! What the machine holds of subscriptions, gateways, sessions and writes under way.
+//!
+//! Owns these types and what each can say of itself. Knows nothing of the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::lane::Lane;
+use super::{Waiter, WriteId};
+use crate::clock::Instant;
+use crate::cursor::{Place, Serial};
+use crate::delivery::outbox::{Outbox, Withheld};
+use crate::handle::{Hello, Transport};
+use crate::matching::{Filter, SubscriptionIndex};
+use crate::position::Position;
+use crate::store::Revision;
+use crate::store::subscriptions::ParkedReason;
+use crate::subscription::{GatewayId, Path, Spec, SubscriptionKey};
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct GatewayIndex(pub(super) usize);
+
+/// A filter over a range of positions. `generation` is zero until it is known.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub(super) generation: Revision,
+    pub(super) spec: Arc<Spec>,
+    pub(super) filter: Arc<Filter>,
+    pub(super) fields: Option<Arc<[Path]>>,
+    /// It applies to changes after this.
+    pub(super) from: Position,
+    /// And up to this; `None`: without end.
+    pub(super) until: Option<Position>,
+}
+
+/// A write under way for one subscription.
+#[derive(Clone, Debug)]
+pub(super) enum Pending {
+    Create,
+    /// The new filter, and the position from which it takes over.
+    Replace(Box<Segment>),
+    Revive,
+    /// Why, and the floor that is stored.
+    Park(ParkedReason, Position),
+    Remove,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SubLane {
+    Main,
+    Extra,
+}
+
+#[derive(Debug)]
+pub(super) struct Sub {
+    pub(super) key: SubscriptionKey,
+    pub(super) gateway: GatewayIndex,
+    /// Oldest first; the last is the current one. Never empty.
+    pub(super) segments: Vec<Segment>,
+    /// The record's last write; zero before the first.
+    pub(super) revision: Revision,
+    /// Where and with which revision it was created: a rewind may go back to here.
+    pub(super) birth: (Position, Revision),
+    /// Cursors that do not know `start_revision` serve it from here.
+    pub(super) start: Position,
+    pub(super) start_revision: Revision,
+    pub(super) parked: Option<(Position, ParkedReason, i64)>,
+    /// While it is parked a rewind has gone back beyond the floor that is stored; until it is served
+    /// again the session's cursors remember it.
+    pub(super) rewound: bool,
+    pub(super) pending: Option<Pending>,
+    /// Callers who wait for the pending write.
+    pub(super) waiters: Vec<Waiter>,
+    /// Renewed while its parking was under way.
+    pub(super) revive_wanted: bool,
+    pub(super) lane: SubLane,
+    pub(super) expires: Instant,
+    pub(super) ttl_seconds: u32,
+}
+
+impl Sub {
+    pub(super) fn current(&self) -> &Segment {
+        self.segments.last().expect("a subscription has a filter")
+    }
+
+    /// Whether the store has it and it is matched.
+    pub(super) fn is_active(&self) -> bool {
+        self.revision != Revision(0) && self.parked.is_none()
+    }
+
+    /// Whether a filter that was replaced still applies to what the loop has not reached.
+    pub(super) fn is_unripe(&self, reached: Position) -> bool {
+        self.segments.len() > 1 && self.current().from > reached
+    }
+
+    /// What its session must not claim to have served.
+    pub(super) fn withheld(&self) -> Option<Withheld> {
+        let position = match self.parked {
+            Some((floor, ..)) => self.rewound.then_some(floor),
+            None => self.replacing().map(|next| next.from),
+        };
+        position.map(|position| Withheld { start_revision: self.start_revision, position })
+    }
+
+    /// The gateway stands further back than what was stored when this was parked.
+    pub(super) fn rewind_to(&mut self, place: Position) {
+        if let Some((floor, ..)) = &mut self.parked
+            && place < *floor
+        {
+            *floor = place;
+            self.rewound = true;
+        }
+    }
+
+    fn replacing(&self) -> Option<&Segment> {
+        match &self.pending {
+            Some(Pending::Replace(segment)) => Some(segment),
+            _ => None,
+        }
+    }
+
+    /// Whether the current filter may be delivered at this position: not beyond where a PUT that is
+    /// under way may have replaced it.
+    pub(super) fn may_deliver(&self, at: Position) -> bool {
+        self.current().from < at && self.replacing().is_none_or(|next| self.parked.is_some() || at <= next.from)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Gateway {
+    pub(super) id: GatewayId,
+    /// Zero until its first write is confirmed.
+    pub(super) incarnation: Revision,
+    pub(super) revision: Revision,
+    pub(super) sessions: u64,
+    /// The last message that was acked.
+    pub(super) serial: Serial,
+    /// What is durable; while `quiet`, it is at least the loop's position instead.
+    pub(super) place: Place,
+    /// Nothing is unacked, and everything since `place` has been matched.
+    pub(super) quiet: bool,
+    pub(super) subs: BTreeSet<SubscriptionIndex>,
+    /// Those of which cursors must not claim what the rest of the session has had.
+    pub(super) withheld: BTreeSet<SubscriptionIndex>,
+    pub(super) session: Option<Session>,
+    /// Its page must be written.
+    pub(super) dirty: bool,
+    /// Additions under way, and the greatest revision that was known when each was sent.
+    pub(super) in_flight: BTreeMap<WriteId, Revision>,
+    /// When its last ack came.
+    pub(super) renewed: Instant,
+    /// A write to its own record is under way.
+    pub(super) record_busy: bool,
+    pub(super) removing: Option<Removal>,
+}
+
+#[derive(Debug)]
+pub(super) struct Removal {
+    pub(super) waiters: Vec<Waiter>,
+    pub(super) chunks: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) number: u64,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) main: Lane,
+    pub(super) extra: Option<Lane>,
+    pub(super) transport: Transport,
+    pub(super) since: chrono::DateTime<chrono::Utc>,
+}
+
+/// What an awaited write was for.
+#[derive(Debug)]
+pub(super) enum WriteKind {
+    Create { subs: Vec<SubscriptionIndex>, born: Option<GatewayIndex> },
+    Replace(SubscriptionIndex),
+    Revive(Vec<SubscriptionIndex>),
+    Park(Vec<SubscriptionIndex>),
+    Remove(Vec<SubscriptionIndex>),
+    RemoveGateway { gateway: GatewayIndex, subs: Vec<SubscriptionIndex> },
+    Open(GatewayIndex, Box<OpenRequest>),
+    Pages(Vec<u16>),
+    Checkpoint(Position),
+}
+
+#[derive(Debug)]
+pub(super) struct OpenRequest {
+    pub(super) hello: Hello,
+    pub(super) waiter: Waiter,
+    pub(super) cursor: Option<crate::cursor::Cursor>,
+    /// The caller has been told that the store does not answer.
+    pub(super) abandoned: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct PageState {
+    pub(super) revision: Revision,
+    /// How many gateways it holds, as stored.
+    pub(super) exists: bool,
+}
