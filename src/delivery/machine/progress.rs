@@ -178,15 +178,12 @@ impl Machine {
             }
         }
         self.checkpoint.next = Some(self.reached);
-        self.checkpoint.pages_left = dirty.len();
-        if self.broken(Mistake::CheckpointBeforePages) {
-            self.checkpoint.pages_left = 0;
-            self.write_checkpoint();
-        }
+        let early = self.broken(Mistake::CheckpointBeforePages);
+        self.checkpoint.pages_left = if early { 0 } else { dirty.len() };
         for page in dirty.keys().copied().collect::<Vec<_>>() {
             self.write_page(page);
         }
-        if dirty.is_empty() {
+        if self.checkpoint.pages_left == 0 {
             self.write_checkpoint();
         }
     }
@@ -213,8 +210,9 @@ impl Machine {
         for page in pages {
             self.pages[usize::from(*page)] = super::PageState { revision, exists: true };
         }
+        let waited_for = self.checkpoint.pages_left > 0;
         self.checkpoint.pages_left = self.checkpoint.pages_left.saturating_sub(pages.len());
-        if self.checkpoint.pages_left == 0 {
+        if waited_for && self.checkpoint.pages_left == 0 {
             self.write_checkpoint();
         }
     }
