@@ -2,6 +2,7 @@
 
 mod consumers;
 mod exactness;
+mod history;
 mod lifecycle;
 mod python;
 mod registration;
