@@ -5,6 +5,7 @@ mod exactness;
 mod history;
 mod lifecycle;
 mod python;
+mod refusals;
 mod registration;
 mod restart;
 mod servers;
