@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use streamer::clock::Clock;
 use streamer::cmd::rig::HubPlan;
 use streamer::config::StoreKind;
-use streamer::position::Position;
+use streamer::position::{ClusterTime, Position};
 
 use super::consumers::{Change, Said, Session, Transport};
 use super::servers;
@@ -375,4 +375,51 @@ async fn what_was_answered_survives_a_kill() {
 
 fn named(one: &Value) -> (String, Value) {
     (one["subscriptionId"].as_str().unwrap().to_owned(), one.clone())
+}
+
+/// A gateway that has acked nothing gets what the old filter matched by the old filter, whatever happened
+/// to the hub since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_filter_outlives_a_kill() {
+    let site = Site::new().await;
+    let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), site.config()).unwrap();
+    let mut hub = plan.start(false).unwrap();
+    hub.ready().await.unwrap();
+    let (url, path) = (plan.http_url(), "/v1/gateways/gw/subscriptions/s");
+    let (status, made) = call(&url, Method::POST, "/v1/subscriptions", Some(&subscription("gw", "s", "chat-0"))).await;
+    assert_eq!(status, 201, "{made}");
+    let place = |answer: &Value| answer["activeFrom"][PARTITION].as_str().unwrap().parse::<Position>().unwrap();
+    // From where on which filter holds, and under which generation.
+    let mut filters = vec![(place(&made), made["generation"].as_u64().unwrap())];
+    for round in 1..5 {
+        for number in 0..40 {
+            write(&site, &format!("{round}-{number}"), &format!("chat-{}", number % 5)).await;
+        }
+        let replacement = json!({
+            "tenant": "acme", "collection": "messages",
+            "filters": [{ "field": "chat", "op": "==", "value": format!("chat-{round}") }],
+        });
+        let (status, replaced) = call(&url, Method::PUT, path, Some(&replacement)).await;
+        assert_eq!(status, 200, "{replaced}");
+        filters.push((place(&replaced), replaced["generation"].as_u64().unwrap()));
+        hub.kill().await.unwrap();
+        hub = plan.start(false).unwrap();
+        hub.ready().await.unwrap();
+    }
+    write(&site, "last", "chat-4").await;
+    let mut session = Session::open(Transport::Sse, &url, &plan.grpc_url(), "gw", None).await;
+    let changes = site.all(&mut session).await;
+    let got: Vec<_> = changes.iter().map(|one| (one.position, one.matches[0].generation)).collect();
+    let mut wanted = Vec::new();
+    for change in site.read(ClusterTime(filters[0].0.time.0 - 1), site.now().await).await {
+        let round = filters.partition_point(|(place, _)| *place < change.position);
+        let chat = change.document.as_ref().unwrap().get_str("chat").unwrap().to_owned();
+        if round > 0 && chat == format!("chat-{}", round - 1) {
+            wanted.push((change.position, filters[round - 1].1));
+        }
+    }
+    assert!(wanted.len() > 20);
+    assert_eq!(got, wanted);
+    assert!(hub.terminate().await.unwrap().success());
+    site.remove().await;
 }
