@@ -84,6 +84,13 @@ pub struct NotACursor;
 const VERSION: u8 = 1;
 
 impl Cursor {
+    /// After which position somebody else begins who starts from here: where its maker was, or the
+    /// least of its unfinished catch-ups.
+    pub fn start(&self, partition: &PartitionId) -> Option<Position> {
+        let place = self.places.get(partition)?;
+        place.unfinished.values().copied().chain([place.position]).min()
+    }
+
     /// The text that clients hold.
     pub fn encode(&self) -> CursorText {
         let mut out = Vec::with_capacity(96);

@@ -9,6 +9,7 @@ use metrics::{counter, gauge};
 use tokio::sync::oneshot;
 
 use super::Partition;
+use crate::cursor::Cursor;
 use crate::delivery::machine::{Answer, Waiter};
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
@@ -131,7 +132,8 @@ impl Partition {
                     StartAt::OperationTime(time) => *time,
                     StartAt::Second(second) => crate::position::ClusterTime::new(*second, 0),
                     StartAt::Position(position) => position.time,
-                    StartAt::Cursor(_) => return None,
+                    // What is no cursor is refused by the machine.
+                    StartAt::Cursor(text) => Cursor::decode(text).ok()?.start(self.machine.partition())?.time,
                 };
                 // Where one begins is not part of what it is: the same again is answered as ever.
                 let is_new = || self.machine.subscription(&item.spec.key()).is_err();

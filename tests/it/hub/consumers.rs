@@ -28,7 +28,8 @@ pub(super) enum Said {
     Change(Box<Change>),
     /// Positions by partition, and how many are behind.
     Progress(HashMap<String, String>, u64),
-    Resync(String),
+    /// Why, and the cursor that says it has been heard.
+    Resync(String, String),
     Expired(Vec<String>),
     Closed(String),
 }
@@ -202,7 +203,7 @@ fn from_wire(message: Message, is_bson: bool) -> Vec<Said> {
         Message::Welcome(_) => vec![Said::Welcome],
         Message::Changes(changes) => changes.changes.into_iter().map(change).collect(),
         Message::Progress(progress) => vec![Said::Progress(progress.positions, progress.catching_up)],
-        Message::Resync(resync) => vec![Said::Resync(resync.reason)],
+        Message::Resync(resync) => vec![Said::Resync(resync.reason, resync.cursor)],
         Message::Expired(expired) => vec![Said::Expired(expired.subscription_ids)],
         Message::Closed(closed) => vec![Said::Closed(closed.reason)],
         other => panic!("{other:?}"),
@@ -269,7 +270,7 @@ fn from_event(event: &str) -> Said {
             let progress: ProgressJson = serde_json::from_str(data).unwrap();
             Said::Progress(progress.positions, progress.catching_up)
         }
-        "resync" => Said::Resync(other().reason),
+        "resync" => Said::Resync(other().reason, field("id").unwrap().to_owned()),
         "expired" => Said::Expired(other().subscription_ids),
         "closed" => Said::Closed(other().reason),
         other => panic!("an event called {other}"),

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
+use super::bridge::{Bridge, free_port, port_of};
 use super::consumers::{Said, Session, Transport};
 use super::site::{STUCK, Site, call, document, soon, until};
 use crate::source_mongo::server::Mongod;
@@ -89,37 +90,6 @@ async fn a_server_without_a_replica_set_is_refused() {
         assert_eq!(status, Some(2), "{line}");
         assert!(line.contains("backend default") && line.contains("--replSet"), "{line}");
     }
-}
-
-/// Hands everything that comes to this port on to another, until dropped.
-struct Bridge(#[allow(dead_code, reason = "dropping it ends it")] JoinSet<()>);
-
-impl Bridge {
-    async fn open(from: u16, to: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", from)).await.unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((mut client, _)) = listener.accept().await {
-                connections.spawn(async move {
-                    if let Ok(mut server) = TcpStream::connect(("127.0.0.1", to)).await {
-                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-                    }
-                });
-            }
-        });
-        Self(tasks)
-    }
-}
-
-/// A port where nobody listens.
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
-}
-
-fn port_of(url: &str) -> u16 {
-    let host = url.split("//").nth(1).unwrap().split('/').next().unwrap();
-    host.rsplit(':').next().unwrap().parse().unwrap()
 }
 
 /// `/health` once it says this of a component that fails.

@@ -1,9 +1,13 @@
 //! Whole hubs against real servers.
 
+mod bridge;
 mod consumers;
 mod exactness;
+mod history;
 mod lifecycle;
+mod outage;
 mod python;
+mod refusals;
 mod registration;
 mod restart;
 mod servers;

@@ -14,6 +14,13 @@ pub(super) struct Server {
     _own: Option<Arc<dyn Send + Sync>>,
 }
 
+impl Server {
+    /// One that its test keeps itself.
+    pub(super) fn at(address: String) -> Self {
+        Self { address, _own: None }
+    }
+}
+
 type Own<T> = Mutex<Weak<(T, String, TempDir)>>;
 
 /// A replica set that nobody's test breaks.

@@ -56,7 +56,11 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) async fn new() -> Self {
-        let mongodb = servers::mongodb().await;
+        Self::on(servers::mongodb().await).await
+    }
+
+    /// On a server of the test's own.
+    pub(super) async fn on(mongodb: Server) -> Self {
         let client = Client::with_uri_str(&mongodb.address).await.unwrap();
         let database = format!("hub_{:016x}", rand::random::<u64>());
         let images = doc! { "enabled": true };

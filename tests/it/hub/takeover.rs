@@ -150,7 +150,7 @@ async fn a_stream_resumes_at_last_event_id_before_its_parameter_before_the_last_
     let resync = async {
         loop {
             match session.next().await.expect("the session goes on") {
-                Said::Resync(reason) => return reason,
+                Said::Resync(reason, _) => return reason,
                 Said::Welcome => {}
                 other => panic!("{other:?}"),
             }

@@ -20,7 +20,7 @@ pub(crate) struct Mongod {
 
 impl Mongod {
     /// A replica set of one, initiated and writable.
-    pub(super) async fn start(args: &[&str]) -> Self {
+    pub(crate) async fn start(args: &[&str]) -> Self {
         let mongod = Self::start_bare(&[&["--replSet", "rs0"], args].concat()).await;
         mongod.initiate(&[&mongod]).await;
         mongod.writable().await;
@@ -80,7 +80,7 @@ impl Mongod {
         started
     }
 
-    pub(super) fn uri(&self) -> String {
+    pub(crate) fn uri(&self) -> String {
         format!("mongodb://127.0.0.1:{}/?replicaSet=rs0", self.port)
     }
 

@@ -202,8 +202,11 @@ fn concerned(subscriptions: &[Subscription], change: &Change) -> Vec<Concerned> 
     concerned
 }
 
+/// Spoils the first; the second is where it may put something aside.
+type Spoiler = fn(&mut Vec<consumers::Change>, &mut Vec<consumers::Change>);
+
 /// Each makes one small thing wrong in what a gateway received, and right again when called once more.
-const SPOILERS: [fn(&mut Vec<consumers::Change>, &mut Vec<consumers::Change>); 5] = [
+const SPOILERS: [Spoiler; 5] = [
     // Lost, or out of order.
     |received, aside| match aside.pop() {
         Some(change) => received.insert(100, change),
@@ -306,7 +309,8 @@ fn is_body(recorded: Option<&bson::RawDocument>, delivered: Option<&Body>) -> bo
         (Some(recorded), Some(Body::Bson(delivered))) => recorded.as_bytes() == delivered,
         (Some(recorded), Some(Body::Text(delivered))) => {
             let document = bson::Document::try_from(recorded).unwrap();
-            bson::Bson::Document(document).into_relaxed_extjson().to_string() == *delivered
+            let text = bson::Bson::Document(document).into_relaxed_extjson().to_string();
+            text == *delivered
         }
         _ => false,
     }

@@ -43,7 +43,15 @@ struct Outcome {
 async fn nothing_is_lost_or_doubled_with_redb() {
     let site = Site::new().await;
     let config = site.config();
-    drill(site, config).await;
+    assert_eq!(drill(site, config, false).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_forgets_is_found_out() {
+    let site = Site::new().await;
+    let config = site.config();
+    let fault = drill(site, config, true).await.expect("a fault");
+    assert!(fault.contains("should be"), "{fault}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,7 +61,7 @@ async fn nothing_is_lost_or_doubled_with_etcd() {
     config.store.kind = StoreKind::Etcd;
     config.store.endpoints = vec![etcd.address.clone()];
     config.store.prefix = format!("/{}", site.database);
-    drill(site, config).await;
+    assert_eq!(drill(site, config, false).await, None);
 }
 
 fn subscriptions(gateway: &str) -> Vec<serde_json::Value> {
@@ -72,7 +80,8 @@ fn subscriptions(gateway: &str) -> Vec<serde_json::Value> {
     ]
 }
 
-async fn drill(site: Site, config: Config) {
+/// What went wrong, if anything did.
+async fn drill(site: Site, config: Config, sabotage: bool) -> Option<String> {
     let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config).unwrap();
     let mut hub = plan.start(false).unwrap();
     hub.ready().await.unwrap();
@@ -102,7 +111,7 @@ async fn drill(site: Site, config: Config) {
         let _ = middles.try_recv();
         soon("a gateway that has got half of it", middles.recv()).await.unwrap();
         hub.kill().await.unwrap();
-        hub = plan.start(false).unwrap();
+        hub = plan.start(sabotage).unwrap();
         hub.ready().await.unwrap();
     }
     stop.send_replace(true);
@@ -117,9 +126,9 @@ async fn drill(site: Site, config: Config) {
     }
     let changes = site.read(from, end).await;
     assert_eq!(changes.len(), count, "each write is one change");
-    judge(&changes, &outcomes, &generations);
     ended_well(hub).await;
     site.remove().await;
+    judge(&changes, &outcomes, &generations)
 }
 
 async fn ended_well(mut hub: Hub) {
@@ -174,13 +183,15 @@ fn judge(
     changes: &[Arc<Change>],
     outcomes: &BTreeMap<&str, Outcome>,
     generations: &BTreeMap<(&'static str, String), u64>,
-) {
+) -> Option<String> {
     let numbered: BTreeMap<Position, i64> =
         changes.iter().map(|change| (change.position, writer::number_of(change))).collect();
     for gateway in GATEWAYS {
         let outcome = &outcomes[gateway];
         for (position, number) in &outcome.delivered {
-            assert_eq!(numbered.get(position), Some(number), "{gateway}: another position than before");
+            if numbered.get(position) != Some(number) {
+                return Some(format!("{gateway}: {number} came at another position than before, {position}"));
+            }
         }
         for asked in subscriptions(gateway) {
             let id = asked["subscriptionId"].as_str().unwrap();
@@ -198,7 +209,7 @@ fn judge(
             let differs = got.iter().zip(&wanted).position(|(got, wanted)| got != wanted);
             if let Some(at) = differs.or((got.len() != wanted.len()).then(|| got.len().min(wanted.len()))) {
                 let (got, wanted) = (got.get(at), wanted.get(at));
-                panic!("{gateway}, {id}: number {at} is {got:?} and should be {wanted:?}");
+                return Some(format!("{gateway}, {id}: number {at} is {got:?} and should be {wanted:?}"));
             }
         }
     }
@@ -209,4 +220,5 @@ fn judge(
     let inside = |name: &str| outcomes[name].resumed.iter().filter(is_inside).count();
     assert!(inside("presents-sse") >= KILLS / 2, "sessions that began inside a transaction");
     assert!(outcomes["presents-grpc"].resumed.len() >= KILLS, "each kill is seen");
+    None
 }
