@@ -46,6 +46,8 @@ pub const path_steps_max: usize = 16;
 pub const subscription_bytes_max: usize = 64 << 10;
 /// Filters replaced by PUT that are kept until the gateway has acked past them.
 pub const superseded_max: usize = 8;
+/// Requests for a session of one gateway that may wait for one another.
+pub const opens_waiting_max: usize = 16;
 
 /// A subscription's, gateway's, group's or member's name.
 pub const name_chars_max: usize = 128;

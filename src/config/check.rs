@@ -114,6 +114,9 @@ fn backend(backend: &Backend) -> Result<(), Broken> {
         1 => {}
         _ => return broken(at("partitions"), "more than one partition is not in this version yet"),
     }
+    if backend.heartbeat_writes {
+        return broken(at("heartbeat_writes"), "the hub's own writes are not in this version yet");
+    }
     if !backend.tenants.is_empty() {
         return broken(at("tenants"), "divides tenants among several backends, which are not in this version yet");
     }

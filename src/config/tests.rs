@@ -133,7 +133,7 @@ fn variables_override_the_file() {
             ("STREAMER__BACKENDS__0__URI", "mongodb://u:p@env/"),
             ("STREAMER__BACKENDS__0__COLLECTIONS", "a, b"),
             ("STREAMER__BACKENDS__0__LAYOUT", "plain"),
-            ("STREAMER__BACKENDS__0__HEARTBEAT_WRITES", "true"),
+            ("STREAMER__BACKENDS__0__HEARTBEAT_WRITES", "false"),
             ("STREAMER__BACKENDS__0__DATABASE", "1"),
             ("STREAMER__STORE__ENDPOINTS", "[\"http://a:1\", \"http://b:2\"]"),
             ("STREAMER__STORE__KIND", "redb"),
@@ -146,7 +146,7 @@ fn variables_override_the_file() {
     let backend = &config.backends.0[0];
     assert_eq!((config.node.id.as_str(), backend.name.as_str()), ("7", "b"));
     assert_eq!((backend.uri.as_str(), backend.collections.join("+")), ("mongodb://u:p@env/", "a+b".into()));
-    assert_eq!((backend.layout.clone(), backend.heartbeat_writes), (Layout::Plain, true));
+    assert_eq!((backend.layout.clone(), backend.heartbeat_writes), (Layout::Plain, false));
     assert_eq!(backend.database.as_deref(), Some("1"));
     assert_eq!(config.store.endpoints, ["http://a:1", "http://b:2"]);
     assert_eq!((config.store.kind, config.memory.bytes), (StoreKind::Redb, 512 << 20));
@@ -211,6 +211,10 @@ fn broken_rules_name_the_setting_and_who_set_it() {
         ("[[backends]]\n[[backends]]", "backends: more than one backend is not in this version yet"),
         ("backends = []", "backends: at least one [[backends]] is needed"),
         ("[[backends]]\npartitions = 2", "backends[0].partitions: more than one partition is not in this version yet"),
+        (
+            "[[backends]]\nheartbeat_writes = true",
+            "backends[0].heartbeat_writes: the hub's own writes are not in this version yet",
+        ),
         ("[[backends]]\nuri = \"http://x\"", "backends[0].uri: must start with mongodb:// or mongodb+srv://"),
         ("[store]\nendpoints = []", "store.endpoints: at least one address is needed"),
         (

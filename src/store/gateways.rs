@@ -1,7 +1,8 @@
 //! Stored gateways: `gateways/{backend}/{gateway}`.
 //!
 //! Owns the family's layout and codec. Written when a gateway is born, when it connects and when an
-//! operator changes how it is served.
+//! operator changes how it is served. A cursor that it presents is stored with the session that
+//! presents it, for a page of cursors that is older would take a rewind back.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,9 @@ pub struct GatewayRecord {
     pub incarnation: Option<Revision>,
     /// The number of its newest session.
     pub sessions: u64,
+    /// The cursor from which it was last served, until a page of cursors says as much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presented: Option<String>,
     /// Tells one write from every other with the same content.
     pub write: u64,
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::state::{GatewayIndex, PageState, Segment, Sub, SubLane};
 use super::{Checkpointed, Machine, MachineConfig};
 use crate::clock::Clock;
-use crate::cursor::{Place, Serial};
+use crate::cursor::{Cursor, Place, Serial};
 use crate::error::Problem;
 use crate::matching::{Filter, SubscriptionIndex};
 use crate::position::Position;
@@ -76,6 +76,7 @@ impl Machine {
         }
         let indices: Vec<_> = machine.gateways.iter().map(|(index, _)| GatewayIndex(index)).collect();
         for index in indices {
+            machine.load_presented(index);
             machine.settle_loaded(index);
         }
         Ok(machine)
@@ -90,6 +91,7 @@ impl Machine {
         gateway.revision = entry.revision;
         gateway.incarnation = record.incarnation.unwrap_or(entry.revision);
         gateway.sessions = record.sessions;
+        gateway.presented = record.presented;
         // Until a cursor says otherwise nothing is known to have been taken.
         gateway.place = Place::default();
         gateway.quiet = false;
@@ -171,6 +173,21 @@ impl Machine {
             gateway.quiet = record.quiet;
         }
         Ok(())
+    }
+
+    /// A cursor that was presented, and that no page knew of yet.
+    fn load_presented(&mut self, index: GatewayIndex) {
+        let partition = &self.config.partition;
+        let gateway = &mut self.gateways[index.0];
+        let Some(cursor) = gateway.presented.as_ref().and_then(|text| Cursor::decode(text).ok()) else { return };
+        let Some(place) = cursor.places.get(partition) else { return };
+        if gateway.quiet && cursor.serial >= gateway.serial && place.position <= gateway.place.position {
+            return;
+        }
+        gateway.serial = cursor.serial;
+        gateway.place = place.clone();
+        gateway.quiet = false;
+        gateway.dirty = true;
     }
 
     /// A quiet gateway has taken everything up to the checkpoint. It stays quiet if everything of it

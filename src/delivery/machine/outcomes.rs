@@ -4,7 +4,7 @@
 //! is until the outcome is known: the caller is told, the machine waits.
 
 use super::registry::store_problem;
-use super::state::{Sub, WriteKind};
+use super::state::{RecordState, Sub, WriteKind};
 use super::{Answer, Effect, Machine, Mistake, WriteId};
 use crate::error::{Code, Problem};
 use crate::matching::SubscriptionIndex;
@@ -19,6 +19,11 @@ pub enum Outcome {
     Failed(CommitError),
     /// The store has not answered in time; `Done` or `Failed` will follow.
     Unknown,
+}
+
+pub(super) fn unanswered() -> Problem {
+    let detail = "the store does not answer; the outcome is not known yet";
+    Problem::new(Code::StoreUnavailable, detail).retry_after(1)
 }
 
 impl Machine {
@@ -65,7 +70,7 @@ impl Machine {
             }
             WriteKind::RemoveGateway { gateway, subs } => self.on_gateway_chunk_removed(gateway, subs),
             WriteKind::Open(index, request) => self.on_opened(index, *request, revision),
-            WriteKind::Pages(pages) => self.on_pages_written(&pages, revision),
+            WriteKind::Page(page, presented) => self.on_page_written(page, &presented, revision),
             WriteKind::Checkpoint(position) => self.on_checkpoint_written(position, revision),
             WriteKind::Replace(_) => unreachable!("handled by its caller"),
         }
@@ -75,7 +80,8 @@ impl Machine {
         match kind {
             WriteKind::Create { subs, born } => {
                 if let Some(index) = born {
-                    self.gateways[index.0].record_busy = false;
+                    self.gateways[index.0].record = RecordState::Free;
+                    self.next_open(index);
                 }
                 for index in subs {
                     self.settle_waiters(index, |_| Err(store_problem(error)));
@@ -89,12 +95,13 @@ impl Machine {
                 }
             }
             WriteKind::Open(index, request) => {
-                self.gateways[index.0].record_busy = false;
+                self.gateways[index.0].record = RecordState::Free;
                 if !request.abandoned {
                     self.answer(request.waiter, Err(store_problem(error)));
                 }
+                self.next_open(index);
             }
-            WriteKind::RemoveGateway { .. } | WriteKind::Pages(_) | WriteKind::Checkpoint(_) => {
+            WriteKind::RemoveGateway { .. } | WriteKind::Page(..) | WriteKind::Checkpoint(_) => {
                 assert!(
                     matches!(error, CommitError::Fenced | CommitError::Unknown(_)),
                     "another writer has been at work under this owner's fence: {error}"
@@ -118,8 +125,15 @@ impl Machine {
 
     /// The store takes its time: callers are told, everything else waits.
     fn tell_unknown(&mut self, id: WriteId) {
-        let problem = Problem::new(Code::StoreUnavailable, "the store does not answer; the outcome is not known yet");
-        let problem = problem.retry_after(1);
+        let problem = unanswered();
+        let of_records = match self.writes.get(&id) {
+            Some(WriteKind::Open(index, _) | WriteKind::Create { born: Some(index), .. }) => vec![*index],
+            Some(WriteKind::Page(_, presented)) => presented.clone(),
+            _ => Vec::new(),
+        };
+        for index in of_records {
+            self.doubt_record(index);
+        }
         let subs = match self.writes.get_mut(&id) {
             Some(WriteKind::Create { subs, .. } | WriteKind::Revive(subs) | WriteKind::Remove(subs)) => subs.clone(),
             Some(WriteKind::Replace(index)) => vec![*index],

@@ -6,12 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use super::{Checkpointed, GatewayIndex, Machine, Mistake, Sub, WriteKind};
+use super::state::{GatewayIndex, PageState, RecordState, Sub, WriteKind};
+use super::{Checkpointed, Machine, Mistake};
 use crate::cursor::{Cursor, Place, Serial};
 use crate::error::{Code, Problem};
+use crate::limits;
 use crate::position::Position;
 use crate::store::checkpoint::{self, CheckpointRecord};
 use crate::store::cursors::{self, CursorPage, CursorRecord};
+use crate::store::gateways::{self, GatewayRecord};
 use crate::store::{Expect, Revision, Write};
 use crate::subscription::GatewayId;
 
@@ -190,6 +193,7 @@ impl Machine {
 
     fn write_page(&mut self, page: u16) {
         let mut content = CursorPage { write: self.unique(), ..CursorPage::default() };
+        let mut presented = Vec::new();
         for (index, gateway) in &self.gateways {
             if cursors::page_of(&gateway.id) == page && gateway.incarnation != Revision(0) {
                 // One of an earlier epoch stays as it is until something is acked: it may still have to be
@@ -197,21 +201,43 @@ impl Machine {
                 let place = if gateway.quiet { self.effective(GatewayIndex(index)) } else { gateway.place.clone() };
                 let record = CursorRecord::new(gateway.incarnation, gateway.serial, &place, gateway.quiet);
                 content.cursors.insert(gateway.id.to_string(), record);
+                if gateway.presented.is_some() && gateway.record == RecordState::Free && gateway.removing.is_none() {
+                    presented.push(GatewayIndex(index));
+                }
             }
         }
+        presented.truncate(limits::store_txn_operations_max - 1);
         let state = &self.pages[usize::from(page)];
         let expect = if state.exists { Expect::At(state.revision) } else { Expect::Absent };
         let key = cursors::key(&self.config.partition, page);
-        self.write(WriteKind::Pages(vec![page]), vec![Write { key, expect, value: Some(content.encode()) }]);
+        let mut writes = vec![Write { key, expect, value: Some(content.encode()) }];
+        writes.extend(presented.iter().map(|index| self.write_without_presented(*index)));
+        self.write(WriteKind::Page(page, presented), writes);
+    }
+
+    /// The page says where the gateway stands: its own record need not any longer.
+    fn write_without_presented(&mut self, index: GatewayIndex) -> Write {
+        let write = self.unique();
+        let gateway = &mut self.gateways[index.0];
+        gateway.presented = None;
+        gateway.record = RecordState::Busy;
+        let (incarnation, sessions) = (Some(gateway.incarnation), gateway.sessions);
+        let record = GatewayRecord { incarnation, sessions, presented: None, write };
+        let key = gateways::key(self.config.partition.backend(), &gateway.id);
+        Write { key, expect: Expect::At(gateway.revision), value: Some(record.encode()) }
     }
 
     /// A page is stored.
-    pub(super) fn on_pages_written(&mut self, pages: &[u16], revision: Revision) {
-        for page in pages {
-            self.pages[usize::from(*page)] = super::PageState { revision, exists: true };
+    pub(super) fn on_page_written(&mut self, page: u16, presented: &[GatewayIndex], revision: Revision) {
+        self.pages[usize::from(page)] = PageState { revision, exists: true };
+        for index in presented {
+            let gateway = &mut self.gateways[index.0];
+            gateway.revision = revision;
+            gateway.record = RecordState::Free;
+            self.next_open(*index);
         }
         let waited_for = self.checkpoint.pages_left > 0;
-        self.checkpoint.pages_left = self.checkpoint.pages_left.saturating_sub(pages.len());
+        self.checkpoint.pages_left = self.checkpoint.pages_left.saturating_sub(1);
         if waited_for && self.checkpoint.pages_left == 0 {
             self.write_checkpoint();
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::state::{GatewayIndex, Pending, Segment, Sub, SubLane, WriteKind};
+use super::state::{GatewayIndex, Pending, RecordState, Segment, Sub, SubLane, WriteKind};
 use super::{Answer, Machine, Waiter};
 use crate::cursor::Cursor;
 use crate::error::{Code, Problem};
@@ -217,12 +217,12 @@ impl Machine {
     pub(super) fn birth(&mut self, index: GatewayIndex, writes: &mut Vec<Write>) -> bool {
         let write = self.unique();
         let gateway = &mut self.gateways[index.0];
-        if gateway.revision != Revision(0) || gateway.record_busy {
+        if gateway.revision != Revision(0) || gateway.record != RecordState::Free {
             return false;
         }
-        gateway.record_busy = true;
+        gateway.record = RecordState::Busy;
         let key = gateways::key(self.config.partition.backend(), &gateway.id);
-        let record = GatewayRecord { incarnation: None, sessions: 0, write };
+        let record = GatewayRecord { write, ..GatewayRecord::default() };
         writes.push(Write { key, expect: Expect::Absent, value: Some(record.encode()) });
         true
     }
@@ -273,7 +273,7 @@ impl Machine {
     pub(super) fn on_created(&mut self, subs: Vec<SubscriptionIndex>, born: Option<GatewayIndex>, revision: Revision) {
         if let Some(index) = born {
             let gateway = &mut self.gateways[index.0];
-            gateway.record_busy = false;
+            gateway.record = RecordState::Free;
             gateway.revision = revision;
             gateway.incarnation = revision;
             gateway.dirty = true;
@@ -295,6 +295,9 @@ impl Machine {
         if let Some((first, _)) = admitted.first() {
             let gateway = self.subs[first.0 as usize].gateway;
             self.admit(gateway, &admitted);
+        }
+        if let Some(index) = born {
+            self.next_open(index);
         }
         for (index, _) in admitted {
             let view = self.view(index);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::registry::{busy, no_subscription};
-use super::state::{GatewayIndex, Pending, Removal, WriteKind};
+use super::state::{GatewayIndex, Pending, RecordState, Removal, WriteKind};
 use super::{Answer, Machine, Waiter};
 use crate::delivery::frame::CloseReason;
 use crate::error::{Code, Problem};
@@ -65,7 +65,7 @@ impl Machine {
             return removal.waiters.push(waiter);
         }
         let subs: Vec<_> = gateway.subs.iter().copied().collect();
-        if gateway.record_busy || subs.iter().any(|sub| self.subs[sub.0 as usize].pending.is_some()) {
+        if gateway.record != RecordState::Free || subs.iter().any(|sub| self.subs[sub.0 as usize].pending.is_some()) {
             return self.answer(waiter, Err(busy()));
         }
         self.end_session(index, CloseReason::Removed);

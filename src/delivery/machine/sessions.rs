@@ -4,12 +4,13 @@
 //! live tail, or the one catch-up that leads everyone there; the *extra* lane serves, once the main lane
 //! is live, those who start further back.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::compose::resync_item;
 use super::lane::{Lane, Mode};
-use super::state::{Gateway, GatewayIndex, OpenRequest, Session, SubLane, WriteKind};
+use super::outcomes::unanswered;
+use super::state::{Gateway, GatewayIndex, OpenRequest, RecordState, Session, SubLane, WriteKind};
 use super::{Answer, Effect, Machine, Mistake, Waiter};
 use crate::change::ResyncReason;
 use crate::clock::Instant;
@@ -42,19 +43,47 @@ impl Machine {
             Err(error) => return self.answer(waiter, Err(Problem::new(Code::InvalidCursor, error.to_string()))),
         };
         let index = self.gateway_or_new(&hello.gateway);
+        let request = OpenRequest { hello, waiter, cursor, abandoned: false };
         let gateway = &mut self.gateways[index.0];
-        if gateway.record_busy || gateway.removing.is_some() {
+        if gateway.removing.is_some() || gateway.waiting.len() >= limits::opens_waiting_max {
             let problem = Problem::new(Code::RateLimited, "this gateway's record is being written").retry_after(1);
             return self.answer(waiter, Err(problem));
         }
-        gateway.record_busy = true;
+        if gateway.record == RecordState::Doubtful {
+            return self.answer(waiter, Err(unanswered()));
+        }
+        gateway.waiting.push_back(request);
+        self.next_open(index);
+    }
+
+    /// The store does not say what came of a write to this gateway's record: nobody waits for it.
+    pub(super) fn doubt_record(&mut self, index: GatewayIndex) {
+        self.gateways[index.0].record = RecordState::Doubtful;
+        for request in std::mem::take(&mut self.gateways[index.0].waiting) {
+            self.answer(request.waiter, Err(unanswered()));
+        }
+    }
+
+    /// Asks the store for the next session's number, one at a time.
+    pub(super) fn next_open(&mut self, index: GatewayIndex) {
+        let gateway = &mut self.gateways[index.0];
+        if gateway.record != RecordState::Free || gateway.removing.is_some() {
+            return;
+        }
+        let Some(request) = gateway.waiting.pop_front() else { return };
+        gateway.record = RecordState::Busy;
+        let own = request.cursor.as_ref().filter(|cursor| cursor.incarnation == gateway.incarnation);
+        let presented = own.and(request.hello.cursor.as_ref()).map(ToString::to_string);
+        let presented = presented.or_else(|| gateway.presented.clone());
         let incarnation = (gateway.incarnation != Revision(0)).then_some(gateway.incarnation);
         let sessions = gateway.sessions + 1;
         let expect = if gateway.revision == Revision(0) { Expect::Absent } else { Expect::At(gateway.revision) };
-        let record = GatewayRecord { incarnation, sessions, write: self.unique() };
-        let key = gateways::key(self.config.partition.backend(), &hello.gateway);
-        let request = Box::new(OpenRequest { hello, waiter, cursor, abandoned: false });
-        self.write(WriteKind::Open(index, request), vec![Write { key, expect, value: Some(record.encode()) }]);
+        let record = GatewayRecord { incarnation, sessions, presented, write: self.unique() };
+        let key = gateways::key(self.config.partition.backend(), &request.hello.gateway);
+        self.write(
+            WriteKind::Open(index, Box::new(request)),
+            vec![Write { key, expect, value: Some(record.encode()) }],
+        );
     }
 
     /// A gateway's index; a new one is not stored before something of it is.
@@ -77,7 +106,9 @@ impl Machine {
             dirty: false,
             in_flight: BTreeMap::new(),
             renewed: Instant::default(),
-            record_busy: false,
+            record: RecordState::Free,
+            waiting: VecDeque::new(),
+            presented: None,
             removing: None,
         }));
         self.gateway_ids.insert(id.clone(), index);
@@ -90,15 +121,19 @@ impl Machine {
         // If nobody waits for it any more, the number is used up all the same.
         self.end_session(index, if abandoned { CloseReason::Draining } else { CloseReason::Superseded });
         let gateway = &mut self.gateways[index.0];
-        gateway.record_busy = false;
+        gateway.record = RecordState::Free;
         gateway.revision = revision;
         gateway.sessions += 1;
         if gateway.incarnation == Revision(0) {
             gateway.incarnation = revision;
         }
         gateway.dirty = true;
+        let own = cursor.as_ref().filter(|cursor| cursor.incarnation == gateway.incarnation);
+        if let (Some(_), Some(text)) = (own, &hello.cursor) {
+            gateway.presented = Some(text.to_string());
+        }
         if abandoned {
-            return;
+            return self.next_open(index);
         }
         self.counters.sessions += 1;
         let (place, lost) = self.resume_place(index, cursor);
@@ -139,6 +174,7 @@ impl Machine {
         }
         self.answer(waiter, Ok(Answer::Session(outbox, number)));
         self.work();
+        self.next_open(index);
     }
 
     /// Where a session starts: what a presented cursor says, or what is stored.

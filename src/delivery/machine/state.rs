@@ -2,7 +2,7 @@
 //!
 //! Owns these types and what each can say of itself. Knows nothing of the others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::lane::Lane;
@@ -126,6 +126,16 @@ impl Sub {
     }
 }
 
+/// Whether a gateway's own record can be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum RecordState {
+    Free,
+    /// A write to it is under way.
+    Busy,
+    /// The store does not say what came of it.
+    Doubtful,
+}
+
 #[derive(Debug)]
 pub(super) struct Gateway {
     pub(super) id: GatewayId,
@@ -150,7 +160,11 @@ pub(super) struct Gateway {
     /// When its last ack came.
     pub(super) renewed: Instant,
     /// A write to its own record is under way.
-    pub(super) record_busy: bool,
+    pub(super) record: RecordState,
+    /// Who asked for a session meanwhile.
+    pub(super) waiting: VecDeque<OpenRequest>,
+    /// The cursor from which it was last served, until a page says as much.
+    pub(super) presented: Option<String>,
     pub(super) removing: Option<Removal>,
 }
 
@@ -173,14 +187,21 @@ pub(super) struct Session {
 /// What an awaited write was for.
 #[derive(Debug)]
 pub(super) enum WriteKind {
-    Create { subs: Vec<SubscriptionIndex>, born: Option<GatewayIndex> },
+    Create {
+        subs: Vec<SubscriptionIndex>,
+        born: Option<GatewayIndex>,
+    },
     Replace(SubscriptionIndex),
     Revive(Vec<SubscriptionIndex>),
     Park(Vec<SubscriptionIndex>),
     Remove(Vec<SubscriptionIndex>),
-    RemoveGateway { gateway: GatewayIndex, subs: Vec<SubscriptionIndex> },
+    RemoveGateway {
+        gateway: GatewayIndex,
+        subs: Vec<SubscriptionIndex>,
+    },
     Open(GatewayIndex, Box<OpenRequest>),
-    Pages(Vec<u16>),
+    /// A page of cursors, and the gateways of whose records it makes the presented cursor needless.
+    Page(u16, Vec<GatewayIndex>),
     Checkpoint(Position),
 }
 
