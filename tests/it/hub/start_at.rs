@@ -136,15 +136,18 @@ async fn a_time_of_day_takes_all_of_its_second() {
     let site = Site::new().await;
     let hub = Running::start(&site.config(), Clock::system()).await;
     let from = site.now().await;
-    // Writes in at least three seconds, the middle one of which is asked for.
+    // Writes in at least three seconds, the middle one of which is asked for. An idle deployment's time
+    // stands still, so the first second is that of the first write.
+    write(&site, "first").await;
+    let first = site.now().await.seconds();
     let mut number = 0;
     until("a third second", async || {
         write(&site, &number.to_string()).await;
         number += 1;
-        (site.now().await.seconds() > from.seconds() + 2).then_some(())
+        (site.now().await.seconds() > first + 2).then_some(())
     })
     .await;
-    let second = from.seconds() + 1;
+    let second = first + 1;
     let text = chrono::DateTime::from_timestamp(second.into(), 0).unwrap().to_rfc3339();
     let (status, made) = register(&hub, &asked("gw", "s", json!({ "operationTime": text }))).await;
     assert_eq!(status, 201, "{made}");
@@ -166,7 +169,9 @@ async fn ahead_of_the_stream_nothing_matches_until_then() {
     let site = Site::new().await;
     let hub = Running::start(&site.config(), Clock::system()).await;
     let from = site.now().await;
-    let ahead = ClusterTime::new(from.seconds() + 3, 0);
+    // An idle deployment's time stands still: this makes it now.
+    site.mark().await;
+    let ahead = ClusterTime::new(site.now().await.seconds() + 3, 0);
     let (status, made) = register(&hub, &asked("gw", "later", operation_time(ahead))).await;
     assert_eq!(status, 201, "{made}");
     let mut now = asked("gw", "now", Value::Null);
