@@ -230,7 +230,7 @@ pub struct Compiled {
     pub filter: Arc<Filter>,
 }
 
-type Reply<T> = oneshot::Sender<T>;
+pub(crate) type Reply<T> = oneshot::Sender<T>;
 
 /// Compiles filters where it holds nobody up.
 async fn compile(specs: Vec<Spec>) -> Result<Vec<Result<Compiled, Problem>>, Problem> {

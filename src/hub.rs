@@ -234,6 +234,7 @@ fn machine_config(config: &Config) -> MachineConfig {
         quota_gateway: config.quotas.gateway as usize,
         quota_tenant: config.quotas.tenant as usize,
         quota_global: config.quotas.global as usize,
+        sessions_max: config.sessions.max as usize,
         park_seconds: config.sessions.park_seconds,
         seed: rand::random(),
         mistake: None,

@@ -9,7 +9,9 @@ fn main() -> ExitCode {
     // Wrong usage ends here, with clap's own message and status 2.
     let cli = cmd::Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+        // Never dropped: what has to end in order has ended when the command returns, and drivers' own
+        // tasks, torn down under one another's feet, would panic into the log.
+        Ok(runtime) => std::mem::ManuallyDrop::new(runtime),
         Err(error) => {
             eprintln!("streamer: the runtime cannot start: {error}");
             return ExitCode::from(1);

@@ -21,7 +21,8 @@ use crate::clock::{Clock, Instant};
 use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Effect, Machine, Outcome, WriteId};
 use crate::delivery::outbox::Outbox;
-use crate::handle::{Command, HubHandle};
+use crate::error::Problem;
+use crate::handle::{Command, Compiled, HubHandle, Registered, Reply};
 use crate::observe::health::Component;
 use crate::position::{ClusterTime, Position};
 use crate::source::{ChangeSource, Description, Reading, SourceError, SourceWarning};
@@ -56,6 +57,14 @@ enum Live {
 /// Both ends of the queue of writes' outcomes.
 type Outcomes = (mpsc::Sender<(WriteId, Outcome)>, mpsc::Receiver<(WriteId, Outcome)>);
 
+/// What the source says of itself, and the registrations that waited for it.
+struct Told {
+    described: Option<Description>,
+    waiting: Option<(Vec<Compiled>, RegisterReply)>,
+}
+
+type RegisterReply = Reply<Vec<Result<Registered, Problem>>>;
+
 struct Partition {
     machine: Machine,
     handle: HubHandle,
@@ -71,7 +80,7 @@ struct Partition {
     outcomes: Outcomes,
     /// What the source last said of itself, and when.
     described: Option<(Description, Instant)>,
-    descriptions: (mpsc::Sender<Description>, mpsc::Receiver<Description>),
+    descriptions: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
     health: Component,
     outboxes: Vec<std::sync::Weak<Outbox>>,
     node: Arc<str>,
@@ -127,7 +136,7 @@ impl Partition {
                     Ok(batch) => self.machine.on_replay_batch(id, batch),
                     Err(error) => self.machine.on_replay_failed(id, &error),
                 },
-                Some(described) = self.descriptions.1.recv() => self.described = Some((described, self.clock.now())),
+                Some(told) = self.descriptions.1.recv() => self.on_description(told),
                 () = drained.notified() => { self.machine.work(); }
                 _ = progress.tick() => self.machine.say_progress(),
                 _ = housekeeping.tick() => self.keep_house(),
@@ -280,12 +289,31 @@ impl Partition {
                     _ = ticks.tick() => {}
                 }
                 if let Ok(described) = source.describe().await
-                    && told.send(described).await.is_err()
+                    && told.send(Told { described: Some(described), waiting: None }).await.is_err()
                 {
                     return;
                 }
             }
         });
+    }
+
+    /// How far back the source reaches may have changed since it last said so.
+    fn describe_then_register(&self, items: Vec<Compiled>, reply: RegisterReply) {
+        let (source, told) = (Arc::clone(&self.source), self.descriptions.0.clone());
+        self.tasks.spawn(Kind::Housekeeping, "source description", async move {
+            let described = source.describe().await.ok();
+            // If the tenure has ended the caller is told by the dropped reply.
+            let _ = told.send(Told { described, waiting: Some((items, reply)) }).await;
+        });
+    }
+
+    fn on_description(&mut self, told: Told) {
+        if let Some(described) = told.described {
+            self.described = Some((described, self.clock.now()));
+        }
+        if let Some((items, reply)) = told.waiting {
+            self.register(items, reply);
+        }
     }
 
     fn lag_seconds(&self) -> Option<f64> {

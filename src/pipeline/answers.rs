@@ -6,18 +6,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use metrics::{counter, gauge};
-use tokio::sync::oneshot;
 
 use super::Partition;
 use crate::cursor::Cursor;
 use crate::delivery::machine::{Answer, Waiter};
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
-use crate::handle::{Command, Compiled, DeliveryMode, Lag, PartitionView, Registered, SubscriptionView};
+use crate::handle::{Command, Compiled, DeliveryMode, Lag, PartitionView, Registered, Reply, SubscriptionView};
 use crate::observe::metrics as names;
 use crate::subscription::{GatewayId, StartAt};
-
-type Reply<T> = oneshot::Sender<T>;
 
 /// Callers whose answer waits for the store.
 #[derive(Default)]
@@ -60,6 +57,9 @@ impl Partition {
             return;
         }
         match command {
+            Command::Register(items, reply) if items.iter().any(|item| item.spec.start_at.is_some()) => {
+                self.describe_then_register(items, reply);
+            }
             Command::Register(items, reply) => self.register(items, reply),
             Command::Replace(compiled, reply) => {
                 let waiter = self.waiting.add(Caller::Replace(reply));
@@ -122,7 +122,7 @@ impl Partition {
         }
     }
 
-    fn register(&mut self, items: Vec<Compiled>, reply: Reply<Vec<Result<Registered, Problem>>>) {
+    pub(super) fn register(&mut self, items: Vec<Compiled>, reply: Reply<Vec<Result<Registered, Problem>>>) {
         let oldest = self.oldest();
         let mut results: Vec<Option<Result<Registered, Problem>>> = Vec::new();
         let mut good = Vec::new();

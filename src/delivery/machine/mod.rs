@@ -72,6 +72,8 @@ pub struct MachineConfig {
     pub outbox_bytes_soft: usize,
     /// Changes that one turn takes from the window for catch-ups.
     pub turn_changes_max: usize,
+    /// Sessions at once.
+    pub sessions_max: usize,
     /// Subscriptions of one gateway.
     pub quota_gateway: usize,
     /// Subscriptions of one tenant.

@@ -45,6 +45,14 @@ impl Machine {
         let index = self.gateway_or_new(&hello.gateway);
         let request = OpenRequest { hello, waiter, cursor, abandoned: false };
         let gateway = &mut self.gateways[index.0];
+        let is_new = gateway.session.is_none();
+        if is_new
+            && self.gateways.iter().filter(|(_, other)| other.session.is_some()).count() >= self.config.sessions_max
+        {
+            let detail = format!("{} gateways are connected, as many as sessions.max allows", self.config.sessions_max);
+            return self.answer(waiter, Err(Problem::new(Code::RateLimited, detail).retry_after(5)));
+        }
+        let gateway = &mut self.gateways[index.0];
         if gateway.removing.is_some() || gateway.waiting.len() >= limits::opens_waiting_max {
             let problem = Problem::new(Code::RateLimited, "this gateway's record is being written").retry_after(1);
             return self.answer(waiter, Err(problem));

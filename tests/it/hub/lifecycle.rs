@@ -222,7 +222,7 @@ async fn sigterm_drains() {
     let log = std::fs::read_to_string(plan.log()).unwrap();
     assert!(log.contains("draining") && log.contains("drained"), "{log}");
     // The driver's own tasks may panic once the runtime is gone, when all is done.
-    assert!(!log.contains("panicked at src/"), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
 
     // What was acked is durable: it does not come again.
     let mut hub = plan.start(false).unwrap();

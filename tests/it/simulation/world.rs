@@ -106,6 +106,7 @@ impl World {
             outbox_bytes_max: *[1_500, 6_000, 1_000_000].choose(&mut random).unwrap(),
             outbox_bytes_soft: *[400, 1_000].choose(&mut random).unwrap(),
             turn_changes_max: *[1, 3, 1_000].choose(&mut random).unwrap(),
+            sessions_max: 100,
             quota_gateway: 100,
             quota_tenant: 100,
             quota_global: 100,
