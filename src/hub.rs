@@ -90,10 +90,20 @@ impl Hub {
             Backend::Log(log) => Some(Arc::clone(log)),
             Backend::Mongo => None,
         };
-        let (handle, commands) = HubHandle::new(COMMANDS_MAX);
+        let (handle, mut commands) = HubHandle::new(COMMANDS_MAX);
         serve_interfaces(http, grpc, &handle, config, &health, metrics, &clock, &tasks, log);
-        let source = open_source(config, backend, &tasks).await?;
-        let store = open_store(config, &tasks, &clock).await?;
+        let opening = async {
+            let source = open_source(config, backend, &tasks).await?;
+            Ok::<_, StartError>((source, open_store(config, &tasks, &clock).await?))
+        };
+        // Dropping a command answers it: nobody owns the partition yet.
+        let refuse = async { while commands.recv().await.is_some() {} };
+        let told = || StartError::Failed("told to end before it had started".into());
+        let (source, store) = tokio::select! {
+            opened = opening => opened?,
+            () = signalled() => return Err(told()),
+            () = refuse => return Err(told()),
+        };
         watch_store(Arc::clone(&store), &health, &tasks);
         let grace = Duration::from_secs(config.shutdown.grace_seconds);
         let partition = PartitionConfig {
@@ -260,7 +270,6 @@ async fn open_source(config: &Config, backend: Backend, tasks: &Tasks) -> Result
         }
         tokio::select! {
             () = shutdown.cancelled() => return Err(StartError::Failed("told to end before it had started".into())),
-            () = signalled() => return Err(StartError::Failed("told to end before it had started".into())),
             () = tokio::time::sleep(wait) => {}
         }
         wait = (wait * 2).min(Duration::from_secs(10));
