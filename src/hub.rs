@@ -90,11 +90,19 @@ impl Hub {
             Backend::Log(log) => Some(Arc::clone(log)),
             Backend::Mongo => None,
         };
-        let (handle, commands) = HubHandle::new(COMMANDS_MAX);
+        let (handle, mut commands) = HubHandle::new(COMMANDS_MAX);
         serve_interfaces(http, grpc, &handle, config, &health, metrics, &clock, &tasks, log);
         let of_partition = health.component(format!("partition {}", partition_id(config)));
-        let source = open_source(config, backend, &tasks, &of_partition).await?;
-        let store = open_store(config, &tasks, &clock).await?;
+        let opening = async {
+            let source = open_source(config, backend, &tasks, &of_partition).await?;
+            Ok::<_, StartError>((source, open_store(config, &tasks, &clock).await?))
+        };
+        // Dropping a command answers it: nobody owns the partition yet.
+        let refuse = async { while commands.recv().await.is_some() {} };
+        let (source, store) = tokio::select! {
+            opened = opening => opened?,
+            () = refuse => return Err(StartError::Failed("told to end before it had started".into())),
+        };
         watch_store(Arc::clone(&store), &health, &tasks);
         let grace = Duration::from_secs(config.shutdown.grace_seconds);
         let partition = PartitionConfig {

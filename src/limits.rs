@@ -28,6 +28,8 @@ pub const cel_loop_operand_values_max: usize = 1_000;
 pub const cel_loop_operand_bytes_max: usize = 64 << 10;
 /// `+` in CEL that might join strings or lists: each copies what the document holds.
 pub const cel_joins_max: usize = 8;
+/// Values in CEL's written-out lists and maps that may be a part of the document: each is copied.
+pub const cel_copies_max: usize = 8;
 /// A pattern of CEL's `matches`.
 pub const cel_pattern_bytes_max: usize = 256;
 /// A pattern of CEL's `matches` as a compiled automaton.

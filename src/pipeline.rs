@@ -7,11 +7,13 @@
 mod answers;
 mod replays;
 mod tenure;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::answers::Waiting;
@@ -35,6 +37,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
 /// Outcomes of writes that the loop has not taken yet.
 const OUTCOMES_MAX: usize = 1024;
+/// Turns for catch-ups before the loop looks for anything else.
+const TURNS_TOGETHER: usize = 8;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -50,8 +54,26 @@ enum End {
 /// The live reading, or why there is none.
 enum Live {
     Reading(Reading),
-    /// Try again at this time; how long to wait after that.
-    Backoff(tokio::time::Instant, Duration),
+    /// A task of its own opens it: a server that does not answer must not hold up the loop.
+    Opening(oneshot::Receiver<Opened>),
+    /// Try again at this time.
+    Backoff(tokio::time::Instant),
+}
+
+/// What came of opening the live reading.
+enum Opened {
+    Reading(Reading),
+    Failed(SourceError),
+    /// The source no longer reaches back that far; this is what it is now.
+    HistoryLost(String, Description),
+}
+
+/// What the live side of the source has for the loop.
+enum FromSource {
+    Batch(Result<crate::source::Batch, SourceError>),
+    Opened(Opened),
+    /// It is to be opened.
+    Due,
 }
 
 /// Both ends of the queue of writes' outcomes.
@@ -74,6 +96,8 @@ struct Partition {
     tasks: Tasks,
     clock: Clock,
     live: Live,
+    /// How long to wait if reading fails once more.
+    backoff: Duration,
     paused: bool,
     waiting: Waiting,
     replays: Replays,
@@ -106,14 +130,14 @@ impl Partition {
             let mut more = self.perform();
             more |= self.machine.work();
             more |= self.perform();
-            while more {
+            for _ in 0..TURNS_TOGETHER {
+                if !more || !commands.is_empty() || !self.outcomes.1.is_empty() {
+                    break;
+                }
                 // Catch-ups from the window, a bounded number of changes at a time: others get their turn.
                 tokio::task::yield_now().await;
                 more = self.machine.work();
                 more |= self.perform();
-                if !commands.is_empty() || !self.outcomes.1.is_empty() {
-                    break;
-                }
             }
             if self.fenced {
                 return self.lose();
@@ -129,7 +153,7 @@ impl Partition {
                         return self.lose();
                     }
                 }
-                batch = next_batch(&mut self.live), if reads => self.on_live(batch).await,
+                told = next_of(&mut self.live), if reads => self.on_live(told),
                 Some((id, outcome)) = self.outcomes.1.recv() => self.on_outcome(id, outcome),
                 Some(command) = commands.recv() => self.on_command(command),
                 Some((id, result)) = self.replays.next() => match result {
@@ -140,6 +164,9 @@ impl Partition {
                 () = drained.notified() => { self.machine.work(); }
                 _ = progress.tick() => self.machine.say_progress(),
                 _ = housekeeping.tick() => self.keep_house(),
+                // Not to wait for any of them, but to look whether one is there: progress is said and the
+                // live stream read while catch-ups go on and on.
+                () = std::future::ready(()), if more => {}
             }
         }
     }
@@ -150,76 +177,70 @@ impl Partition {
         behind && self.machine.is_congested()
     }
 
-    async fn on_live(&mut self, batch: Option<Result<crate::source::Batch, SourceError>>) {
-        match batch {
-            Some(Ok(batch)) => {
+    fn on_live(&mut self, told: FromSource) {
+        match told {
+            FromSource::Batch(Ok(batch)) => {
                 self.machine.on_batch(batch);
-                if self.history_lost || !self.health_is_ok() {
-                    self.history_lost = false;
-                }
+                self.history_lost = false;
+                self.backoff = BACKOFF_MIN;
                 self.health.ok();
             }
-            Some(Err(error)) => self.on_live_failed(error).await,
-            None => self.open_live(BACKOFF_MIN).await,
+            FromSource::Batch(Err(SourceError::HistoryLost(detail))) => {
+                let source = Arc::clone(&self.source);
+                self.aside("asking for the present", async move { present(source.as_ref(), detail).await });
+            }
+            FromSource::Opened(Opened::Reading(reading)) => self.live = Live::Reading(reading),
+            FromSource::Opened(Opened::HistoryLost(detail, described)) => self.on_history_lost(&detail, described),
+            FromSource::Batch(Err(error)) | FromSource::Opened(Opened::Failed(error)) => self.on_live_failed(&error),
+            FromSource::Due => self.open_live(),
         }
     }
 
-    fn health_is_ok(&self) -> bool {
-        matches!(self.live, Live::Reading(_))
-    }
-
-    async fn on_live_failed(&mut self, error: SourceError) {
-        let wait = match self.live {
-            Live::Backoff(_, wait) => wait,
-            Live::Reading(_) => BACKOFF_MIN,
-        };
-        match &error {
-            SourceError::HistoryLost(detail) => return self.on_history_lost(detail).await,
-            SourceError::Unavailable(detail) => {
-                tracing::warn!(position = %self.machine.reached(), %detail, "the source does not answer; trying again");
+    fn on_live_failed(&mut self, error: &SourceError) {
+        let position = self.machine.reached();
+        match error {
+            SourceError::HistoryLost(detail) | SourceError::Unavailable(detail) => {
+                tracing::warn!(%position, %detail, "the source does not answer; trying again");
                 self.health.degraded(detail.clone());
             }
             SourceError::Misconfigured(detail) => {
-                tracing::error!(position = %self.machine.reached(), %detail, "the source refuses");
+                tracing::error!(%position, %detail, "the source refuses");
                 self.health.failing(detail.clone());
             }
         }
-        self.live = Live::Backoff(tokio::time::Instant::now() + wait, (wait * 2).min(BACKOFF_MAX));
+        self.live = Live::Backoff(tokio::time::Instant::now() + self.backoff);
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
     }
 
-    async fn on_history_lost(&mut self, detail: &str) {
+    fn on_history_lost(&mut self, detail: &str, described: Description) {
         tracing::error!(position = %self.machine.reached(), detail, "history lost: going on from the present");
         self.history_lost = true;
-        match self.source.describe().await {
-            Ok(described) => {
-                let epoch = self.machine.reached().epoch;
-                let to = Position::boundary(epoch, described.now.next()).max(self.machine.reached());
-                self.described = Some((described, self.clock.now()));
-                self.machine.on_history_lost(to);
-                self.open_live(BACKOFF_MIN).await;
-            }
-            Err(error) => {
-                self.health.degraded(error.to_string());
-                self.live = Live::Backoff(tokio::time::Instant::now() + BACKOFF_MIN, BACKOFF_MIN * 2);
-            }
-        }
+        let epoch = self.machine.reached().epoch;
+        let to = Position::boundary(epoch, described.now.next()).max(self.machine.reached());
+        self.described = Some((described, self.clock.now()));
+        self.machine.on_history_lost(to);
+        self.open_live();
     }
 
     /// Opens the live reading where the loop stands.
-    async fn open_live(&mut self, wait: Duration) {
-        let at = self.machine.reached();
-        match self.source.read(at.epoch, at).await {
-            Ok(reading) => self.live = Live::Reading(reading),
-            Err(error) => {
-                self.live = Live::Backoff(tokio::time::Instant::now() + wait, (wait * 2).min(BACKOFF_MAX));
-                if matches!(error, SourceError::HistoryLost(_)) {
-                    Box::pin(self.on_live_failed(error)).await;
-                } else {
-                    tracing::warn!(position = %at, %error, "the source cannot be read; trying again");
-                    self.health.degraded(error.to_string());
-                }
+    fn open_live(&mut self) {
+        let (source, at) = (Arc::clone(&self.source), self.machine.reached());
+        self.aside("opening the live reading", async move {
+            match source.read(at.epoch, at).await {
+                Ok(reading) => Opened::Reading(reading),
+                Err(SourceError::HistoryLost(detail)) => present(source.as_ref(), detail).await,
+                Err(error) => Opened::Failed(error),
             }
-        }
+        });
+    }
+
+    fn aside(&mut self, what: &str, work: impl Future<Output = Opened> + Send + 'static) {
+        let (told, opened) = oneshot::channel();
+        self.tasks.spawn(Kind::Reading, what, async move {
+            // If the loop has ended nobody needs it.
+            let _ = told.send(work.await);
+        });
+        self.live = Live::Opening(opened);
     }
 
     fn on_outcome(&mut self, id: WriteId, outcome: Outcome) {
@@ -342,13 +363,27 @@ fn every(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
-/// The live reading's next batch; `None` when it must be opened anew. Cancel-safe.
-async fn next_batch(live: &mut Live) -> Option<Result<crate::source::Batch, SourceError>> {
+/// Where history is lost, reading goes on from the present.
+async fn present(source: &dyn ChangeSource, detail: String) -> Opened {
+    match source.describe().await {
+        Ok(described) => Opened::HistoryLost(detail, described),
+        Err(error) => Opened::Failed(error),
+    }
+}
+
+/// What comes next of the live reading. Cancel-safe.
+async fn next_of(live: &mut Live) -> FromSource {
+    let gone = |what: &str| SourceError::Unavailable(what.into());
     match live {
-        Live::Reading(reading) => reading.recv().await,
-        Live::Backoff(until, _) => {
+        Live::Reading(reading) => {
+            FromSource::Batch(reading.recv().await.unwrap_or_else(|| Err(gone("the reading ended"))))
+        }
+        Live::Opening(opened) => {
+            FromSource::Opened(opened.await.unwrap_or_else(|_| Opened::Failed(gone("the reading was not opened"))))
+        }
+        Live::Backoff(until) => {
             tokio::time::sleep_until(*until).await;
-            None
+            FromSource::Due
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::subscription::fields::{invalid, shown};
 ///
 /// # Errors
 /// `INVALID_REQUEST` with status 400, in one line.
-pub(super) fn parse(text: &[u8]) -> Result<Value, Problem> {
+pub(crate) fn parse(text: &[u8]) -> Result<Value, Problem> {
     serde_json::from_slice::<Strict>(text).map(|strict| strict.0).map_err(|error| malformed(&error))
 }
 

@@ -7,7 +7,7 @@ pub mod answer;
 mod events;
 mod gateways;
 mod guard;
-mod json;
+pub(crate) mod json;
 mod partitions;
 pub mod problem;
 mod request;

@@ -210,6 +210,8 @@ struct State {
     idle_rounds: u8,
     low_mark_bytes: usize,
     above_mark: bool,
+    /// Progress is due, though nothing more may be sent before an ack: how many still catch up.
+    standstill: Option<u64>,
 }
 
 impl Outbox {
@@ -229,9 +231,12 @@ impl Outbox {
         if state.closed {
             return;
         }
-        if matches!(item, Item::Progress { .. }) && matches!(state.queue.back(), Some(Item::Progress { .. })) {
-            state.queue.pop_back();
-            state.bytes -= 64;
+        if let Item::Progress { catching_up, .. } = &item {
+            if matches!(state.queue.back(), Some(Item::Progress { .. })) {
+                state.queue.pop_back();
+                state.bytes -= 64;
+            }
+            state.standstill = self.is_paced(&state).then_some(*catching_up);
         }
         state.closed = matches!(item, Item::Closed(_));
         state.bytes += item.size_bytes();
@@ -334,7 +339,7 @@ impl Outbox {
         if !state.welcomed {
             return true;
         }
-        !self.is_paced(&state) && state.queue.iter().any(is_message)
+        state.standstill.is_some() || (!self.is_paced(&state) && state.queue.iter().any(is_message))
     }
 
     fn is_paced(&self, state: &State) -> bool {
@@ -379,6 +384,18 @@ impl Outbox {
             let (count, seq) = (state.written.count, state.written.seq);
             let place = state.written.place();
             taken.push((Some(item), count, seq, place));
+        }
+        // Who is paced hears all the same that it is served, and that it has not got on.
+        if let Some(catching_up) = state.standstill.take()
+            && self.is_paced(&state)
+            && !state.closed
+        {
+            let main = state.written.position;
+            // Of what waits, something may lie before this position: a catch-up, or one that joins.
+            let catching_up = catching_up.max(u64::from(state.waiting > 0));
+            let item = Item::Progress { main, extra: None, boundary: main.floor_boundary(), catching_up };
+            state.written.count += 1;
+            taken.push((Some(item), state.written.count, state.written.seq, state.written.place()));
         }
         let room = state.above_mark && state.bytes <= state.low_mark_bytes;
         if room {
@@ -449,4 +466,68 @@ fn is_message(item: &Item) -> bool {
 /// Whether the gateway must ack it before its cursor may move by itself.
 fn is_substantial(item: &Item) -> bool {
     matches!(item, Item::Change(_) | Item::Resync(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::testing::{change, partition, position};
+
+    fn outbox(unacked_bytes_max: u64) -> Outbox {
+        let identity = Identity {
+            node: "hub-1".into(),
+            partition: partition(),
+            incarnation: Revision(3),
+            session: 1,
+            heartbeat_seconds: 20,
+            unacked_bytes_max,
+        };
+        let place = Place { position: position(0), ..Place::default() };
+        Outbox::new(identity, &place, 1 << 20, Arc::default())
+    }
+
+    fn item(ordinal: u32) -> Item {
+        Item::Change(Box::new(ChangeItem {
+            lane: LaneName::Main,
+            change: Arc::new(SharedChange::new(change(ordinal))),
+            matches: Vec::new(),
+            flags: Flags::none(),
+            left_scope: false,
+            fields: None,
+            with_before: false,
+            advance: true,
+        }))
+    }
+
+    fn progress(ordinal: u32) -> Item {
+        let main = position(ordinal);
+        Item::Progress { main, extra: None, boundary: main.floor_boundary(), catching_up: 2 }
+    }
+
+    fn names(frames: &[Frame]) -> Vec<&'static str> {
+        frames.iter().map(Frame::name).collect()
+    }
+
+    #[test]
+    fn who_is_paced_hears_progress_but_none_that_is_not_true() {
+        let outbox = outbox(1);
+        [item(1), item(2), progress(2)].into_iter().for_each(|item| outbox.push(item));
+        assert_eq!(names(&outbox.take(usize::MAX)), ["welcome", "change"]);
+        // Neither the second change nor the progress behind it.
+        assert_eq!(names(&outbox.take(usize::MAX)), [""; 0]);
+        for _ in 0..2 {
+            outbox.push(progress(2));
+            assert!(outbox.has_message());
+            let frames = outbox.take(usize::MAX);
+            let [Frame::Progress(said)] = frames.as_slice() else { panic!("{frames:?}") };
+            let cursor = Cursor::decode(said.cursor.as_str()).unwrap();
+            assert_eq!(cursor.places[&partition()].position, position(1));
+            assert_eq!((said.positions[0].1, said.catching_up), (position(0), 2));
+            assert!(!outbox.has_message());
+        }
+        outbox.acked(outbox.outstanding().0);
+        assert_eq!(names(&outbox.take(usize::MAX)), ["change"]);
+        outbox.acked(outbox.outstanding().0);
+        assert_eq!(names(&outbox.take(usize::MAX)), ["progress"]);
+    }
 }

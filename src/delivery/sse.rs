@@ -262,7 +262,7 @@ fn cursor_in(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result
         StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::PayloadTooLarge, "the body is too large"),
         _ => Problem::malformed("the body could not be read"),
     })?;
-    let value: Value = serde_json::from_slice(&body).map_err(|error| Problem::malformed(error.to_string()))?;
+    let value = crate::api::json::parse(&body)?;
     let refused = |why: &str| Problem::new(Code::InvalidRequest, why);
     let members = value.as_object().ok_or_else(|| refused("an ack is an object with a `cursor`"))?;
     if let Some(other) = members.keys().find(|name| *name != "cursor") {

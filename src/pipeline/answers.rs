@@ -213,7 +213,7 @@ impl Partition {
         let state = match &self.live {
             _ if self.paused => "paused",
             _ if self.history_lost => "history_lost",
-            super::Live::Backoff(..) => "backoff",
+            super::Live::Backoff(..) | super::Live::Opening(..) => "backoff",
             super::Live::Reading(_) if lag.is_some_and(|seconds| seconds > 2.0) => "catching_up",
             super::Live::Reading(_) => "reading",
         };

@@ -18,6 +18,9 @@ use crate::tasks::{Kind, Tasks};
 const READINGS_MAX: usize = 8;
 /// Before a reading that failed is opened again.
 const REOPEN_AFTER: Duration = Duration::from_millis(500);
+/// A reading that nobody has asked for this long gives up its place, lest a gateway that takes
+/// nothing hold up the catch-ups of others. Asked again, it queues and goes on where it was.
+const PLACE_KEPT: Duration = Duration::from_secs(2);
 /// Batches that the loop has not taken yet.
 const BATCHES_MAX: usize = 8;
 
@@ -74,34 +77,105 @@ impl Replays {
 
 async fn read(
     id: ReplayId,
-    after: Position,
+    mut after: Position,
     pause: Duration,
     mut wants: mpsc::Receiver<()>,
     source: Arc<dyn ChangeSource>,
     places: Arc<Semaphore>,
     told: mpsc::Sender<Told>,
 ) {
-    if wants.recv().await.is_none() {
-        return;
-    }
+    let mut wanted = wants.recv().await;
     tokio::time::sleep(pause).await;
-    let Ok(_place) = places.acquire().await else { return };
-    let mut reading = match source.read(after.epoch, after).await {
-        Ok(reading) => reading,
-        Err(error) => {
-            let _ = told.send((id, Err(error))).await;
-            return;
+    while wanted.is_some() {
+        let Ok(place) = places.acquire().await else { return };
+        let mut reading = match source.read(after.epoch, after).await {
+            Ok(reading) => reading,
+            Err(error) => {
+                let _ = told.send((id, Err(error))).await;
+                return;
+            }
+        };
+        while wanted.is_some() {
+            let ended = || Err(SourceError::Unavailable("the reading ended".into()));
+            let result = reading.recv().await.unwrap_or_else(ended);
+            after = result.as_ref().map_or(after, |batch| batch.reached.max(after));
+            let failed = result.is_err();
+            if told.send((id, result)).await.is_err() || failed {
+                return;
+            }
+            match tokio::time::timeout(PLACE_KEPT, wants.recv()).await {
+                Ok(again) => wanted = again,
+                Err(_) => break,
+            }
         }
-    };
-    loop {
-        let ended = || Err(SourceError::Unavailable("the reading ended".into()));
-        let result = reading.recv().await.unwrap_or_else(ended);
-        let failed = result.is_err();
-        if told.send((id, result)).await.is_err() || failed {
-            return;
+        drop(reading);
+        drop(place);
+        if wanted.is_some() {
+            wanted = wants.recv().await;
         }
-        if wants.recv().await.is_none() {
-            return;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_trait::async_trait;
+
+    use crate::position::{ClusterTime, Epoch};
+    use crate::source::{Description, Reading};
+
+    /// Each batch reaches one tick further.
+    struct Ticking(Tasks);
+
+    fn at(time: u64) -> Position {
+        Position::boundary(Epoch(1), ClusterTime(time))
+    }
+
+    #[async_trait]
+    impl ChangeSource for Ticking {
+        fn definition(&self) -> String {
+            String::new()
         }
+
+        async fn describe(&self) -> Result<Description, SourceError> {
+            Err(SourceError::Unavailable("nobody asks".into()))
+        }
+
+        async fn read(&self, _: Epoch, after: Position) -> Result<Reading, SourceError> {
+            let (sender, reading) = mpsc::channel(1);
+            self.0.spawn(Kind::Reading, "ticking", async move {
+                for time in after.time.0 + 1.. {
+                    if sender.send(Ok(Batch { events: Vec::new(), reached: at(time) })).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            Ok(reading)
+        }
+    }
+
+    async fn next(replays: &mut Replays) -> (u64, u64) {
+        let told = tokio::time::timeout(Duration::from_secs(60), replays.next()).await;
+        let (id, batch) = told.expect("a reading that was asked brings a batch").expect("it lives");
+        (id.0, batch.expect("the source never fails").reached.time.0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readings_that_nobody_asks_hold_up_no_other_and_go_on_where_they_were() {
+        let tasks = Tasks::new();
+        let mut replays = Replays::new(Arc::new(Ticking(tasks.clone())), tasks);
+        for id in 0..READINGS_MAX as u64 {
+            replays.open(ReplayId(id), at(100 * id));
+            replays.fetch(ReplayId(id));
+            assert_eq!(next(&mut replays).await, (id, 100 * id + 1));
+        }
+        // Their gateways take nothing any more.
+        replays.open(ReplayId(77), at(5));
+        for reached in 6..9 {
+            replays.fetch(ReplayId(77));
+            assert_eq!(next(&mut replays).await, (77, reached));
+        }
+        replays.fetch(ReplayId(3));
+        assert_eq!(next(&mut replays).await, (3, 302));
     }
 }

@@ -89,7 +89,13 @@ async fn begin(config: &PartitionConfig, commands: &mut mpsc::Receiver<Command>)
                 config.health.failing(reason);
             }
         }
-        tokio::time::sleep(wait).await;
+        let pause = tokio::time::sleep(wait);
+        let refuse = async { while commands.recv().await.is_some() {} };
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = pause => {}
+            () = refuse => return None,
+        }
         wait = (wait * 2).min(BACKOFF_MAX);
     }
 }
@@ -110,7 +116,8 @@ fn partition(config: &PartitionConfig, machine: Machine, described: Description,
         fence,
         tasks: config.tasks.clone(),
         clock: config.clock.clone(),
-        live: Live::Backoff(tokio::time::Instant::now(), BACKOFF_MIN),
+        live: Live::Backoff(tokio::time::Instant::now()),
+        backoff: BACKOFF_MIN,
         paused: false,
         waiting: Waiting::default(),
         replays: super::Replays::new(Arc::clone(&config.source), config.tasks.clone()),

@@ -1,6 +1,8 @@
 //! The command line: help with an example everywhere, one line an error, the exit statuses.
 
-use std::process::{Command, Output};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 fn streamer(arguments: &[&str], env: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_streamer")).args(arguments).envs(env.iter().copied()).output().unwrap()
@@ -67,4 +69,45 @@ fn check_config_prints_what_the_file_and_the_environment_come_to() {
     assert_eq!(printed["backends"][0]["uri"], "mongodb://u:***@127.0.0.1:1/");
     let text = stdout(&streamer(&["check-config", "--config", file], &env));
     assert!(text.contains("id = \"from-file\"") && !text.contains("s3cret"), "{text}");
+}
+
+/// Killed when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// MongoDB and etcd may come later than the hub, or never.
+#[tokio::test]
+async fn a_hub_that_waits_for_its_backend_answers_and_ends_when_told() {
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (http, grpc, mongod) = (free(), free(), free());
+    let mut hub = Command::new(env!("CARGO_BIN_EXE_streamer"));
+    hub.arg("serve").stdout(Stdio::null()).stderr(Stdio::null());
+    hub.env("STREAMER__HTTP__LISTEN", http.to_string()).env("STREAMER__GRPC__LISTEN", grpc.to_string());
+    hub.env("STREAMER__BACKENDS__0__URI", format!("mongodb://{mongod}/?replicaSet=rs0"));
+    let mut hub = Running(hub.spawn().unwrap());
+    let url = format!("http://{http}/v1/partitions");
+    let answer = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            match reqwest::get(&url).await {
+                Ok(answer) => return answer,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    });
+    assert_eq!(answer.await.expect("an answer, be it that there is none").status(), 503);
+    // Long enough to have failed once, so that it is in its second attempt.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    Command::new("kill").arg(hub.0.id().to_string()).status().unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), async {
+        while hub.0.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    ended.await.expect("it ends");
 }

@@ -4,12 +4,11 @@
 //! subscription is belongs to `subscription`, what happens to it to the hub.
 
 use futures::{StreamExt, stream};
-use serde_json::Value;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::SubscriptionTexts;
 use super::status::{invalid, status};
-use crate::api::problem;
+use crate::api::{json, problem};
 use crate::error::{Code, Problem};
 use crate::handle::{HubHandle, Registered};
 use crate::limits;
@@ -101,8 +100,7 @@ impl Registrations {
         if text.len() > limits::body_bytes_max {
             return Err(Problem::new(Code::PayloadTooLarge, "a subscription's JSON is over the limit of a body"));
         }
-        let value: Value = serde_json::from_str(text).map_err(|error| Problem::malformed(error.to_string()))?;
-        (self.texts.read)(&value)
+        (self.texts.read)(&json::parse(text.as_bytes())?)
     }
 
     fn result(&self, answer: Result<Registered, Problem>) -> RegisterResult {

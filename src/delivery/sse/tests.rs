@@ -146,6 +146,7 @@ async fn an_ack_reaches_the_hub() {
         ("{}", 422, Some("cursor")),
         ("[]", 422, None),
         ("{", 400, None),
+        (r#"{"cursor":"c","cursor":"d"}"#, 400, None),
         ("", 400, None),
     ] {
         let (was, document) = problem(post(body).await.unwrap()).await;

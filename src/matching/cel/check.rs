@@ -78,7 +78,7 @@ pub(super) fn check(root: &IdedExpr) -> Result<(), Problem> {
     if !may_be_boolean(root) {
         return Err(failed("a filter is true or false, this is neither"));
     }
-    let mut walk = Walk { todo: Vec::new(), joins: 0 };
+    let mut walk = Walk { todo: Vec::new(), joins: 0, copies: 0 };
     walk.todo.push(Node { expression: root, depth: 1, place: Place::default() });
     while let Some(node) = walk.todo.pop() {
         if node.depth > limits::cel_depth_max {
@@ -116,6 +116,7 @@ struct Node<'a> {
 struct Walk<'a> {
     todo: Vec<Node<'a>>,
     joins: usize,
+    copies: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -129,16 +130,13 @@ impl<'a> Walk<'a> {
                 }
                 Ok(())
             }
-            Expr::List(list) => {
-                list.elements.iter().for_each(|element| self.push(node, element));
-                Ok(())
-            }
+            Expr::List(list) => list.elements.iter().try_for_each(|element| self.member(node, element)),
             Expr::Map(map) => {
                 for entry in &map.entries {
                     match &entry.expr {
                         EntryExpr::MapEntry(entry) => {
-                            self.push(node, &entry.key);
-                            self.push(node, &entry.value);
+                            self.member(node, &entry.key)?;
+                            self.member(node, &entry.value)?;
                         }
                         EntryExpr::StructField(_) => return Err(failed("a map with a field of a message")),
                     }
@@ -176,6 +174,17 @@ impl<'a> Walk<'a> {
         }
         call.target.iter().for_each(|target| self.push(node, target));
         call.args.iter().for_each(|argument| self.push(node, argument));
+        Ok(())
+    }
+
+    /// A list or map that is written out copies what is put into it, be it the whole document.
+    fn member(&mut self, node: &Node<'a>, member: &'a IdedExpr) -> Result<(), Problem> {
+        self.copies += usize::from(!is_slight(member));
+        if self.copies > limits::cel_copies_max {
+            let max = limits::cel_copies_max;
+            return Err(too_complex(format!("lists and maps take at most {max} values from the document")));
+        }
+        self.push(node, member);
         Ok(())
     }
 
@@ -218,8 +227,8 @@ fn name_is_declared(name: &str, place: Place<'_>) -> Result<(), Problem> {
         }
     }
     // A loop that adds a whole document with every turn makes a result as large as its square.
-    if place.grows && matches!(name, "doc" | "before") {
-        return Err(too_complex("what `map` yields may use the loop's variable, not `doc` or `before`"));
+    if place.grows && matches!(name, "doc" | "before" | "key") {
+        return Err(too_complex("what `map` yields may use the loop's variable, not `doc`, `before` or `key`"));
     }
     if VARIABLES.contains(&name) || TYPES.contains(&name) {
         return Ok(());
@@ -286,6 +295,23 @@ fn is_number(expression: &IdedExpr) -> bool {
                 | "duration"
                 | "timestamp"
         ),
+        _ => false,
+    }
+}
+
+/// Whether an expression copies nothing of the document, but for what is counted by itself.
+fn is_slight(expression: &IdedExpr) -> bool {
+    use operators::{
+        EQUALS, GREATER, GREATER_EQUALS, IN, LESS, LESS_EQUALS, LOGICAL_AND, LOGICAL_NOT, LOGICAL_OR, NOT_EQUALS,
+    };
+    let is_truth = |name: &str| {
+        let compares = [EQUALS, NOT_EQUALS, GREATER, GREATER_EQUALS, LESS, LESS_EQUALS, IN].contains(&name);
+        compares || [LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT].contains(&name)
+    };
+    match &expression.expr {
+        Expr::Literal(_) | Expr::List(_) | Expr::Map(_) => true,
+        Expr::Select(select) => select.test,
+        Expr::Call(call) => is_truth(&call.func_name) || is_number(expression),
         _ => false,
     }
 }

@@ -337,7 +337,11 @@ fn what_is_too_complex() {
         "doc.a.map(x, doc.b.map(y, y)) == []".to_owned(),
         "doc.a.map(x, doc) == []".to_owned(),
         "doc.a.map(x, [x, before]) == []".to_owned(),
+        "doc.a.map(x, key) == []".to_owned(),
         "doc.a.exists(x, x + x == 'aa')".to_owned(),
+        format!("size([doc{}]) > 0", ", doc".repeat(400)),
+        format!("[[doc{}], {{'a': before, doc.a: doc.b}}] != []", ", doc.a".repeat(5)),
+        format!("doc.a.map(x, [x{}]) == []", ", x".repeat(8)),
         format!("doc.s{} == ''", " + doc.s".repeat(9)),
         "doc.s.matches(doc.p)".to_owned(),
         "doc.s.matches('a' + 'b')".to_owned(),
@@ -346,6 +350,18 @@ fn what_is_too_complex() {
         "doc.s.matches('(a{100}){100}')".to_owned(),
     ] {
         assert_eq!(refused(&cel).code, Code::FilterTooComplex, "{cel}");
+    }
+}
+
+/// What copies nothing of the document may be written out at any length.
+#[test]
+fn lists_of_little_are_not_too_complex() {
+    for cel in [
+        format!("doc.a in [1{}]", ", 'two'".repeat(200)),
+        format!("[doc.a == 1{}].all(x, x)", ", size(doc.b) - 1 > 2, has(doc.c), !(doc.d in [1])".repeat(20)),
+        format!("[doc.a{}].exists(x, x == 1)", ", doc.b".repeat(6)),
+    ] {
+        assert!(compile(json!({"cel": cel})).is_ok(), "{cel}");
     }
 }
 

@@ -31,7 +31,8 @@ async fn a_batch_of_registrations_is_answered_item_by_item() {
     let mut serving = serving().await;
     let mut client = RegistryClient::new(serving.channel.clone());
     let item = |id: &str| json!({"subscriptionId": id}).to_string();
-    let subscriptions = vec![item("a"), "{".into(), item("b"), item("not a name"), item("c")];
+    let twice = r#"{"subscriptionId": "d", "subscriptionId": "e"}"#;
+    let subscriptions = vec![item("a"), twice.into(), item("b"), item("not a name"), item("c")];
     let answer = async {
         let Command::Register(specs, reply) = serving.hub.command().await else { panic!("expected registrations") };
         let ids: Vec<_> = specs.iter().map(|compiled| compiled.spec.subscription_id.to_string()).collect();
