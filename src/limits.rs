@@ -48,6 +48,11 @@ pub const path_steps_max: usize = 16;
 pub const subscription_bytes_max: usize = 64 << 10;
 /// Filters replaced by PUT that are kept until the gateway has acked past them.
 pub const superseded_max: usize = 8;
+/// What a session may ask to be sent without an ack. More is as good as unpaced, and remembering what
+/// is unacked costs memory.
+pub const unacked_bytes_max: u64 = 1 << 30;
+/// Gateways that a hub knows, connected or not: each costs a record and a place in a page of cursors.
+pub const gateways_max: usize = 100_000;
 /// Requests for a session of one gateway that may wait for one another.
 pub const opens_waiting_max: usize = 16;
 

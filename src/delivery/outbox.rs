@@ -48,6 +48,8 @@ pub(super) struct ChangeItem {
 #[derive(Clone, Debug)]
 pub(super) struct ResyncItem {
     pub(super) lane: LaneName,
+    /// The last message of its lane at this position.
+    pub(super) advance: bool,
     pub(super) from: Option<Position>,
     pub(super) to: Position,
     pub(super) reason: ResyncReason,
@@ -137,7 +139,7 @@ impl Written {
     fn apply(&mut self, item: &Item) {
         match item {
             Item::Change(item) if item.advance => self.advance(item.lane, item.change.position),
-            Item::Resync(item) => self.advance(item.lane, item.to),
+            Item::Resync(item) if item.advance => self.advance(item.lane, item.to),
             Item::Progress { main, extra, .. } => {
                 self.advance(LaneName::Main, *main);
                 if let Some(extra) = extra {
@@ -152,7 +154,7 @@ impl Written {
                 self.blocked.remove(sub);
             }
             Item::Known(revision) => self.known = self.known.max(*revision),
-            Item::Change(_) | Item::Expired(_) | Item::Closed(_) => {}
+            Item::Change(_) | Item::Resync(_) | Item::Expired(_) | Item::Closed(_) => {}
         }
     }
 

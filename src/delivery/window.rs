@@ -14,14 +14,15 @@ use crate::source::Gap;
 #[derive(Clone, Debug)]
 pub(super) enum Entry {
     Change(Arc<SharedChange>),
-    Gap(Arc<Gap>),
+    /// And whether it is the last at its position: one event may concern two scopes.
+    Gap(Arc<Gap>, bool),
 }
 
 impl Entry {
     pub(super) fn position(&self) -> Position {
         match self {
             Self::Change(change) => change.position,
-            Self::Gap(gap) => gap.position,
+            Self::Gap(gap, _) => gap.position,
         }
     }
 
@@ -29,7 +30,7 @@ impl Entry {
     fn size_bytes(&self) -> usize {
         match self {
             Self::Change(change) => change.size_bytes() + change.encoded_bytes(),
-            Self::Gap(_) => 128,
+            Self::Gap(..) => 128,
         }
     }
 }
@@ -98,10 +99,17 @@ impl Window {
         position >= self.start
     }
 
-    /// The entries after `position`, at most `count`.
+    /// The entries after `position`, at most `count` and what shares the last one's position.
     pub(super) fn after(&self, position: Position, count: usize) -> impl Iterator<Item = &Entry> {
         let from = self.entries.partition_point(|(entry, _)| entry.position() <= position);
-        self.entries.range(from..).take(count).map(|(entry, _)| entry)
+        let mut left = count;
+        let mut is_amidst = false;
+        self.entries.range(from..).map(|(entry, _)| entry).take_while(move |entry| {
+            let takes = left > 0 || is_amidst;
+            left = left.saturating_sub(1);
+            is_amidst = takes && matches!(entry, Entry::Gap(_, false));
+            takes
+        })
     }
 
     /// How many entries lie after `position`.

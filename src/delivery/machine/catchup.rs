@@ -84,11 +84,12 @@ impl Machine {
         let late = usize::from(self.broken(Mistake::JoinLate) && is_last && !entries.is_empty());
         let mut all = true;
         for entry in &entries[..entries.len() - late] {
-            if outbox.bytes() >= self.config.outbox_bytes_soft {
+            // What shares a position goes together: the lane stands after all of it, or before.
+            if entry.position() > lane.at && outbox.bytes() >= self.config.outbox_bytes_soft {
                 all = false;
                 break;
             }
-            *budget -= 1;
+            *budget = budget.saturating_sub(1);
             for item in lane.items(name, entry, &self.subs, Flags::REPLAYED) {
                 self.counters.deliveries += 1;
                 outbox.push(item);
@@ -117,10 +118,14 @@ impl Machine {
         let Session { main, extra, outbox, .. } = &mut session;
         let lane = if name == LaneName::Main { Some(main) } else { extra.as_mut() };
         if let Some(lane) = lane.filter(|lane| lane.replay() == Some(id)) {
-            for event in batch.events {
+            let mut events = batch.events.into_iter().peekable();
+            while let Some(event) = events.next() {
                 let entry = match event {
                     Event::Change(change) if change.position > lane.at => Entry::Change(self.shared(change)),
-                    Event::Resync(gap) if gap.position >= lane.at => Entry::Gap(Arc::new(gap)),
+                    Event::Resync(gap) if gap.position >= lane.at => {
+                        let is_last = self.is_last_gap(&gap, events.peek());
+                        Entry::Gap(Arc::new(gap), is_last)
+                    }
                     _ => continue,
                 };
                 for item in lane.items(name, &entry, &self.subs, Flags::REPLAYED) {

@@ -82,7 +82,16 @@ pub(super) fn resync_item(
         subscription_ids.insert(sub.key.id.clone());
     }
     let (scopes, subscription_ids) = (Some(scopes.into_iter().collect()), subscription_ids.into_iter().collect());
-    Item::Resync(Box::new(ResyncItem { lane, from: Some(from), to, reason, scopes, subscription_ids }))
+    let from = Some(from);
+    Item::Resync(Box::new(ResyncItem { lane, advance: true, from, to, reason, scopes, subscription_ids }))
+}
+
+/// Where more is to be said at the same position, the cursor must not have passed it.
+pub(super) fn advancing(mut item: Item, advance: bool) -> Item {
+    if let Item::Resync(resync) = &mut item {
+        resync.advance = advance;
+    }
+    item
 }
 
 /// Whether a gap concerns a subscription.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::ReplayId;
-use super::compose::{compose, concerns, resync_item};
+use super::compose::{advancing, compose, concerns, resync_item};
 use super::state::Sub;
 use crate::change::Flags;
 use crate::delivery::body::SharedChange;
@@ -111,7 +111,10 @@ impl Lane {
     pub(super) fn items(&mut self, name: LaneName, entry: &Entry, subs: &Slab<Sub>, flags: Flags) -> Vec<Item> {
         match entry {
             Entry::Change(change) => self.change_items(name, change, subs, flags),
-            Entry::Gap(gap) => self.gap_items(name, gap, subs),
+            Entry::Gap(gap, is_last) => {
+                let items = self.gap_items(name, gap, subs).into_iter();
+                items.map(|item| advancing(item, *is_last)).collect()
+            }
         }
     }
 

@@ -147,7 +147,7 @@ impl Machine {
         let index = SubscriptionIndex(self.subs.insert(sub) as u32);
         self.by_key.insert(key, index);
         self.gateways[gateway.0].subs.insert(index);
-        *self.tenants.entry(tenant).or_default() += 1;
+        self.count_tenant(&tenant);
         if !is_parked {
             self.matcher.insert(index, filter);
         }

@@ -27,11 +27,13 @@ pub enum Mistake {
     OverflowDrops,
     /// A subscription whose PUT is under way goes on with the old filter.
     ReplaceKeepsOld,
+    /// Where two losses lie at one position, the first one's cursor passes the second.
+    PassFirstOfTwo,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::JoinLate,
         Self::UnknownCatchUpDone,
         Self::AckFromDeadSession,
@@ -44,5 +46,6 @@ impl Mistake {
         Self::KnownTooEarly,
         Self::OverflowDrops,
         Self::ReplaceKeepsOld,
+        Self::PassFirstOfTwo,
     ];
 }

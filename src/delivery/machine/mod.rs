@@ -37,7 +37,7 @@ use rand_chacha::rand_core::SeedableRng;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use self::compose::{compose, concerns, resync_item};
+use self::compose::{advancing, compose, concerns, resync_item};
 use self::state::{Gateway, GatewayIndex, PageState, Sub, SubLane, WriteKind};
 use crate::change::{Change, Flags};
 use crate::clock::Clock;
@@ -268,7 +268,8 @@ impl Machine {
     /// # Panics
     /// If the batch lies before the loop's position: positions never move backwards.
     pub fn on_batch(&mut self, batch: Batch) {
-        for event in batch.events {
+        let mut events = batch.events.into_iter().peekable();
+        while let Some(event) = events.next() {
             match event {
                 Event::Change(change) => {
                     assert!(change.position > self.reached, "{:?} after {:?}", change.position, self.reached);
@@ -279,7 +280,8 @@ impl Machine {
                 Event::Resync(gap) => {
                     assert!(gap.position >= self.reached, "{:?} after {:?}", gap.position, self.reached);
                     self.reached = gap.position;
-                    self.on_gap(gap);
+                    let is_last = self.is_last_gap(&gap, events.peek());
+                    self.on_gap(gap, is_last);
                 }
             }
         }
@@ -349,7 +351,7 @@ impl Machine {
         self.push_all(index, items);
     }
 
-    fn on_gap(&mut self, gap: Gap) {
+    fn on_gap(&mut self, gap: Gap, is_last: bool) {
         let gap = Arc::new(gap);
         let indices: Vec<GatewayIndex> = self.gateways.iter().map(|(index, _)| GatewayIndex(index)).collect();
         for index in indices {
@@ -364,10 +366,10 @@ impl Machine {
             if live {
                 let (from, to) = (gap.position.floor_boundary(), gap.position);
                 let item = resync_item(&self.subs, LaneName::Main, (from, to), gap.reason, concerned);
-                self.push_all(index, vec![item]);
+                self.push_all(index, vec![advancing(item, is_last)]);
             }
         }
-        self.window.push(Entry::Gap(gap));
+        self.window.push(Entry::Gap(gap, is_last));
     }
 
     fn concerned(&self, index: GatewayIndex, gap: &Gap) -> impl Iterator<Item = SubscriptionIndex> {
@@ -406,5 +408,11 @@ impl Machine {
 
     fn answer(&mut self, waiter: Waiter, result: Result<Answer, Problem>) {
         self.effects.push(Effect::Answer(waiter, result));
+    }
+
+    /// Whether the next event is not another gap at the same position.
+    fn is_last_gap(&self, gap: &Gap, next: Option<&Event>) -> bool {
+        let is_last = !matches!(next, Some(Event::Resync(other)) if other.position == gap.position);
+        is_last || self.broken(Mistake::PassFirstOfTwo)
     }
 }

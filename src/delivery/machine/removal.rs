@@ -46,12 +46,7 @@ impl Machine {
         self.gateways[sub.gateway.0].subs.remove(&index);
         self.gateways[sub.gateway.0].withheld.remove(&index);
         let tenant = Arc::clone(&sub.current().spec.tenant);
-        if let Some(count) = self.tenants.get_mut(&tenant) {
-            *count -= 1;
-            if *count == 0 {
-                self.tenants.remove(&tenant);
-            }
-        }
+        self.discount_tenant(&tenant);
     }
 
     /// Drops a gateway, its subscriptions and its cursor.

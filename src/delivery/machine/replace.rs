@@ -32,6 +32,11 @@ impl Machine {
             return Err(busy());
         }
         let floor = sub.parked.map_or_else(|| self.floor(sub, &durable), |(floor, ..)| floor);
+        let moves = sub.current().spec.tenant != spec.tenant;
+        if moves {
+            self.check_tenant(&spec.tenant)?;
+        }
+        let tenant = Arc::clone(&spec.tenant);
         let forgets = self.broken(Mistake::ForgetSuperseded);
         let sub = &mut self.subs[index.0 as usize];
         let last = sub.segments.len() - 1;
@@ -76,6 +81,11 @@ impl Machine {
         }
         sub.pending = Some(Pending::Replace(Box::new(next)));
         sub.waiters.push(waiter);
+        // Under both of its tenants until the store has decided.
+        if moves {
+            self.count_tenant(&tenant);
+        }
+        let sub = &mut self.subs[index.0 as usize];
         sub.ttl_seconds = ttl;
         let (gateway, is_parked) = (sub.gateway, was_parked.is_some());
         self.note_withheld(index);
@@ -97,6 +107,11 @@ impl Machine {
         let Some(Pending::Replace(next)) = sub.pending.take() else { return };
         let (at, gateway) = (next.from, sub.gateway);
         let was_parked = sub.parked;
+        let tenants = (Arc::clone(&sub.current().spec.tenant), Arc::clone(&next.spec.tenant));
+        if tenants.0 != tenants.1 {
+            self.discount_tenant(if outcome.is_ok() { &tenants.0 } else { &tenants.1 });
+        }
+        let sub = &mut self.subs[index.0 as usize];
         match outcome {
             Ok(revision) => {
                 let mut next = *next;

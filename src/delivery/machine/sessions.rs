@@ -42,6 +42,10 @@ impl Machine {
             Ok(cursor) => cursor,
             Err(error) => return self.answer(waiter, Err(Problem::new(Code::InvalidCursor, error.to_string()))),
         };
+        if self.gateways.len() >= limits::gateways_max && !self.gateway_ids.contains_key(&hello.gateway) {
+            let detail = format!("the hub knows {} gateways, as many as it may", limits::gateways_max);
+            return self.answer(waiter, Err(Problem::new(Code::GlobalQuotaExceeded, detail).retry_after(60)));
+        }
         let index = self.gateway_or_new(&hello.gateway);
         let request = OpenRequest { hello, waiter, cursor, abandoned: false };
         let gateway = &mut self.gateways[index.0];
@@ -160,7 +164,7 @@ impl Machine {
             incarnation: gateway.incarnation,
             session: gateway.sessions,
             heartbeat_seconds: limits::heartbeat_seconds,
-            unacked_bytes_max: hello.unacked_bytes_max,
+            unacked_bytes_max: hello.unacked_bytes_max.min(limits::unacked_bytes_max),
         };
         let soft = self.config.outbox_bytes_soft;
         let outbox = Arc::new(Outbox::new(identity, &place, soft, Arc::clone(&self.drained)));
@@ -254,7 +258,15 @@ impl Machine {
 
     pub(super) fn lost(&self, from: Option<Position>, to: Position, reason: ResyncReason) -> Item {
         let (scopes, subscription_ids) = (None, Vec::new());
-        Item::Resync(Box::new(ResyncItem { lane: LaneName::Joining, from, to, reason, scopes, subscription_ids }))
+        Item::Resync(Box::new(ResyncItem {
+            lane: LaneName::Joining,
+            advance: true,
+            from,
+            to,
+            reason,
+            scopes,
+            subscription_ids,
+        }))
     }
 
     fn say_parked(&mut self, index: GatewayIndex) {

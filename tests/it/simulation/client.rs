@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use streamer::change::Flags;
+use streamer::change::{Flags, ResyncReason};
 use streamer::cursor::Cursor;
 use streamer::delivery::frame::{CloseReason, Frame};
 use streamer::delivery::outbox::Outbox;
@@ -17,6 +17,7 @@ pub(super) struct Lost {
     pub(super) subscriptions: Option<Vec<SubscriptionId>>,
     pub(super) from: Option<Position>,
     pub(super) to: Position,
+    pub(super) reason: ResyncReason,
 }
 
 /// One match as handed to the application.
@@ -152,7 +153,7 @@ impl Client {
                 }
                 Frame::Resync(resync) => {
                     let subscriptions = resync.scopes.is_some().then_some(resync.subscription_ids);
-                    self.lost.push(Lost { subscriptions, from: resync.from, to: resync.to });
+                    self.lost.push(Lost { subscriptions, from: resync.from, to: resync.to, reason: resync.reason });
                     self.processed.push_back(resync.cursor.to_string());
                 }
                 Frame::Closed(closed) => {

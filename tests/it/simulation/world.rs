@@ -242,7 +242,7 @@ impl World {
             reached = reached.max(self.at(self.time + 1, 0));
             self.time += 1;
         }
-        Batch { events: changes.into_iter().map(event).collect(), reached }
+        Batch { events: changes.iter().flat_map(events).collect(), reached }
     }
 
     fn read_live(&mut self) {
@@ -722,8 +722,9 @@ impl World {
             let Some(current) = life.generations.iter().rev().find(|generation| bare(generation.from) < at) else {
                 continue;
             };
-            if kind_of(change) == GAP {
-                if is_alive && !self.said(client, life, at) {
+            let gaps = gaps(change);
+            if !gaps.is_empty() {
+                if is_alive && !gaps.iter().all(|reason| self.said(client, life, at, Some(*reason))) {
                     return Err(format!("{:?}: nobody said that {at:?} cannot be delivered; {life:?}", life.key));
                 }
             } else if matches(current.filter, kind_of(change)) {
@@ -745,12 +746,17 @@ impl World {
 
     /// Whether the hub had reason to say that this is lost, and has said it.
     fn excused(&self, client: &Client, life: &Life, position: Position) -> bool {
-        (self.trims || client.was_restored) && self.said(client, life, position)
+        (self.trims || client.was_restored) && self.said(client, life, position, None)
     }
 
-    fn said(&self, client: &Client, life: &Life, position: Position) -> bool {
+    /// Whether a resync covers the position, for this reason or as part of a greater loss.
+    fn said(&self, client: &Client, life: &Life, position: Position, reason: Option<ResyncReason>) -> bool {
+        let is_greater = |lost: &Lost| {
+            !matches!(lost.reason, ResyncReason::Undecodable | ResyncReason::Invalidated | ResyncReason::Replaced)
+        };
         let covers = |lost: &Lost| {
-            lost.from.is_none_or(|from| bare(from) < position)
+            reason.is_none_or(|reason| lost.reason == reason || is_greater(lost))
+                && lost.from.is_none_or(|from| bare(from) < position)
                 && position <= bare(lost.to)
                 && lost.subscriptions.as_ref().is_none_or(|ids| ids.contains(&life.key.id))
         };
@@ -758,12 +764,23 @@ impl World {
     }
 }
 
-fn event(change: Arc<Change>) -> Event {
-    if kind_of(&change) != GAP {
-        return Event::Change(change);
+fn events(change: &Arc<Change>) -> Vec<Event> {
+    let gaps = gaps(change);
+    if gaps.is_empty() {
+        return vec![Event::Change(Arc::clone(change))];
     }
-    let (position, reason) = (change.position, ResyncReason::Undecodable);
-    Event::Resync(Gap { position, scope: change.scope.clone(), reason })
+    let position = change.position;
+    let event = |reason: &ResyncReason| Event::Resync(Gap { position, scope: change.scope.clone(), reason: *reason });
+    gaps.iter().map(event).collect()
+}
+
+/// What is to be said in the place of a change that cannot be produced. One event may concern two scopes.
+fn gaps(change: &Change) -> &'static [ResyncReason] {
+    match (kind_of(change), change.position.ordinal % 2) {
+        (GAP, 0) => &[ResyncReason::Undecodable],
+        (GAP, _) => &[ResyncReason::Invalidated, ResyncReason::Replaced],
+        _ => &[],
+    }
 }
 
 fn checkpointed(position: Position, revision: Option<Revision>) -> Checkpointed {

@@ -59,6 +59,15 @@ impl Etcd {
     /// SIGSTOP: it answers nothing and closes nothing.
     pub(crate) fn stop(&self) {
         self.signal("STOP");
+        // The signal is on its way to each of its threads; until all have stopped it may still answer.
+        let id = self.child.lock().unwrap_or_else(PoisonError::into_inner).id();
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        };
+        while !std::fs::read_dir(format!("/proc/{id}/task")).unwrap().all(is_stopped) {
+            std::thread::yield_now();
+        }
     }
 
     /// SIGCONT.
