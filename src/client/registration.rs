@@ -165,16 +165,6 @@ impl Registration {
         self.call(Method::PUT, &path, named.as_ref()).await
     }
 
-    /// Skips what a gateway has missed: only what is still to come will be delivered. Closes its session.
-    ///
-    /// # Errors
-    /// See [`RegistrationError`].
-    pub async fn skip_to_now(&self, gateway_id: &str) -> Result<()> {
-        let path = format!("{}/cursor", gateway_path(gateway_id));
-        let now = serde_json::json!({ "now": true });
-        self.send(Method::PUT, &path, Some(&now)).await.map(drop)
-    }
-
     /// Drops a gateway with its subscriptions and its cursor. Whether it was there.
     ///
     /// # Errors

@@ -58,9 +58,6 @@ pub struct TailArgs {
     /// Be this gateway, and go on where it was; without it a new one that is deleted at the end
     #[arg(long, value_name = "NAME")]
     pub gateway: Option<String>,
-    /// With --gateway: skip what it has missed
-    #[arg(long, requires = "gateway")]
-    pub from_now: bool,
     /// By what matches come
     #[arg(long, value_enum, default_value_t, value_name = "TRANSPORT")]
     pub transport: By,
@@ -81,9 +78,6 @@ pub async fn run(args: TailArgs) -> anyhow::Result<()> {
     let gateway = args.gateway.clone().unwrap_or_else(|| format!("tail-{:08x}", rand::random::<u32>()));
     let asked = subscription(&args, &gateway)?;
     let registered = hub.register(&asked).await.map_err(refused)?;
-    if args.from_now {
-        hub.skip_to_now(&gateway).await?;
-    }
     announce(&asked, &registered);
     let printed = tokio::select! {
         printed = print_all(&args, &gateway) => printed,
