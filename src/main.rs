@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use streamer::cmd;
 
+/// Changes are allocated by the thread that reads and freed by those that send, megabytes at a time; the
+/// system's allocator gives such memory back and fetches it again with every batch.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Wrong usage ends here, with clap's own message and status 2.
     let cli = cmd::Cli::parse();

@@ -75,6 +75,16 @@ impl Position {
         self.ordinal == 0
     }
 
+    /// The text, in `out`. Each delivery says its position twice, which is why no formatter does it.
+    fn digits(self, out: &mut [u8; POSITION_CHARS]) -> &str {
+        let ordered = u128::from(self.epoch.0) << 96 | u128::from(self.time.0) << 32 | u128::from(self.ordinal);
+        for (index, byte) in out.iter_mut().enumerate() {
+            let nibble = (ordered >> (4 * (POSITION_CHARS - 1 - index))) as usize & 0xf;
+            *byte = b"0123456789abcdef"[nibble];
+        }
+        std::str::from_utf8(out).unwrap_or_default()
+    }
+
     /// The greatest boundary at or before this position.
     pub const fn floor_boundary(self) -> Self {
         Self { ordinal: 0, ..self }
@@ -90,9 +100,12 @@ impl Position {
     }
 }
 
+/// Hex digits of a position as text.
+const POSITION_CHARS: usize = 32;
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}{:016x}{:08x}", self.epoch.0, self.time.0, self.ordinal)
+        f.write_str(self.digits(&mut [0; POSITION_CHARS]))
     }
 }
 
@@ -112,7 +125,7 @@ impl FromStr for Position {
 
     fn from_str(text: &str) -> Result<Self, NotAPosition> {
         let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() != 32 || !text.bytes().all(lower_hex) {
+        if text.len() != POSITION_CHARS || !text.bytes().all(lower_hex) {
             return Err(NotAPosition);
         }
         let number = |from: usize, to: usize| u64::from_str_radix(&text[from..to], 16);
@@ -166,7 +179,9 @@ impl PartitionId {
 
 impl fmt::Display for PartitionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.backend, self.number)
+        f.write_str(&self.backend)?;
+        f.write_str("/")?;
+        fmt::Display::fmt(&self.number, f)
     }
 }
 

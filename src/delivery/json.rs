@@ -3,7 +3,7 @@
 //! Owns the field names, their order and their nulls (`docs/delivery.md`). Bodies are spliced in as
 //! they were encoded once for all. Knows nothing of SSE or NATS.
 
-use chrono::DateTime;
+use chrono::{DateTime, SecondsFormat};
 
 use super::body::Format;
 use super::ejson::{put, write_json, write_string};
@@ -136,7 +136,7 @@ impl Delivery {
     /// The server's wall clock at the change, by RFC 3339 with milliseconds, where it is known.
     pub fn wall_time(&self) -> Option<String> {
         let time = DateTime::from_timestamp_millis(self.change.wall_time_ms?)?;
-        Some(time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+        Some(time.to_rfc3339_opts(SecondsFormat::Millis, true))
     }
 }
 

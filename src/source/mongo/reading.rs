@@ -215,16 +215,17 @@ impl Reader {
             let size = super::segment::size_of_event(&event);
             let full =
                 batch.events.len() >= limits::source_batch_changes_max || bytes + size > limits::source_batch_bytes_max;
-            if full && !batch.events.is_empty() {
+            // What one event told stays together.
+            if full && batch.events.last().is_some_and(|last| position_of(last) < position_of(&event)) {
                 let ended = std::mem::take(&mut batch);
-                let reached = position_of(ended.events.last()).unwrap_or_default().max(self.sequence.reached());
+                let reached = ended.events.last().map(position_of).unwrap_or_default().max(self.sequence.reached());
                 self.hand_over(Batch { reached, ..ended }).await?;
                 bytes = 0;
             }
             bytes += size;
             batch.events.push(event);
         }
-        batch.reached = self.sequence.reach(position_of(batch.events.last()));
+        batch.reached = self.sequence.reach(batch.events.last().map(position_of));
         if batch.events.is_empty() && batch.reached == self.sequence.reached() {
             return Ok(());
         }
@@ -343,9 +344,9 @@ fn last_token(answer: &RawBatch) -> Result<Option<Document>, Failure> {
     Ok(RawEvent::read(event?).token.and_then(|token| Document::try_from(token).ok()))
 }
 
-fn position_of(event: Option<&Event>) -> Option<Position> {
-    event.map(|event| match event {
+fn position_of(event: &Event) -> Position {
+    match event {
         Event::Change(change) => change.position,
         Event::Resync(gap) => gap.position,
-    })
+    }
 }
