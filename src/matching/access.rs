@@ -1,6 +1,6 @@
-//! Access: the one conjunct under which a filter is filed.
+//! Access: under which keys a filter is filed.
 //!
-//! Owns hash keys for values. What CEL holds to be equal has the same key; the reverse need not be
+//! Owns the choice of them, and hash keys for values. What CEL holds to be equal has the same key; the reverse need not be
 //! so, for whoever is found by a key is still evaluated.
 
 use std::hash::{Hash, Hasher};
@@ -8,9 +8,11 @@ use std::hash::{Hash, Hasher};
 use bson::RawBsonRef;
 use hashbrown::Equivalent;
 
+use super::formula::{Atom, Formula};
 use super::term::{Term, Test};
 use super::value::Value;
-use crate::subscription::Operator;
+use crate::limits;
+use crate::subscription::{Operator, Path};
 
 /// A value as a key of a hash table.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,47 +95,58 @@ fn number(value: f64) -> Option<u64> {
     if value.is_nan() { None } else { Some((value + 0.0).to_bits()) }
 }
 
-/// How a filter is found.
+/// Values of one path under which a filter is found.
 #[derive(Clone, Debug)]
-pub(super) enum Access {
-    /// By this value.
-    Equal(Key),
-    /// By any of these values.
-    In(Vec<Key>),
+pub(super) struct Access {
+    /// Where the value is.
+    pub(super) path: Path,
+    /// With repetitions where a list had some.
+    pub(super) keys: Vec<Key>,
+    is_list: bool,
 }
 
 impl Access {
-    /// The best term to file a filter under, if there is one: an equality, else the shortest list.
-    pub(super) fn choose(terms: &[Term]) -> Option<(usize, Self)> {
-        let candidates = terms.iter().enumerate().filter_map(|(number, term)| Some((number, Self::of(term)?)));
-        candidates.min_by_key(|(_, access)| access.keys().len())
-    }
-
     fn of(term: &Term) -> Option<Self> {
-        match &term.test {
-            Test::Compare(Operator::Equal, value) => Key::of(value).map(Self::Equal),
+        let (keys, is_list) = match &term.test {
+            Test::Compare(Operator::Equal, value) => (vec![Key::of(value)?], false),
             Test::Compare(Operator::In, Value::List(items)) => {
                 // A NaN finds nothing and needs no key; a container could be found but has none.
                 let findable = items.iter().filter(|item| !matches!(item, Value::Double(value) if value.is_nan()));
-                findable.map(Key::of).collect::<Option<Vec<_>>>().map(Self::In)
+                (findable.map(Key::of).collect::<Option<_>>()?, true)
             }
-            _ => None,
-        }
-    }
-
-    /// All values under which the filter is found; with repetitions where the list had some.
-    pub(super) fn keys(&self) -> &[Key] {
-        match self {
-            Self::Equal(key) => std::slice::from_ref(key),
-            Self::In(keys) => keys,
-        }
+            _ => return None,
+        };
+        Some(Self { path: term.path.clone(), keys, is_list })
     }
 
     /// The name in a plan.
     pub(super) const fn kind(&self) -> &'static str {
-        match self {
-            Self::Equal(_) => "equality",
-            Self::In(_) => "in",
+        if self.is_list { "in" } else { "equality" }
+    }
+}
+
+/// Under what a formula is filed: whatever it is true for meets at least one of the keys. `None` if
+/// only a scan will do.
+pub(super) fn cover(formula: &Formula) -> Option<Vec<Access>> {
+    match formula {
+        // It is true for nothing and need not be found.
+        Formula::Constant(false) => Some(Vec::new()),
+        Formula::Constant(true) | Formula::Atom(Atom::Cel(_), _) | Formula::Atom(_, false) => None,
+        Formula::Atom(Atom::Term(term), true) => Access::of(term).map(|access| vec![access]),
+        Formula::All(parts) => covering(parts).map(|(_, cover)| cover),
+        Formula::Any(parts) => {
+            let all = parts.iter().map(cover).collect::<Option<Vec<_>>>()?.concat();
+            (size(&all) <= limits::cover_keys_max).then_some(all)
         }
     }
+}
+
+/// The conjunct that covers a conjunction with the fewest keys, and its cover.
+pub(super) fn covering(parts: &[Formula]) -> Option<(usize, Vec<Access>)> {
+    let covers = parts.iter().enumerate().filter_map(|(number, part)| Some((number, cover(part)?)));
+    covers.min_by_key(|(_, cover)| size(cover))
+}
+
+fn size(cover: &[Access]) -> usize {
+    cover.iter().map(|access| access.keys.len()).sum()
 }

@@ -9,8 +9,9 @@ use bson::RawDocument;
 use serde_json::{Value as Json, json};
 
 use super::Verdict;
-use super::access::Access;
+use super::access::{self, Access};
 use super::cel::{Program, Variables};
+use super::formula::{Atom, Formula};
 use super::reference;
 use super::term::{Term, Test};
 use super::value::{Value, is_sound};
@@ -25,8 +26,10 @@ pub struct Filter {
     pub(super) concern: Concern,
     pub(super) terms: Vec<Term>,
     pub(super) cel: Option<Arc<Program>>,
-    /// How the index finds it, and the number of the term that this makes superfluous for people.
-    pub(super) access: Option<(usize, Access)>,
+    /// What the conditions come to; the reference goes by `terms` and `cel` alone.
+    formula: Formula,
+    /// How the index finds it; `None`: by a scan.
+    pub(super) cover: Option<Vec<Access>>,
 }
 
 impl Filter {
@@ -44,7 +47,8 @@ impl Filter {
             operations: spec.operations,
             transitions: spec.transitions,
         };
-        Ok(Arc::new(Self { concern, access: Access::choose(&terms), terms, cel }))
+        let formula = Formula::of(&terms, cel.as_deref());
+        Ok(Arc::new(Self { concern, cover: access::cover(&formula), formula, terms, cel }))
     }
 
     /// What a change is to this filter; `None` if nothing. This is the reference: it gives the
@@ -62,24 +66,51 @@ impl Filter {
 
     fn matches(&self, change: &Change, image: Image, shared: &mut Shared) -> bool {
         let Some(body) = image.body(change) else { return false };
-        self.terms.iter().all(|term| term.holds(body))
-            && (self.terms.is_empty() || shared.of(image).is_sound(body))
-            && self.cel.as_ref().is_none_or(|cel| cel.holds(shared.of(image).variables(change, image)))
+        let shared = shared.of(image);
+        self.formula.holds(&mut |atom, wanted| match atom {
+            Atom::Term(term) => term.outcome(body) == Some(wanted) && shared.is_sound(body),
+            Atom::Cel(part) => part.holds(wanted, shared.variables(change, image)),
+        })
     }
 
     /// How changes find this filter, for a registration's answer: `indexes` are looked up, what is
     /// in `residual` is evaluated for those that the look-up finds.
     pub fn plan(&self) -> Json {
-        let (indexes, chosen) = match &self.access {
-            Some((number, access)) => {
-                (json!([{"kind": access.kind(), "field": self.terms[*number].path.to_string()}]), Some(*number))
+        let conjuncts = self.formula.conjuncts();
+        // What a look-up by key decides need not be evaluated, but for what meets under one key.
+        let chosen = access::covering(conjuncts).map(|(number, _)| number).filter(|at| conjuncts[*at].is_flat());
+        let indexes = match self.cover.as_deref() {
+            None => vec![json!({"kind": "scan", "field": null})],
+            Some(cover) => {
+                let mut indexes: Vec<Json> = Vec::new();
+                for access in cover {
+                    let index = json!({"kind": access.kind(), "field": access.path.to_string()});
+                    if !indexes.contains(&index) {
+                        indexes.push(index);
+                    }
+                }
+                indexes
             }
-            None => (json!([{"kind": "scan", "field": null}]), None),
         };
-        let others = self.terms.iter().enumerate().filter(|(number, _)| Some(*number) != chosen);
-        let mut residual: Vec<String> = others.map(|(_, term)| described(term)).collect();
-        residual.extend(self.cel.as_ref().map(|cel| cel.source().to_owned()));
+        let others = conjuncts.iter().enumerate().filter(|(number, _)| Some(*number) != chosen);
+        let residual: Vec<String> = others.map(|(_, formula)| self.described(formula)).collect();
         json!({"indexes": indexes, "residual": residual})
+    }
+
+    fn described(&self, formula: &Formula) -> String {
+        let joined = |parts: &[Formula], by: &str| {
+            let parts: Vec<String> = parts.iter().map(|part| self.described(part)).collect();
+            format!("({})", parts.join(by))
+        };
+        match formula {
+            Formula::Constant(value) => value.to_string(),
+            Formula::Atom(Atom::Term(term), true) => described(term),
+            Formula::Atom(Atom::Term(term), false) => format!("not ({})", described(term)),
+            Formula::Atom(Atom::Cel(part), true) => part.text(),
+            Formula::Atom(Atom::Cel(part), false) => format!("!({})", part.text()),
+            Formula::All(parts) => joined(parts, " and "),
+            Formula::Any(parts) => joined(parts, " or "),
+        }
     }
 }
 

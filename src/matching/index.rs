@@ -1,8 +1,8 @@
 //! The matcher: all live subscriptions of a partition, filed so that a change meets few of them.
 //!
-//! A subscription stands in the list of its tenant and collection, and there either in the table of
-//! the field that its filter wants to equal something, under that value, or in a list that every
-//! change of the scope goes through. A change looks up the fields that have tables. Whoever is found
+//! A subscription stands in the list of its tenant and collection, and there either in tables of
+//! paths, under the values of its cover (`access`), or in a list that every change of the scope goes
+//! through. A change looks up the fields that have tables. Whoever is found
 //! is evaluated in full, so the tables only ever save work: results are exactly those of evaluating
 //! every filter.
 
@@ -41,10 +41,10 @@ struct Shelf {
     scanned: Members,
 }
 
-/// Subscriptions that want a field to equal something.
+/// Subscriptions that want what lies at a path to equal something.
 #[derive(Debug)]
 struct Table {
-    field: Path,
+    path: Path,
     by_value: HashMap<Key, Members, Hashing>,
 }
 
@@ -160,36 +160,38 @@ impl Matcher {
 impl Shelf {
     fn insert(&mut self, subscription: SubscriptionIndex, filter: &Filter) {
         self.all.insert(subscription);
-        let Some((term, access)) = &filter.access else {
+        let Some(cover) = &filter.cover else {
             self.scanned.insert(subscription);
             return;
         };
-        let field = &filter.terms[*term].path;
-        let number = self.tables.iter().position(|table| table.field == *field).unwrap_or_else(|| {
-            self.tables.push(Table { field: field.clone(), by_value: HashMap::default() });
-            self.tables.len() - 1
-        });
-        for key in access.keys() {
-            self.tables[number].by_value.entry(key.clone()).or_default().insert(subscription);
+        for access in cover {
+            let number = self.tables.iter().position(|table| table.path == access.path).unwrap_or_else(|| {
+                self.tables.push(Table { path: access.path.clone(), by_value: HashMap::default() });
+                self.tables.len() - 1
+            });
+            for key in &access.keys {
+                self.tables[number].by_value.entry(key.clone()).or_default().insert(subscription);
+            }
         }
     }
 
     fn remove(&mut self, subscription: SubscriptionIndex, filter: &Filter) {
         self.all.remove(&subscription);
-        let Some((term, access)) = &filter.access else {
+        let Some(cover) = &filter.cover else {
             self.scanned.remove(&subscription);
             return;
         };
-        let field = &filter.terms[*term].path;
-        let Some(number) = self.tables.iter().position(|table| table.field == *field) else { return };
-        let by_value = &mut self.tables[number].by_value;
-        for key in access.keys() {
-            if by_value.get_mut(key).is_some_and(|members| members.remove(&subscription) && members.is_empty()) {
-                by_value.remove(key);
+        for access in cover {
+            let Some(number) = self.tables.iter().position(|table| table.path == access.path) else { continue };
+            let by_value = &mut self.tables[number].by_value;
+            for key in &access.keys {
+                if by_value.get_mut(key).is_some_and(|members| members.remove(&subscription) && members.is_empty()) {
+                    by_value.remove(key);
+                }
             }
-        }
-        if by_value.is_empty() {
-            self.tables.swap_remove(number);
+            if by_value.is_empty() {
+                self.tables.swap_remove(number);
+            }
         }
     }
 
@@ -197,7 +199,7 @@ impl Shelf {
         found.extend(&self.scanned);
         for body in bodies.into_iter().flatten() {
             for table in &self.tables {
-                if let Found::Value(value) = path::find(body, &table.field) {
+                if let Found::Value(value) = path::find(body, &table.path) {
                     with_key(value, |key| found.extend(table.by_value.get(&key).into_iter().flatten()));
                 }
             }

@@ -5,12 +5,14 @@
 //!
 //! `value` is what BSON means to a filter and `verdict` what images and scopes mean; both evaluators
 //! share them. `reference` is the slow one that defines a filter's meaning by the CEL interpreter;
-//! `term` is the fast one for all that is not CEL. `access` and `index` find the filters worth
+//! `formula` is the fast one: plain Boolean logic over atoms, of which `term` evaluates those that test
+//! one path, whether they come from `filters` or from CEL. `access` and `index` find the filters worth
 //! evaluating. `cel` has the interpreter and its defences.
 
 mod access;
 mod cel;
 mod filter;
+mod formula;
 mod index;
 mod path;
 mod reference;

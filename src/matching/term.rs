@@ -49,16 +49,34 @@ impl Term {
         }
     }
 
-    /// Whether it holds for a body. An error is no.
-    pub(super) fn holds(&self, body: &RawDocument) -> bool {
+    /// Whether a path leads to this truth value.
+    pub(super) fn is(path: Path, value: bool) -> Self {
+        Self { path, test: Test::Compare(Operator::Equal, Value::Bool(value)) }
+    }
+
+    /// The term whose opposite this is, errors being errors in both.
+    pub(super) fn denied(&self) -> Option<Self> {
+        let test = match &self.test {
+            Test::Compare(Operator::NotEqual, value) => Test::Compare(Operator::Equal, value.clone()),
+            Test::Compare(Operator::NotIn, list) => Test::Compare(Operator::In, list.clone()),
+            Test::Exists(false) => Test::Exists(true),
+            _ => return None,
+        };
+        Some(Self { path: self.path.clone(), test })
+    }
+
+    /// What it is for a body; `None` is an error.
+    pub(super) fn outcome(&self, body: &RawDocument) -> Option<bool> {
         match (path::find(body, &self.path), &self.test) {
-            (Found::Error, _) => false,
-            (Found::Missing, test) => matches!(test, Test::Exists(false)),
-            (Found::Value(value), Test::Exists(wanted)) => *wanted && !is_error(value),
+            (Found::Error, _) => None,
+            (Found::Missing, Test::Exists(wanted)) => Some(!wanted),
+            (Found::Missing, _) => None,
+            (Found::Value(value), Test::Exists(wanted)) => (!is_error(value)).then_some(*wanted),
             (Found::Value(value), Test::Compare(op, operand)) => compare(*op, value, operand),
-            (Found::Value(value), Test::Between(start, stop)) => Value::of_raw(value).is_ok_and(|value| {
-                value.order(start).is_some_and(Ordering::is_ge) && value.order(stop).is_some_and(Ordering::is_le)
-            }),
+            (Found::Value(value), Test::Between(start, stop)) => {
+                let value = Value::of_raw(value).ok()?;
+                Some(value.order(start)?.is_ge() && value.order(stop)?.is_le())
+            }
         }
     }
 }
@@ -67,41 +85,51 @@ fn is_error(value: RawBsonRef<'_>) -> bool {
     matches!(value, RawBsonRef::DateTime(_)) && Value::of_raw(value) == Ok(Value::Error)
 }
 
-fn compare(op: Operator, value: RawBsonRef<'_>, operand: &Value) -> bool {
+fn compare(op: Operator, value: RawBsonRef<'_>, operand: &Value) -> Option<bool> {
     // Most filters are equalities on text: no copy for those.
     if let (RawBsonRef::String(text), Value::Text(wanted)) = (value, operand) {
         match op {
-            Operator::Equal => return *text == **wanted,
-            Operator::NotEqual => return *text != **wanted,
-            Operator::StartsWith => return text.starts_with(&**wanted),
+            Operator::Equal => return Some(*text == **wanted),
+            Operator::NotEqual => return Some(*text != **wanted),
+            Operator::StartsWith => return Some(text.starts_with(&**wanted)),
             _ => {}
         }
     }
-    let Ok(value) = Value::of_raw(value) else { return false };
-    if matches!(value, Value::Error) {
-        return false;
-    }
-    let ordered = |wanted: fn(Ordering) -> bool| value.order(operand).is_some_and(wanted);
+    let value = Value::of_raw(value).ok().filter(|value| !matches!(value, Value::Error))?;
+    let ordered = |wanted: fn(Ordering) -> bool| value.order(operand).map(wanted);
     match op {
-        Operator::Equal => value.equals(operand),
-        Operator::NotEqual => !value.equals(operand),
+        Operator::Equal => Some(value.equals(operand)),
+        Operator::NotEqual => Some(!value.equals(operand)),
         Operator::Less => ordered(Ordering::is_lt),
         Operator::LessOrEqual => ordered(Ordering::is_le),
         Operator::Greater => ordered(Ordering::is_gt),
         Operator::GreaterOrEqual => ordered(Ordering::is_ge),
-        Operator::In => contains(operand, &value),
-        Operator::NotIn => !contains(operand, &value),
+        Operator::In => Some(contains(operand, &value)),
+        Operator::NotIn => Some(!contains(operand, &value)),
         Operator::ArrayContains => has_member(&value, operand),
         Operator::ArrayContainsAny => match operand {
-            Value::List(wanted) => wanted.iter().any(|wanted| has_member(&value, wanted)),
-            _ => false,
+            Value::List(wanted) => any(wanted.iter().map(|wanted| has_member(&value, wanted))),
+            _ => None,
         },
         Operator::StartsWith => match (&value, operand) {
-            (Value::Text(text), Value::Text(prefix)) => text.starts_with(&**prefix),
-            _ => false,
+            (Value::Text(text), Value::Text(prefix)) => Some(text.starts_with(&**prefix)),
+            _ => None,
         },
-        Operator::Exists => false,
+        Operator::Exists => None,
     }
+}
+
+/// CEL's `exists` over outcomes: true outweighs an error, an error false.
+fn any(outcomes: impl Iterator<Item = Option<bool>>) -> Option<bool> {
+    let mut all = Some(false);
+    for outcome in outcomes {
+        match outcome {
+            Some(true) => return Some(true),
+            Some(false) => {}
+            None => all = None,
+        }
+    }
+    all
 }
 
 fn contains(list: &Value, value: &Value) -> bool {
@@ -110,11 +138,13 @@ fn contains(list: &Value, value: &Value) -> bool {
 
 /// `wanted in container`: an element of a list, a key of a map; an error in anything else, and in a
 /// list that has an error in it.
-fn has_member(container: &Value, wanted: &Value) -> bool {
+fn has_member(container: &Value, wanted: &Value) -> Option<bool> {
     match (container, wanted) {
-        (Value::List(items), _) if items.contains(&Value::Error) => false,
-        (Value::List(_), _) => contains(container, wanted),
-        (Value::Map(fields), Value::Text(key)) => fields.contains_key(key),
-        _ => false,
+        (Value::List(items), _) if items.contains(&Value::Error) => None,
+        (Value::List(_), _) => Some(contains(container, wanted)),
+        (Value::Map(fields), Value::Text(key)) => Some(fields.contains_key(key)),
+        // No field has such a name, but a map could have such a key.
+        (Value::Map(_), Value::Int(_) | Value::Double(_) | Value::Bool(_)) => Some(false),
+        _ => None,
     }
 }

@@ -9,6 +9,8 @@ mod compiler;
 mod convert;
 mod guard;
 mod pattern;
+mod print;
+mod shape;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
@@ -24,6 +26,7 @@ use crate::change::Change;
 use crate::error::Problem;
 
 pub(super) use convert::to_cel;
+pub(super) use shape::{Expression, Part, Shape};
 
 /// The standard functions; everything that a program may call is among them (`check` sees to it).
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
@@ -49,9 +52,9 @@ impl Program {
         compiler::compile(source)
     }
 
-    /// What it was compiled from.
-    pub(super) fn source(&self) -> &str {
-        &self.source
+    /// The whole of it.
+    pub(super) fn root(&self) -> Expression<'_> {
+        Expression(&self.expression)
     }
 
     /// Whether it is true. An error, or a value that is no truth value, is no.
@@ -66,13 +69,21 @@ impl std::fmt::Debug for Program {
     }
 }
 
-/// Whether an expression is true in a context. The interpreter is not ours: should it panic in spite
-/// of all, that is an error like any other and not the end of a partition.
+/// Whether an expression is true in a context.
 pub(super) fn is_true(expression: &IdedExpr, context: &Context<'_, '_>) -> bool {
+    value_of(expression, context) == Some(true)
+}
+
+/// The truth value of an expression in a context, if it has one. The interpreter is not ours: should
+/// it panic in spite of all, that is an error like any other and not the end of a partition.
+fn value_of(expression: &IdedExpr, context: &Context<'_, '_>) -> Option<bool> {
     // Not `resolve_val`, which borrows more: it is inlined into its caller, and with it the recursion
     // is compiled as part of this crate, in a debug build with frames of over 20 KB a level.
-    let run = || matches!(CelValue::resolve(expression, context), Ok(CelValue::Bool(true)));
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or(false)
+    let run = || match CelValue::resolve(expression, context) {
+        Ok(CelValue::Bool(value)) => Some(value),
+        _ => None,
+    };
+    catch_unwind(AssertUnwindSafe(run)).ok().flatten()
 }
 
 /// A context of the standard functions without any variable.

@@ -145,11 +145,72 @@ const CEL: [&str; 16] = [
     "doc.a[0] == doc.b['0']",
 ];
 
+/// Literals as CEL writes them.
+const LITERALS: [&str; 16] = [
+    "1",
+    "-1",
+    "0",
+    "2u",
+    "1.0",
+    "1.5",
+    "-0.0",
+    "9223372036854775807",
+    "true",
+    "false",
+    "null",
+    "''",
+    "'a'",
+    "'ab'",
+    "b'a'",
+    "9007199254740993",
+];
+
+fn cel_path() -> impl Strategy<Value = String> {
+    let step = prop_oneof![
+        3 => select(vec![".a", ".b", ".x"]),
+        1 => select(vec!["['a']", "['0']", "['1']", "[0]", "[1]"]),
+    ];
+    let rest = prop_oneof![3 => vec(step.clone(), 0..1), 1 => vec(step, 1..3)];
+    (select(vec![".a", ".b", "['0']"]), rest).prop_map(|(first, rest)| format!("doc{first}{}", rest.concat()))
+}
+
+/// Nested Boolean CEL; all of it compiles.
+fn a_condition() -> BoxedStrategy<String> {
+    let literal = || select(&LITERALS[..]);
+    let comparison = select(vec!["==", "!=", "<", "<=", ">", ">="]);
+    let leaf = prop_oneof![
+        4 => (cel_path(), comparison.clone(), literal()).prop_map(|(path, op, value)| format!("{path} {op} {value}")),
+        2 => (literal(), comparison.clone(), cel_path()).prop_map(|(value, op, path)| format!("{value} {op} {path}")),
+        1 => (cel_path(), comparison, cel_path()).prop_map(|(path, op, other)| format!("{path} {op} {other}")),
+        2 => (cel_path(), vec(literal(), 0..4)).prop_map(|(path, values)| format!("{path} in [{}]", values.join(", "))),
+        2 => (literal(), cel_path()).prop_map(|(value, path)| format!("{value} in {path}")),
+        1 => (cel_path(), select(vec![".a", ".b", ".x"])).prop_map(|(path, last)| format!("has({path}{last})")),
+        1 => select(vec!["has(doc.a)", "has(doc.b)", "true", "false"]).prop_map(str::to_owned),
+        1 => (cel_path(), select(vec!["", "a", "é"])).prop_map(|(path, text)| format!("{path}.startsWith('{text}')")),
+        1 => cel_path(),
+        1 => select(&CEL[..]).prop_map(|cel| format!("({cel})")),
+    ];
+    leaf.prop_recursive(4, 24, 3, |inner| {
+        let three = (inner.clone(), inner.clone(), inner.clone());
+        prop_oneof![
+            3 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} && {b})")),
+            3 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} || {b})")),
+            2 => inner.prop_map(|a| format!("!({a})")),
+            1 => three.prop_map(|(condition, a, b)| format!("({condition} ? {a} : {b})")),
+        ]
+    })
+    .boxed()
+}
+
 /// A request; most are valid.
 pub(super) fn request_of(value: BoxedStrategy<Bson>) -> impl Strategy<Value = Value> {
     let operations =
         prop_oneof![3 => Just(json!(null)), 1 => Just(json!(["insert", "delete"])), 1 => Just(json!(["update"]))];
-    let cel = prop_oneof![2 => Just(json!(null)), 1 => select(&CEL[..]).prop_map(Value::from)];
+    let cel = prop_oneof![
+        3 => Just(json!(null)),
+        1 => select(&CEL[..]).prop_map(Value::from),
+        3 => a_condition().prop_map(Value::from),
+    ];
     let interval = prop_oneof![
         3 => Just(json!(null)),
         1 => (path(), scalar(), scalar()).prop_map(|(field, start, stop)| {

@@ -277,8 +277,21 @@ fn a_plan_names_the_index_and_the_rest() {
                         "cel": "doc.d == 1"});
     assert_eq!(
         filter(fields).plan(),
-        json!({"indexes": [{"kind": "equality", "field": "b"}], "residual": ["a in (2 values)", "c >", "doc.d == 1"]})
+        json!({"indexes": [{"kind": "equality", "field": "b"}], "residual": ["a in (2 values)", "c >", "d =="]})
     );
+    // What CEL asks of one path is known as well as if `filters` had asked it.
+    let plan = |cel: &str| filter(json!({"cel": cel})).plan();
+    assert_eq!(plan("2 == doc.a.b"), json!({"indexes": [{"kind": "equality", "field": "a.b"}], "residual": []}));
+    assert_eq!(
+        plan("doc.n > 1 && (doc.a in ['x', 'y'] || doc.b == 3 || doc['b'] == 4) && size(doc.l) == 2"),
+        json!({"indexes": [{"kind": "in", "field": "a"}, {"kind": "equality", "field": "b"}],
+               "residual": ["n >", "size(doc.l) == 2"]})
+    );
+    assert_eq!(
+        plan("!(doc.a != 1 || doc.b > 2)"),
+        json!({"indexes": [{"kind": "equality", "field": "a"}], "residual": ["not (b >)"]})
+    );
+    assert_eq!(plan("doc.a == 1 && false"), json!({"indexes": [], "residual": ["false"]}));
     let fields = json!({"filters": [term("a", "in", json!([1, 2]))]});
     assert_eq!(filter(fields).plan(), json!({"indexes": [{"kind": "in", "field": "a"}], "residual": []}));
     for fields in [json!({}), json!({"filters": [term("a", "==", json!([1]))]})] {

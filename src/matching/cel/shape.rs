@@ -1,0 +1,189 @@
+//! Shapes: what of an expression is understood without the interpreter.
+//!
+//! Owns reading the crate's syntax tree: the logical operators, and the tests of one path of `doc`
+//! against literals that `term` evaluates in place. Whatever is not recognised here is `Other`, so to
+//! understand less is always right.
+
+use std::sync::Arc;
+
+use cel_interpreter::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
+
+use super::{Variables, print, value_of};
+use crate::matching::path::array_index;
+use crate::matching::term::{Term, Test};
+use crate::matching::value::Value;
+use crate::subscription::{Operator, Path};
+
+/// An expression within a program, or the whole of it.
+#[derive(Clone, Copy)]
+pub(in crate::matching) struct Expression<'a>(pub(super) &'a IdedExpr);
+
+/// What an expression is.
+pub(in crate::matching) enum Shape<'a> {
+    /// A literal truth value.
+    Constant(bool),
+    /// `a && b`.
+    And([Expression<'a>; 2]),
+    /// `a || b`.
+    Or([Expression<'a>; 2]),
+    /// `!a`.
+    Not(Expression<'a>),
+    /// `a ? b : c`.
+    Choice([Expression<'a>; 3]),
+    /// A test of one path.
+    Term(Term),
+    /// A path, as a truth value.
+    Flag(Path),
+    /// Anything else.
+    Other,
+}
+
+/// An expression that is evaluated by the interpreter.
+#[derive(Clone)]
+pub(in crate::matching) struct Part(Arc<IdedExpr>);
+
+impl Part {
+    /// Whether it comes out as wanted. An error, or a value that is no truth value, does not.
+    pub(in crate::matching) fn holds(&self, wanted: bool, variables: &Variables) -> bool {
+        value_of(&self.0, &variables.0) == Some(wanted)
+    }
+
+    /// The expression as text.
+    pub(in crate::matching) fn text(&self) -> String {
+        print::text(&self.0)
+    }
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Part").field(&self.text()).finish()
+    }
+}
+
+impl<'a> Expression<'a> {
+    /// The expression by itself.
+    pub(in crate::matching) fn part(self) -> Part {
+        Part(Arc::new(self.0.clone()))
+    }
+
+    /// What it is.
+    pub(in crate::matching) fn shape(self) -> Shape<'a> {
+        let one = |index: usize, call: &'a CallExpr| Expression(&call.args[index]);
+        match &self.0.expr {
+            Expr::Literal(LiteralValue::Boolean(value)) => Shape::Constant(*value.inner()),
+            Expr::Select(select) if select.test => {
+                let mut steps = steps(&select.operand);
+                let last = step(&select.field);
+                match (&mut steps, last) {
+                    (Some(steps), Some(last)) => {
+                        steps.push(last);
+                        Shape::Term(Term { path: Path(steps.as_slice().into()), test: Test::Exists(true) })
+                    }
+                    _ => Shape::Other,
+                }
+            }
+            Expr::Select(_) => path(self.0).map_or(Shape::Other, Shape::Flag),
+            Expr::Call(call) => match (call.func_name.as_str(), call.args.len(), &call.target) {
+                (operators::LOGICAL_AND, 2, None) => Shape::And([one(0, call), one(1, call)]),
+                (operators::LOGICAL_OR, 2, None) => Shape::Or([one(0, call), one(1, call)]),
+                (operators::LOGICAL_NOT, 1, None) => Shape::Not(one(0, call)),
+                (operators::CONDITIONAL, 3, None) => Shape::Choice([one(0, call), one(1, call), one(2, call)]),
+                (operators::INDEX, 2, None) => path(self.0).map_or(Shape::Other, Shape::Flag),
+                ("startsWith", 1, Some(text)) => {
+                    let prefix = literal(&call.args[0]).filter(|prefix| matches!(prefix, Value::Text(_)));
+                    test(path(text), Operator::StartsWith, prefix)
+                }
+                (_, 2, None) => comparison(call),
+                _ => Shape::Other,
+            },
+            _ => Shape::Other,
+        }
+    }
+}
+
+fn test(path: Option<Path>, op: Operator, value: Option<Value>) -> Shape<'static> {
+    match (path, value) {
+        (Some(path), Some(value)) => Shape::Term(Term { path, test: Test::Compare(op, value) }),
+        _ => Shape::Other,
+    }
+}
+
+fn comparison(call: &CallExpr) -> Shape<'static> {
+    let [left, right] = call.args.as_slice() else { return Shape::Other };
+    if call.func_name == operators::IN {
+        return match (path(left), path(right)) {
+            (Some(path), _) => test(Some(path), Operator::In, list(right)),
+            (None, Some(path)) => test(Some(path), Operator::ArrayContains, literal(left)),
+            _ => Shape::Other,
+        };
+    }
+    // The operator, and the one that says the same with its sides exchanged.
+    let (op, turned) = match call.func_name.as_str() {
+        operators::EQUALS => (Operator::Equal, Operator::Equal),
+        operators::NOT_EQUALS => (Operator::NotEqual, Operator::NotEqual),
+        operators::LESS => (Operator::Less, Operator::Greater),
+        operators::LESS_EQUALS => (Operator::LessOrEqual, Operator::GreaterOrEqual),
+        operators::GREATER => (Operator::Greater, Operator::Less),
+        operators::GREATER_EQUALS => (Operator::GreaterOrEqual, Operator::LessOrEqual),
+        _ => return Shape::Other,
+    };
+    match path(left) {
+        Some(path) => test(Some(path), op, literal(right)),
+        None => test(path(right), turned, literal(left)),
+    }
+}
+
+/// A path of at least one step from `doc`.
+fn path(expression: &IdedExpr) -> Option<Path> {
+    steps(expression).filter(|steps| !steps.is_empty()).map(|steps| Path(steps.into()))
+}
+
+fn steps(expression: &IdedExpr) -> Option<Vec<Arc<str>>> {
+    let (inner, name) = match &expression.expr {
+        Expr::Ident(name) => return (name == "doc").then(Vec::new),
+        Expr::Select(select) if !select.test => (&*select.operand, select.field.as_str()),
+        Expr::Call(call) if call.func_name == operators::INDEX && call.target.is_none() => {
+            let [container, index] = call.args.as_slice() else { return None };
+            let Expr::Literal(LiteralValue::String(name)) = &index.expr else { return None };
+            (container, name.inner())
+        }
+        _ => return None,
+    };
+    let mut steps = steps(inner)?;
+    steps.push(step(name)?);
+    Some(steps)
+}
+
+/// A step that means the same in a path: there digits are an index where they meet an array.
+fn step(name: &str) -> Option<Arc<str>> {
+    (array_index(name).is_none()).then(|| name.into())
+}
+
+fn literal(expression: &IdedExpr) -> Option<Value> {
+    Some(match &expression.expr {
+        Expr::Literal(literal) => match literal {
+            LiteralValue::Boolean(value) => Value::Bool(*value.inner()),
+            LiteralValue::Bytes(value) => Value::Bytes(value.inner().into()),
+            LiteralValue::Double(value) => Value::Double(*value.inner()),
+            LiteralValue::Int(value) => Value::Int(*value.inner()),
+            LiteralValue::Null => Value::Null,
+            LiteralValue::String(value) => Value::Text(value.inner().into()),
+            // Beyond an int there is no value of ours that is as exact.
+            LiteralValue::UInt(value) => Value::Int(i64::try_from(*value.inner()).ok()?),
+        },
+        Expr::Call(call) if call.func_name == operators::NEGATE => match literal(call.args.first()?)? {
+            Value::Int(value) => Value::Int(value.checked_neg()?),
+            Value::Double(value) => Value::Double(-value),
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+fn list(expression: &IdedExpr) -> Option<Value> {
+    let Expr::List(list) = &expression.expr else { return None };
+    if !list.optional_indices.is_empty() {
+        return None;
+    }
+    list.elements.iter().map(literal).collect::<Option<Vec<_>>>().map(Value::List)
+}

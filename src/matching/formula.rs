@@ -1,0 +1,162 @@
+//! Formulas: what a filter says, as plain Boolean logic over atoms.
+//!
+//! Owns the way from CEL's three values (true, false, error) to two. For every expression there are
+//! the documents for which it is true and those for which it is false; an error is in neither. Each
+//! of the two is a formula over the same two of its parts, so a filter is "its root is true", `!`
+//! exchanges the two, and at the leaves stands an atom with the outcome that is wanted of it. There is
+//! no negation and no error in a formula: conjuncts and disjuncts may be moved and merged freely.
+//! `docs/decisions/0004-matching-engine.md` has the equations.
+
+use super::cel::{Expression, Part, Program, Shape};
+use super::term::Term;
+use crate::limits;
+
+/// True or false of a body.
+#[derive(Clone, Debug)]
+pub(super) enum Formula {
+    /// Whatever the body.
+    Constant(bool),
+    /// If the atom comes out as wanted.
+    Atom(Atom, bool),
+    /// If all are. Never empty.
+    All(Vec<Formula>),
+    /// If any is. Never empty.
+    Any(Vec<Formula>),
+}
+
+/// What a formula does not look into.
+#[derive(Clone, Debug)]
+pub(super) enum Atom {
+    /// A test of one path of `doc`.
+    Term(Term),
+    /// For the interpreter.
+    Cel(Part),
+}
+
+impl Formula {
+    /// All terms hold, and the program is true.
+    pub(super) fn of(terms: &[Term], cel: Option<&Program>) -> Self {
+        let terms = terms.iter().map(|term| Self::of_term(term.clone(), true));
+        Self::all(terms.chain(cel.map(Self::of_program)).collect())
+    }
+
+    /// A condition that is used twice on the way to two values doubles what lies under it, so there is a
+    /// limit; beyond it the interpreter evaluates the whole.
+    fn of_program(program: &Program) -> Self {
+        let mut left = limits::formula_atoms_max;
+        let taken_apart = Self::of_expression(program.root(), true, &mut left);
+        taken_apart.unwrap_or_else(|| Self::Atom(Atom::Cel(program.root().part()), true))
+    }
+
+    /// Where an expression comes out as wanted. `None` past the limit.
+    fn of_expression(expression: Expression<'_>, wanted: bool, left: &mut usize) -> Option<Self> {
+        match expression.shape() {
+            Shape::Constant(value) => Some(Self::Constant(value == wanted)),
+            Shape::And([a, b]) => Self::both(a, b, wanted, wanted, left),
+            Shape::Or([a, b]) => Self::both(a, b, !wanted, wanted, left),
+            Shape::Not(inner) => Self::of_expression(inner, !wanted, left),
+            Shape::Choice([condition, yes, no]) => {
+                let mut when = |is: bool, then: Expression<'_>| {
+                    let condition = Self::of_expression(condition, is, left)?;
+                    Some(Self::all(vec![condition, Self::of_expression(then, wanted, left)?]))
+                };
+                Some(Self::any(vec![when(true, yes)?, when(false, no)?]))
+            }
+            Shape::Term(term) => count(left).map(|()| Self::of_term(term, wanted)),
+            // False is not the absence of true: of a text it is neither.
+            Shape::Flag(path) => count(left).map(|()| Self::of_term(Term::is(path, wanted), true)),
+            Shape::Other => count(left).map(|()| Self::Atom(Atom::Cel(expression.part()), wanted)),
+        }
+    }
+
+    fn both(a: Expression<'_>, b: Expression<'_>, is_all: bool, wanted: bool, left: &mut usize) -> Option<Self> {
+        let parts = vec![Self::of_expression(a, wanted, left)?, Self::of_expression(b, wanted, left)?];
+        Some(if is_all { Self::all(parts) } else { Self::any(parts) })
+    }
+
+    /// A term where it comes out as wanted; one that denies something is what it denies, unwanted.
+    fn of_term(term: Term, wanted: bool) -> Self {
+        match term.denied() {
+            Some(denied) => Self::Atom(Atom::Term(denied), !wanted),
+            None => Self::Atom(Atom::Term(term), wanted),
+        }
+    }
+
+    /// The conjunction, flat and without what makes no difference; what is cheap comes first.
+    fn all(parts: Vec<Self>) -> Self {
+        let mut flat = Vec::with_capacity(parts.len());
+        for part in parts {
+            match part {
+                Self::Constant(true) => {}
+                Self::Constant(false) => return Self::Constant(false),
+                Self::All(parts) => flat.extend(parts),
+                part => flat.push(part),
+            }
+        }
+        Self::sorted(flat, true)
+    }
+
+    /// The disjunction, likewise.
+    fn any(parts: Vec<Self>) -> Self {
+        let mut flat = Vec::with_capacity(parts.len());
+        for part in parts {
+            match part {
+                Self::Constant(false) => {}
+                Self::Constant(true) => return Self::Constant(true),
+                Self::Any(parts) => flat.extend(parts),
+                part => flat.push(part),
+            }
+        }
+        Self::sorted(flat, false)
+    }
+
+    fn sorted(mut parts: Vec<Self>, is_all: bool) -> Self {
+        match parts.len() {
+            0 => Self::Constant(is_all),
+            1 => parts.remove(0),
+            _ => {
+                parts.sort_by_key(Self::needs_interpreter);
+                if is_all { Self::All(parts) } else { Self::Any(parts) }
+            }
+        }
+    }
+
+    fn needs_interpreter(&self) -> bool {
+        match self {
+            Self::Constant(_) | Self::Atom(Atom::Term(_), _) => false,
+            Self::Atom(Atom::Cel(_), _) => true,
+            Self::All(parts) | Self::Any(parts) => parts.iter().any(Self::needs_interpreter),
+        }
+    }
+
+    /// Whether it is true, given what the atoms are.
+    pub(super) fn holds(&self, holds: &mut impl FnMut(&Atom, bool) -> bool) -> bool {
+        match self {
+            Self::Constant(value) => *value,
+            Self::Atom(atom, wanted) => holds(atom, *wanted),
+            Self::All(parts) => parts.iter().all(|part| part.holds(holds)),
+            Self::Any(parts) => parts.iter().any(|part| part.holds(holds)),
+        }
+    }
+
+    /// Its conjuncts.
+    pub(super) fn conjuncts(&self) -> &[Self] {
+        match self {
+            Self::All(parts) => parts,
+            other => std::slice::from_ref(other),
+        }
+    }
+
+    /// Whether it is an atom, or atoms of which any will do.
+    pub(super) fn is_flat(&self) -> bool {
+        match self {
+            Self::Any(parts) => parts.iter().all(|part| matches!(part, Self::Atom(..))),
+            other => matches!(other, Self::Atom(..)),
+        }
+    }
+}
+
+fn count(left: &mut usize) -> Option<()> {
+    *left = left.checked_sub(1)?;
+    Some(())
+}
