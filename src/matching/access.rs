@@ -9,6 +9,7 @@ use bson::RawBsonRef;
 use hashbrown::Equivalent;
 
 use super::formula::{Atom, Formula};
+use super::ranges::{after_prefix, number_key, time_key};
 use super::term::{Term, Test};
 use super::value::Value;
 use crate::limits;
@@ -95,58 +96,174 @@ fn number(value: f64) -> Option<u64> {
     if value.is_nan() { None } else { Some((value + 0.0).to_bits()) }
 }
 
-/// Values of one path under which a filter is found.
-#[derive(Clone, Debug)]
+/// What of one path a filter is found by.
+#[derive(Clone, PartialEq, Debug)]
 pub(super) struct Access {
-    /// Where the value is.
     pub(super) path: Path,
-    /// With repetitions where a list had some.
-    pub(super) keys: Vec<Key>,
-    is_list: bool,
+    pub(super) by: By,
+}
+
+/// The ways to be found.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum By {
+    /// The value is this one.
+    Equal(Key),
+    /// The value is one of these.
+    In(Vec<Key>),
+    /// One of these is an element of the array, or a field of the map.
+    Member(Vec<Key>),
+    /// The value is a number between these keys.
+    Numbers(u64, u64),
+    /// It is a date between these.
+    Times(u64, u64),
+    /// It is a text between these.
+    Texts(Box<[u8]>, Box<[u8]>),
+    /// There is a value.
+    Present,
 }
 
 impl Access {
-    fn of(term: &Term) -> Option<Self> {
-        let (keys, is_list) = match &term.test {
-            Test::Compare(Operator::Equal, value) => (vec![Key::of(value)?], false),
-            Test::Compare(Operator::In, Value::List(items)) => {
-                // A NaN finds nothing and needs no key; a container could be found but has none.
-                let findable = items.iter().filter(|item| !matches!(item, Value::Double(value) if value.is_nan()));
-                (findable.map(Key::of).collect::<Option<_>>()?, true)
-            }
-            _ => return None,
+    /// How a term is found where it comes out as wanted.
+    fn of(term: &Term, wanted: bool) -> Option<Self> {
+        let by = match (&term.test, wanted) {
+            // To be absent is nothing to be found by; all else is an error without a value.
+            (Test::Exists(is), _) if *is != wanted => return None,
+            (Test::Exists(_), _) => By::Present,
+            (test, true) => By::of(test).unwrap_or(By::Present),
+            (_, false) => By::Present,
         };
-        Some(Self { path: term.path.clone(), keys, is_list })
+        Some(Self { path: term.path.clone(), by })
     }
 
     /// The name in a plan.
     pub(super) const fn kind(&self) -> &'static str {
-        if self.is_list { "in" } else { "equality" }
+        match self.by {
+            By::Equal(_) => "equality",
+            By::In(_) => "in",
+            By::Member(_) => "member",
+            By::Numbers(..) | By::Times(..) | By::Texts(..) => "range",
+            By::Present => "presence",
+        }
     }
-}
 
-/// Under what a formula is filed: whatever it is true for meets at least one of the keys. `None` if
-/// only a scan will do.
-pub(super) fn cover(formula: &Formula) -> Option<Vec<Access>> {
-    match formula {
-        // It is true for nothing and need not be found.
-        Formula::Constant(false) => Some(Vec::new()),
-        Formula::Constant(true) | Formula::Atom(Atom::Cel(_), _) | Formula::Atom(_, false) => None,
-        Formula::Atom(Atom::Term(term), true) => Access::of(term).map(|access| vec![access]),
-        Formula::All(parts) => covering(parts).map(|(_, cover)| cover),
-        Formula::Any(parts) => {
-            let all = parts.iter().map(cover).collect::<Option<Vec<_>>>()?.concat();
-            (size(&all) <= limits::cover_keys_max).then_some(all)
+    fn keys_len(&self) -> usize {
+        match &self.by {
+            By::In(keys) | By::Member(keys) => keys.len(),
+            _ => 1,
+        }
+    }
+
+    /// How many changes it is thought to let through, in no unit: an equality few, a range more, to
+    /// be there at all nearly everything.
+    fn weight(&self) -> usize {
+        match &self.by {
+            By::Equal(_) => 1,
+            By::In(keys) | By::Member(keys) => keys.len(),
+            By::Numbers(0, _) | By::Numbers(_, u64::MAX) | By::Times(0, _) | By::Times(_, u64::MAX) => 20_000,
+            By::Texts(start, stop) if start.is_empty() || **stop == [0xff] => 20_000,
+            By::Numbers(..) | By::Times(..) | By::Texts(..) => 5_000,
+            By::Present => 100_000,
         }
     }
 }
 
-/// The conjunct that covers a conjunction with the fewest keys, and its cover.
-pub(super) fn covering(parts: &[Formula]) -> Option<(usize, Vec<Access>)> {
-    let covers = parts.iter().enumerate().filter_map(|(number, part)| Some((number, cover(part)?)));
-    covers.min_by_key(|(_, cover)| size(cover))
+impl By {
+    fn of(test: &Test) -> Option<Self> {
+        Some(match test {
+            Test::Compare(Operator::Equal, value) => Self::Equal(Key::of(value)?),
+            Test::Compare(Operator::In, Value::List(items)) => Self::In(keys(items)?),
+            Test::Compare(Operator::ArrayContains, value) => Self::Member(keys(std::slice::from_ref(value))?),
+            Test::Compare(Operator::ArrayContainsAny, Value::List(items)) => Self::Member(keys(items)?),
+            Test::Compare(Operator::StartsWith, Value::Text(prefix)) => {
+                Self::Texts(prefix.as_bytes().into(), after_prefix(prefix))
+            }
+            Test::Compare(Operator::Less | Operator::LessOrEqual, value) => Self::between(None, Some(value))?,
+            Test::Compare(Operator::Greater | Operator::GreaterOrEqual, value) => Self::between(Some(value), None)?,
+            Test::Between(start, stop) => Self::between(Some(start), Some(stop))?,
+            Test::Compare(..) | Test::Exists(_) => return None,
+        })
+    }
+
+    /// Open ends are filed as closed ones.
+    fn between(start: Option<&Value>, stop: Option<&Value>) -> Option<Self> {
+        let number = |value: &Value| match value {
+            Value::Int(value) => number_key(*value as f64),
+            Value::Double(value) => number_key(*value),
+            _ => None,
+        };
+        let ends = (start, stop);
+        match start.or(stop)? {
+            Value::Int(_) | Value::Double(_) => {
+                Some(Self::Numbers(ends.0.map_or(Some(0), number)?, ends.1.map_or(Some(u64::MAX), number)?))
+            }
+            Value::Time(_) => {
+                let time = |value: &Value| if let Value::Time(time) = value { Some(time_key(*time)) } else { None };
+                Some(Self::Times(ends.0.map_or(Some(0), time)?, ends.1.map_or(Some(u64::MAX), time)?))
+            }
+            Value::Text(_) => {
+                let text =
+                    |value: &Value| if let Value::Text(text) = value { Some(text.as_bytes().into()) } else { None };
+                let (first, last): (Box<[u8]>, Box<[u8]>) = (Box::default(), after_prefix(""));
+                Some(Self::Texts(ends.0.map_or(Some(first), text)?, ends.1.map_or(Some(last), text)?))
+            }
+            _ => None,
+        }
+    }
+
+    /// The part of a range that lies in another, too; `None` where they are no ranges of one kind.
+    fn narrowed(&self, other: &Self) -> Option<Self> {
+        Some(match (self, other) {
+            (Self::Numbers(a, b), Self::Numbers(c, d)) => Self::Numbers(*a.max(c), *b.min(d)),
+            (Self::Times(a, b), Self::Times(c, d)) => Self::Times(*a.max(c), *b.min(d)),
+            (Self::Texts(a, b), Self::Texts(c, d)) => Self::Texts(a.max(c).clone(), b.min(d).clone()),
+            _ => return None,
+        })
+    }
 }
 
-fn size(cover: &[Access]) -> usize {
-    cover.iter().map(|access| access.keys.len()).sum()
+/// The keys of values; `None` if one could be met and has none.
+fn keys(values: &[Value]) -> Option<Vec<Key>> {
+    // A NaN finds nothing and needs no key; a container could be found but has none.
+    let findable = values.iter().filter(|value| !matches!(value, Value::Double(value) if value.is_nan()));
+    findable.map(Key::of).collect()
+}
+
+/// Under what a formula is filed: whatever it is true for meets at least one of these. `None` if only
+/// a scan will do.
+pub(super) fn cover(formula: &Formula) -> Option<Vec<Access>> {
+    match formula {
+        // It is true for nothing and need not be found.
+        Formula::Constant(false) => Some(Vec::new()),
+        Formula::Constant(true) | Formula::Atom(Atom::Cel(_), _) => None,
+        Formula::Atom(Atom::Term(term), wanted) => Access::of(term, *wanted).map(|access| vec![access]),
+        Formula::All(parts) => covering(parts).map(|(_, cover)| cover),
+        Formula::Any(parts) => {
+            let all = parts.iter().map(cover).collect::<Option<Vec<_>>>()?.concat();
+            let keys: usize = all.iter().map(Access::keys_len).sum();
+            (keys <= limits::cover_keys_max).then_some(all)
+        }
+    }
+}
+
+/// What a conjunction is filed under: its most selective conjunct, by number; a range as far as the
+/// others leave of it.
+pub(super) fn covering(parts: &[Formula]) -> Option<(usize, Vec<Access>)> {
+    let covers: Vec<(usize, Vec<Access>)> =
+        parts.iter().enumerate().filter_map(|(number, part)| Some((number, cover(part)?))).collect();
+    let narrowed = covers.iter().map(|(number, cover)| match cover.as_slice() {
+        [access] => {
+            let mut access = access.clone();
+            for (_, other) in &covers {
+                if let [other] = other.as_slice()
+                    && other.path == access.path
+                    && let Some(by) = access.by.narrowed(&other.by)
+                {
+                    access.by = by;
+                }
+            }
+            (*number, vec![access])
+        }
+        _ => (*number, cover.clone()),
+    });
+    narrowed.min_by_key(|(_, cover)| cover.iter().map(Access::weight).sum::<usize>())
 }

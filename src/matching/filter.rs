@@ -9,7 +9,7 @@ use bson::RawDocument;
 use serde_json::{Value as Json, json};
 
 use super::Verdict;
-use super::access::{self, Access};
+use super::access::{self, Access, By};
 use super::cel::{Program, Variables};
 use super::formula::{Atom, Formula};
 use super::reference;
@@ -77,8 +77,13 @@ impl Filter {
     /// in `residual` is evaluated for those that the look-up finds.
     pub fn plan(&self) -> Json {
         let conjuncts = self.formula.conjuncts();
-        // What a look-up by key decides need not be evaluated, but for what meets under one key.
-        let chosen = access::covering(conjuncts).map(|(number, _)| number).filter(|at| conjuncts[*at].is_flat());
+        // What the look-up decides need not be evaluated, but for what meets under one key.
+        let decided = |(number, cover): (usize, Vec<Access>)| {
+            let by_value = cover.iter().all(|access| access.by != By::Present);
+            let is_presence = matches!(&conjuncts[number], Formula::Atom(Atom::Term(term), _) if term.is_presence());
+            (conjuncts[number].is_flat() && (by_value || is_presence)).then_some(number)
+        };
+        let chosen = access::covering(conjuncts).and_then(decided);
         let indexes = match self.cover.as_deref() {
             None => vec![json!({"kind": "scan", "field": null})],
             Some(cover) => {
@@ -104,28 +109,48 @@ impl Filter {
         };
         match formula {
             Formula::Constant(value) => value.to_string(),
-            Formula::Atom(Atom::Term(term), true) => described(term),
-            Formula::Atom(Atom::Term(term), false) => format!("not ({})", described(term)),
+            Formula::Atom(Atom::Term(term), wanted) => described(term, *wanted),
             Formula::Atom(Atom::Cel(part), true) => part.text(),
             Formula::Atom(Atom::Cel(part), false) => format!("!({})", part.text()),
-            Formula::All(parts) => joined(parts, " and "),
-            Formula::Any(parts) => joined(parts, " or "),
+            Formula::All(parts) => joined(parts, " && "),
+            Formula::Any(parts) => joined(parts, " || "),
         }
     }
 }
 
-fn described(term: &Term) -> String {
+/// A term as CEL, long lists counted.
+fn described(term: &Term, wanted: bool) -> String {
     let path = &term.path;
-    match &term.test {
-        Test::Compare(op, Value::List(items))
-            if matches!(op, Operator::In | Operator::NotIn | Operator::ArrayContainsAny) =>
-        {
-            format!("{path} {} ({} values)", op.name(), items.len())
+    let text = match &term.test {
+        Test::Compare(Operator::Equal, value) if !wanted => return format!("doc.{path} != {}", literal(value)),
+        Test::Compare(op @ (Operator::In | Operator::ArrayContainsAny), Value::List(items)) => {
+            format!("doc.{path} {} ({} values)", op.name(), items.len())
         }
-        Test::Compare(op, _) => format!("{path} {}", op.name()),
-        Test::Exists(true) => format!("{path} exists"),
-        Test::Exists(false) => format!("{path} does not exist"),
-        Test::Between(..) => format!("{path} within an interval"),
+        Test::Compare(Operator::ArrayContains, value) => format!("{} in doc.{path}", literal(value)),
+        Test::Compare(Operator::StartsWith, value) => format!("doc.{path}.startsWith({})", literal(value)),
+        Test::Compare(op, value) => format!("doc.{path} {} {}", op.name(), literal(value)),
+        Test::Exists(_) => format!("has(doc.{path})"),
+        Test::Between(start, stop) => format!("doc.{path} >= {} && doc.{path} <= {}", literal(start), literal(stop)),
+    };
+    if wanted { text } else { format!("!({text})") }
+}
+
+/// The longest text of a value in a plan.
+const LITERAL_CHARS_MAX: usize = 64;
+
+fn literal(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(value) => value.to_string(),
+        Value::Int(value) => value.to_string(),
+        Value::Double(value) => format!("{value:?}"),
+        Value::Text(text) if text.len() <= LITERAL_CHARS_MAX => format!("{text:?}"),
+        Value::Text(text) => format!("{:?}…", text.chars().take(LITERAL_CHARS_MAX).collect::<String>()),
+        Value::Time(milliseconds) => format!("timestamp({milliseconds} ms)"),
+        Value::Bytes(bytes) => format!("({} bytes)", bytes.len()),
+        Value::List(items) => format!("({} values)", items.len()),
+        Value::Map(fields) => format!("({} fields)", fields.len()),
+        Value::Error => "(an error)".into(),
     }
 }
 

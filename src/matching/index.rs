@@ -9,13 +9,15 @@
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use bson::RawDocument;
+use bson::{RawBsonRef, RawDocument};
 use hashbrown::{HashMap, HashSet};
 use rustc_hash::FxHasher;
 
-use super::access::{Key, with_key};
+use super::access::{By, Key, with_key};
 use super::filter::{Filter, Shared};
 use super::path::{self, Found};
+use super::ranges::{Ranges, number_key, time_key};
+use super::value::Value;
 use super::{Match, SubscriptionIndex};
 use crate::change::{Change, Operation, Scope};
 use crate::subscription::Path;
@@ -41,11 +43,116 @@ struct Shelf {
     scanned: Members,
 }
 
-/// Subscriptions that want what lies at a path to equal something.
+/// Subscriptions that are found by what lies at one path.
 #[derive(Debug)]
 struct Table {
     path: Path,
-    by_value: HashMap<Key, Members, Hashing>,
+    equal: ByKey,
+    member: ByKey,
+    numbers: Ranges<u64>,
+    times: Ranges<u64>,
+    texts: Ranges<Box<[u8]>>,
+    present: Members,
+}
+
+#[derive(Default, Debug)]
+struct ByKey(HashMap<Key, Members, Hashing>);
+
+impl ByKey {
+    fn insert(&mut self, key: &Key, subscription: SubscriptionIndex) {
+        self.0.entry(key.clone()).or_default().insert(subscription);
+    }
+
+    fn remove(&mut self, key: &Key, subscription: SubscriptionIndex) {
+        if self.0.get_mut(key).is_some_and(|members| members.remove(&subscription) && members.is_empty()) {
+            self.0.remove(key);
+        }
+    }
+
+    fn find(&self, value: RawBsonRef<'_>, found: &mut Vec<SubscriptionIndex>) {
+        if !self.0.is_empty() {
+            with_key(value, |key| found.extend(self.0.get(&key).into_iter().flatten()));
+        }
+    }
+}
+
+impl Table {
+    fn new(path: Path) -> Self {
+        let (equal, member, present) = Default::default();
+        let (numbers, times, texts) = Default::default();
+        Self { path, equal, member, numbers, times, texts, present }
+    }
+
+    fn is_empty(&self) -> bool {
+        let ranges = self.numbers.is_empty() && self.times.is_empty() && self.texts.is_empty();
+        ranges && self.equal.0.is_empty() && self.member.0.is_empty() && self.present.is_empty()
+    }
+
+    fn insert(&mut self, by: &By, subscription: SubscriptionIndex) {
+        match by {
+            By::Equal(key) => self.equal.insert(key, subscription),
+            By::In(keys) => keys.iter().for_each(|key| self.equal.insert(key, subscription)),
+            By::Member(keys) => keys.iter().for_each(|key| self.member.insert(key, subscription)),
+            By::Numbers(start, stop) => self.numbers.insert(start, stop, subscription),
+            By::Times(start, stop) => self.times.insert(start, stop, subscription),
+            By::Texts(start, stop) => self.texts.insert(start, stop, subscription),
+            By::Present => drop(self.present.insert(subscription)),
+        }
+    }
+
+    fn remove(&mut self, by: &By, subscription: SubscriptionIndex) {
+        match by {
+            By::Equal(key) => self.equal.remove(key, subscription),
+            By::In(keys) => keys.iter().for_each(|key| self.equal.remove(key, subscription)),
+            By::Member(keys) => keys.iter().for_each(|key| self.member.remove(key, subscription)),
+            By::Numbers(start, stop) => self.numbers.remove(start, stop, subscription),
+            By::Times(start, stop) => self.times.remove(start, stop, subscription),
+            By::Texts(start, stop) => self.texts.remove(start, stop, subscription),
+            By::Present => drop(self.present.remove(&subscription)),
+        }
+    }
+
+    fn find(&self, body: &RawDocument, found: &mut Vec<SubscriptionIndex>) {
+        let Found::Value(value) = path::find(body, &self.path) else { return };
+        found.extend(&self.present);
+        self.equal.find(value, found);
+        if !self.member.0.is_empty() {
+            match value {
+                RawBsonRef::Array(items) => {
+                    items.into_iter().map_while(Result::ok).for_each(|item| self.member.find(item, found));
+                }
+                RawBsonRef::Document(map) => {
+                    let names = map.into_iter().map_while(Result::ok);
+                    names.for_each(|(name, _)| self.member.find(RawBsonRef::String(name.as_str()), found));
+                }
+                _ => {}
+            }
+        }
+        let mut found = |subscription| found.push(subscription);
+        match value {
+            RawBsonRef::DateTime(time) if !self.times.is_empty() => {
+                self.times.stab(&time_key(time.timestamp_millis()), &mut found);
+            }
+            RawBsonRef::Int32(_) | RawBsonRef::Int64(_) | RawBsonRef::Double(_) | RawBsonRef::Decimal128(_)
+                if !self.numbers.is_empty() =>
+            {
+                let number = match Value::of_raw(value) {
+                    Ok(Value::Int(value)) => number_key(value as f64),
+                    Ok(Value::Double(value)) => number_key(value),
+                    _ => None,
+                };
+                number.iter().for_each(|key| self.numbers.stab(key, &mut found));
+            }
+            // Never texts, and dear to copy.
+            RawBsonRef::Array(_) | RawBsonRef::Document(_) => {}
+            _ if !self.texts.is_empty() => {
+                if let Ok(Value::Text(text)) = Value::of_raw(value) {
+                    self.texts.stab(&text.as_bytes().into(), &mut found);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Matcher {
@@ -166,12 +273,10 @@ impl Shelf {
         };
         for access in cover {
             let number = self.tables.iter().position(|table| table.path == access.path).unwrap_or_else(|| {
-                self.tables.push(Table { path: access.path.clone(), by_value: HashMap::default() });
+                self.tables.push(Table::new(access.path.clone()));
                 self.tables.len() - 1
             });
-            for key in &access.keys {
-                self.tables[number].by_value.entry(key.clone()).or_default().insert(subscription);
-            }
+            self.tables[number].insert(&access.by, subscription);
         }
     }
 
@@ -183,13 +288,8 @@ impl Shelf {
         };
         for access in cover {
             let Some(number) = self.tables.iter().position(|table| table.path == access.path) else { continue };
-            let by_value = &mut self.tables[number].by_value;
-            for key in &access.keys {
-                if by_value.get_mut(key).is_some_and(|members| members.remove(&subscription) && members.is_empty()) {
-                    by_value.remove(key);
-                }
-            }
-            if by_value.is_empty() {
+            self.tables[number].remove(&access.by, subscription);
+            if self.tables[number].is_empty() {
                 self.tables.swap_remove(number);
             }
         }
@@ -199,9 +299,7 @@ impl Shelf {
         found.extend(&self.scanned);
         for body in bodies.into_iter().flatten() {
             for table in &self.tables {
-                if let Found::Value(value) = path::find(body, &table.path) {
-                    with_key(value, |key| found.extend(table.by_value.get(&key).into_iter().flatten()));
-                }
+                table.find(body, found);
             }
         }
     }

@@ -15,6 +15,7 @@ mod filter;
 mod formula;
 mod index;
 mod path;
+mod ranges;
 mod reference;
 mod term;
 pub(crate) mod value;

@@ -54,6 +54,11 @@ impl Term {
         Self { path, test: Test::Compare(Operator::Equal, Value::Bool(value)) }
     }
 
+    /// Whether it asks for nothing but that there is a value.
+    pub(super) fn is_presence(&self) -> bool {
+        matches!(self.test, Test::Exists(_))
+    }
+
     /// The term whose opposite this is, errors being errors in both.
     pub(super) fn denied(&self) -> Option<Self> {
         let test = match &self.test {

@@ -277,7 +277,7 @@ fn a_plan_names_the_index_and_the_rest() {
                         "cel": "doc.d == 1"});
     assert_eq!(
         filter(fields).plan(),
-        json!({"indexes": [{"kind": "equality", "field": "b"}], "residual": ["a in (2 values)", "c >", "d =="]})
+        json!({"indexes": [{"kind": "equality", "field": "b"}], "residual": ["doc.a in (2 values)", "doc.c > 1", "doc.d == 1"]})
     );
     // What CEL asks of one path is known as well as if `filters` had asked it.
     let plan = |cel: &str| filter(json!({"cel": cel})).plan();
@@ -285,16 +285,35 @@ fn a_plan_names_the_index_and_the_rest() {
     assert_eq!(
         plan("doc.n > 1 && (doc.a in ['x', 'y'] || doc.b == 3 || doc['b'] == 4) && size(doc.l) == 2"),
         json!({"indexes": [{"kind": "in", "field": "a"}, {"kind": "equality", "field": "b"}],
-               "residual": ["n >", "size(doc.l) == 2"]})
+               "residual": ["doc.n > 1", "size(doc.l) == 2"]})
     );
     assert_eq!(
         plan("!(doc.a != 1 || doc.b > 2)"),
-        json!({"indexes": [{"kind": "equality", "field": "a"}], "residual": ["not (b >)"]})
+        json!({"indexes": [{"kind": "equality", "field": "a"}], "residual": ["!(doc.b > 2)"]})
     );
     assert_eq!(plan("doc.a == 1 && false"), json!({"indexes": [], "residual": ["false"]}));
     let fields = json!({"filters": [term("a", "in", json!([1, 2]))]});
     assert_eq!(filter(fields).plan(), json!({"indexes": [{"kind": "in", "field": "a"}], "residual": []}));
-    for fields in [json!({}), json!({"filters": [term("a", "==", json!([1]))]})] {
+    let kind = |fields: Value| {
+        let plan = filter(fields).plan();
+        (plan["indexes"][0]["kind"].as_str().unwrap().to_owned(), plan["residual"].as_array().unwrap().len())
+    };
+    for (op, value, expected) in [
+        ("array-contains", json!(1), ("member", 0)),
+        ("array-contains-any", json!([1, "x"]), ("member", 0)),
+        ("starts-with", json!("x"), ("range", 0)),
+        (">", json!(1), ("range", 0)),
+        ("<=", json!("x"), ("range", 0)),
+        ("exists", json!(true), ("presence", 0)),
+        ("exists", json!(false), ("scan", 1)),
+        // To be there at all is all that a table knows of these.
+        ("!=", json!(1), ("presence", 1)),
+        ("not-in", json!([1]), ("presence", 1)),
+        ("==", json!([1]), ("presence", 1)),
+    ] {
+        assert_eq!(kind(json!({"filters": [term("a", op, value)]})), (expected.0.to_owned(), expected.1), "{op}");
+    }
+    for fields in [json!({}), json!({"cel": "size(doc.a) == 1"}), json!({"cel": "doc.a == 1 || op == 'insert'"})] {
         assert_eq!(filter(fields).plan()["indexes"], json!([{"kind": "scan", "field": null}]));
     }
 }
@@ -319,4 +338,39 @@ fn a_hundred_thousand_equalities_are_no_scan() {
     assert!(matcher.is_empty());
     matcher.matches(&one, &mut out);
     assert!(out.is_empty());
+}
+
+/// Counted, not timed: ranges, prefixes and members meet those that they concern, and a subscription to
+/// everything costs nobody else anything.
+#[test]
+fn ranges_prefixes_and_members_are_no_scan() {
+    let mut matcher = Matcher::new();
+    let mut number = 0_u32;
+    let mut add = |matcher: &mut Matcher, fields: Value| {
+        matcher.insert(SubscriptionIndex(number), filter(fields));
+        number += 1;
+    };
+    for n in 0..2_000 {
+        add(&mut matcher, json!({"interval": {"field": "at", "start": n * 5, "stop": n * 5 + 10}}));
+        add(&mut matcher, json!({"cel": format!("doc.price > {n}.5 && doc.price < {}", n + 2)}));
+        add(&mut matcher, json!({"filters": [{"field": "path", "op": "starts-with", "value": format!("/home/{n}/")}]}));
+        add(&mut matcher, json!({"cel": format!("'tag-{n}' in doc.tags")}));
+        add(&mut matcher, json!({"cel": format!("doc.kind == 'x' && (doc.a == {n} || doc.b == {n})")}));
+    }
+    let mut candidates = |body: Document| {
+        let one = change(&body);
+        let mut out = Vec::new();
+        matcher.matches(&one, &mut out);
+        (matcher.candidates(&one), out.len())
+    };
+    assert_eq!(candidates(doc! {"at": 5_000}), (3, 3));
+    assert_eq!(candidates(doc! {"at": 5_001}), (2, 2));
+    // The ends of this range are open; what lies on them is found and turned down.
+    assert_eq!(candidates(doc! {"price": 7.25}), (1, 1));
+    assert_eq!(candidates(doc! {"price": 7}), (2, 1));
+    assert_eq!(candidates(doc! {"path": "/home/17/file"}), (1, 1));
+    assert_eq!(candidates(doc! {"path": "/home/"}), (0, 0));
+    assert_eq!(candidates(doc! {"tags": ["x", "tag-3", "tag-1999"]}), (2, 2));
+    assert_eq!(candidates(doc! {"a": 5, "b": 9, "kind": "x"}), (2_000, 2));
+    assert_eq!(candidates(doc! {"nothing": 1}), (0, 0));
 }
