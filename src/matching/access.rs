@@ -5,11 +5,11 @@
 
 use std::hash::{Hash, Hasher};
 
-use bson::RawBsonRef;
 use hashbrown::Equivalent;
 
 use super::formula::{Atom, Formula};
 use super::ranges::{after_prefix, number_key, time_key};
+use super::raw::Raw;
 use super::term::{Term, Test};
 use super::value::Value;
 use crate::limits;
@@ -34,7 +34,8 @@ pub(super) enum KeyRef<'a> {
     Null,
     Bool(bool),
     Number(u64),
-    Text(&'a str),
+    /// UTF-8 or not: what is not equals nothing.
+    Text(&'a [u8]),
     Time(i64),
     Bytes(&'a [u8]),
 }
@@ -59,7 +60,7 @@ impl Key {
             Self::Null => KeyRef::Null,
             Self::Bool(value) => KeyRef::Bool(*value),
             Self::Number(bits) => KeyRef::Number(*bits),
-            Self::Text(text) => KeyRef::Text(text),
+            Self::Text(text) => KeyRef::Text(text.as_bytes()),
             Self::Time(time) => KeyRef::Time(*time),
             Self::Bytes(bytes) => KeyRef::Bytes(bytes),
         }
@@ -80,13 +81,16 @@ impl Equivalent<Key> for KeyRef<'_> {
 
 /// Calls `look` with a document value's key, copying only where CEL's value is not the bytes that
 /// stand there.
-pub(super) fn with_key<R>(value: RawBsonRef<'_>, look: impl FnOnce(KeyRef<'_>) -> R) -> Option<R> {
+pub(super) fn with_key<R>(value: Raw<'_>, look: impl FnOnce(KeyRef<'_>) -> R) -> Option<R> {
     let key = match value {
-        RawBsonRef::String(text) | RawBsonRef::Symbol(text) => KeyRef::Text(text),
-        RawBsonRef::Int32(value) => KeyRef::Number(number(f64::from(value))?),
-        RawBsonRef::Int64(value) => KeyRef::Number(number(value as f64)?),
-        RawBsonRef::Array(_) | RawBsonRef::Document(_) => return None,
-        other => return Key::of(&Value::of_raw(other).ok()?).map(|key| look(key.as_ref())),
+        Raw::Null => KeyRef::Null,
+        Raw::Bool(value) => KeyRef::Bool(value),
+        Raw::Int(value) => KeyRef::Number(number(value as f64)?),
+        Raw::Double(value) => KeyRef::Number(number(value)?),
+        Raw::Text(text) => KeyRef::Text(text),
+        Raw::Time(time) => KeyRef::Time(time),
+        Raw::List(_) | Raw::Map(_) => return None,
+        other @ Raw::Other(..) => return Key::of(&other.value().ok()?).map(|key| look(key.as_ref())),
     };
     Some(look(key))
 }

@@ -9,7 +9,7 @@
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use bson::{RawBsonRef, RawDocument};
+use bson::RawDocument;
 use hashbrown::{HashMap, HashSet};
 use rustc_hash::FxHasher;
 
@@ -17,6 +17,7 @@ use super::access::{By, Key, with_key};
 use super::filter::{Filter, Shared};
 use super::path::{self, Found};
 use super::ranges::{Ranges, number_key, time_key};
+use super::raw::Raw;
 use super::value::Value;
 use super::{Match, SubscriptionIndex};
 use crate::change::{Change, Operation, Scope};
@@ -69,7 +70,7 @@ impl ByKey {
         }
     }
 
-    fn find(&self, value: RawBsonRef<'_>, found: &mut Vec<SubscriptionIndex>) {
+    fn find(&self, value: Raw<'_>, found: &mut Vec<SubscriptionIndex>) {
         if !self.0.is_empty() {
             with_key(value, |key| found.extend(self.0.get(&key).into_iter().flatten()));
         }
@@ -116,41 +117,29 @@ impl Table {
         let Found::Value(value) = path::find(body, &self.path) else { return };
         found.extend(&self.present);
         self.equal.find(value, found);
-        if !self.member.0.is_empty() {
-            match value {
-                RawBsonRef::Array(items) => {
-                    items.into_iter().map_while(Result::ok).for_each(|item| self.member.find(item, found));
-                }
-                RawBsonRef::Document(map) => {
-                    let names = map.into_iter().map_while(Result::ok);
-                    names.for_each(|(name, _)| self.member.find(RawBsonRef::String(name.as_str()), found));
-                }
-                _ => {}
+        if !self.member.0.is_empty()
+            && let Raw::List(container) | Raw::Map(container) = value
+        {
+            for (name, item) in container.fields().map_while(Result::ok) {
+                let member = if matches!(value, Raw::List(_)) { item } else { Raw::Text(name) };
+                self.member.find(member, found);
             }
         }
         let mut found = |subscription| found.push(subscription);
         match value {
-            RawBsonRef::DateTime(time) if !self.times.is_empty() => {
-                self.times.stab(&time_key(time.timestamp_millis()), &mut found);
-            }
-            RawBsonRef::Int32(_) | RawBsonRef::Int64(_) | RawBsonRef::Double(_) | RawBsonRef::Decimal128(_)
-                if !self.numbers.is_empty() =>
-            {
-                let number = match Value::of_raw(value) {
-                    Ok(Value::Int(value)) => number_key(value as f64),
-                    Ok(Value::Double(value)) => number_key(value),
-                    _ => None,
-                };
-                number.iter().for_each(|key| self.numbers.stab(key, &mut found));
-            }
-            // Never texts, and dear to copy.
-            RawBsonRef::Array(_) | RawBsonRef::Document(_) => {}
-            _ if !self.texts.is_empty() => {
-                if let Ok(Value::Text(text)) = Value::of_raw(value) {
-                    self.texts.stab(&text.as_bytes().into(), &mut found);
+            Raw::Time(time) => self.times.stab(&time_key(time), &mut found),
+            Raw::Int(number) => self.numbers.stab(&number_key(number as f64).unwrap_or_default(), &mut found),
+            Raw::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(key, &mut found)),
+            Raw::Text(text) if !self.texts.is_empty() => self.texts.stab(&text.into(), &mut found),
+            // Some of the rarer types count as numbers or as texts.
+            Raw::Other(..) if !self.texts.is_empty() || !self.numbers.is_empty() => match value.value() {
+                Ok(Value::Double(number)) => {
+                    number_key(number).iter().for_each(|key| self.numbers.stab(key, &mut found))
                 }
-            }
-            _ => {}
+                Ok(Value::Text(text)) => self.texts.stab(&text.as_bytes().into(), &mut found),
+                _ => {}
+            },
+            Raw::Null | Raw::Bool(_) | Raw::Text(_) | Raw::List(_) | Raw::Map(_) | Raw::Other(..) => {}
         }
     }
 }

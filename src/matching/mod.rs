@@ -16,6 +16,7 @@ mod formula;
 mod index;
 mod path;
 mod ranges;
+mod raw;
 mod reference;
 mod term;
 pub(crate) mod value;

@@ -3,8 +3,9 @@
 //! Owns what a path means: it walks maps, and a number in it is a key on a map and an index on an
 //! array. Reads in place; nothing is copied.
 
-use bson::{RawBsonRef, RawDocument};
+use bson::RawDocument;
 
+use super::raw::{Container, Raw};
 use super::value::Corrupt;
 use crate::subscription::Path;
 
@@ -12,7 +13,7 @@ use crate::subscription::Path;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Found<'a> {
     /// To this value.
-    Value(RawBsonRef<'a>),
+    Value(Raw<'a>),
     /// Its last step is not there: `exists` is false, all else an error.
     Missing,
     /// An earlier step is not there or leads into no container, or the bytes are no BSON: an error
@@ -27,7 +28,7 @@ pub(super) fn find<'a>(body: &'a RawDocument, path: &Path) -> Found<'a> {
 
 fn walk<'a>(body: &'a RawDocument, steps: &[std::sync::Arc<str>]) -> Result<Found<'a>, Corrupt> {
     let Some((last, earlier)) = steps.split_last() else { return Ok(Found::Error) };
-    let mut at = RawBsonRef::Document(body);
+    let mut at = Raw::Map(Container::of(body));
     for step in earlier {
         match descend(at, step)? {
             Found::Value(next) => at = next,
@@ -37,11 +38,11 @@ fn walk<'a>(body: &'a RawDocument, steps: &[std::sync::Arc<str>]) -> Result<Foun
     descend(at, last)
 }
 
-fn descend<'a>(at: RawBsonRef<'a>, step: &str) -> Result<Found<'a>, Corrupt> {
+fn descend<'a>(at: Raw<'a>, step: &str) -> Result<Found<'a>, Corrupt> {
     let found = match at {
-        RawBsonRef::Document(document) => document.get(step).map_err(|_| Corrupt)?,
-        RawBsonRef::Array(array) => match array_index(step) {
-            Some(index) => array.get(index).map_err(|_| Corrupt)?,
+        Raw::Map(map) => map.get(step)?,
+        Raw::List(list) => match array_index(step) {
+            Some(index) => list.at(index)?,
             None => return Ok(Found::Error),
         },
         _ => return Ok(Found::Error),

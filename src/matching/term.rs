@@ -5,9 +5,10 @@
 
 use std::cmp::Ordering;
 
-use bson::{RawBsonRef, RawDocument};
+use bson::RawDocument;
 
 use super::path::{self, Found};
+use super::raw::Raw;
 use super::value::Value;
 use crate::subscription::{FilterTerm, Interval, Operator, Path};
 
@@ -79,28 +80,28 @@ impl Term {
             (Found::Value(value), Test::Exists(wanted)) => (!is_error(value)).then_some(*wanted),
             (Found::Value(value), Test::Compare(op, operand)) => compare(*op, value, operand),
             (Found::Value(value), Test::Between(start, stop)) => {
-                let value = Value::of_raw(value).ok()?;
+                let value = value.value().ok()?;
                 Some(value.order(start)?.is_ge() && value.order(stop)?.is_le())
             }
         }
     }
 }
 
-fn is_error(value: RawBsonRef<'_>) -> bool {
-    matches!(value, RawBsonRef::DateTime(_)) && Value::of_raw(value) == Ok(Value::Error)
+fn is_error(value: Raw<'_>) -> bool {
+    matches!(value, Raw::Time(_)) && value.value() == Ok(Value::Error)
 }
 
-fn compare(op: Operator, value: RawBsonRef<'_>, operand: &Value) -> Option<bool> {
+fn compare(op: Operator, value: Raw<'_>, operand: &Value) -> Option<bool> {
     // Most filters are equalities on text: no copy for those.
-    if let (RawBsonRef::String(text), Value::Text(wanted)) = (value, operand) {
+    if let (Raw::Text(text), Value::Text(wanted)) = (value, operand) {
         match op {
-            Operator::Equal => return Some(*text == **wanted),
-            Operator::NotEqual => return Some(*text != **wanted),
-            Operator::StartsWith => return Some(text.starts_with(&**wanted)),
+            Operator::Equal => return Some(text == wanted.as_bytes()),
+            Operator::NotEqual => return Some(text != wanted.as_bytes()),
+            Operator::StartsWith => return Some(text.starts_with(wanted.as_bytes())),
             _ => {}
         }
     }
-    let value = Value::of_raw(value).ok().filter(|value| !matches!(value, Value::Error))?;
+    let value = value.value().ok().filter(|value| !matches!(value, Value::Error))?;
     let ordered = |wanted: fn(Ordering) -> bool| value.order(operand).map(wanted);
     match op {
         Operator::Equal => Some(value.equals(operand)),

@@ -100,7 +100,7 @@ impl Value {
         array.into_iter().map(|item| Self::of_raw(item.map_err(|_| Corrupt)?)).collect::<Result<_, _>>().map(Self::List)
     }
 
-    fn time(milliseconds: i64) -> Self {
+    pub(crate) fn time(milliseconds: i64) -> Self {
         if TIME_MS.contains(&milliseconds) { Self::Time(milliseconds) } else { Self::Error }
     }
 
