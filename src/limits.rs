@@ -18,8 +18,9 @@ pub const filters_max: usize = 32;
 pub const cel_source_bytes_max: usize = 2 << 10;
 /// Depth of CEL's syntax tree.
 pub const cel_depth_max: usize = 100;
-/// Atoms into which a CEL expression is taken apart; one with more is left whole.
-pub const formula_atoms_max: usize = 256;
+/// Steps in which a CEL expression is taken apart; one that needs more is left whole. Without repetition
+/// a source of the greatest length does with as many.
+pub const formula_steps_max: usize = 1_024;
 /// Keys under which one filter is filed; one that needs more is scanned.
 pub const cover_keys_max: usize = list_values_max;
 /// Nesting of CEL comprehensions (`exists`, `all`, `map`, `filter`).

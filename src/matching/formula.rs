@@ -37,36 +37,39 @@ impl Formula {
     /// All terms hold, and the program is true.
     pub(super) fn of(terms: &[Term], cel: Option<&Program>) -> Self {
         let terms = terms.iter().map(|term| Self::of_term(term.clone(), true));
-        Self::all(terms.chain(cel.map(Self::of_program)).collect())
+        Self::all(terms.chain(cel.map(|cel| cel.formula().clone())).collect())
     }
 
-    /// A condition that is used twice on the way to two values doubles what lies under it, so there is a
-    /// limit; beyond it the interpreter evaluates the whole.
-    fn of_program(program: &Program) -> Self {
-        let mut left = limits::formula_atoms_max;
-        let taken_apart = Self::of_expression(program.root(), true, &mut left);
-        taken_apart.unwrap_or_else(|| Self::Atom(Atom::Cel(program.root().part()), true))
+    /// Where a program is true. A condition that is used twice on the way to two values doubles what lies
+    /// under it, so there is a limit; beyond it the interpreter evaluates the whole.
+    pub(super) fn of_program(root: Expression<'_>) -> Self {
+        let mut left = limits::formula_steps_max;
+        Self::of_expression(root, true, &mut left).unwrap_or_else(|| Self::Atom(Atom::Cel(root.part()), true))
     }
 
     /// Where an expression comes out as wanted. `None` past the limit.
     fn of_expression(expression: Expression<'_>, wanted: bool, left: &mut usize) -> Option<Self> {
-        match expression.shape() {
-            Shape::Constant(value) => Some(Self::Constant(value == wanted)),
-            Shape::And([a, b]) => Self::both(a, b, wanted, wanted, left),
-            Shape::Or([a, b]) => Self::both(a, b, !wanted, wanted, left),
-            Shape::Not(inner) => Self::of_expression(inner, !wanted, left),
+        *left = left.checked_sub(1)?;
+        Some(match expression.shape() {
+            Shape::Constant(value) => Self::Constant(value == wanted),
+            Shape::And([a, b]) => Self::both(a, b, wanted, wanted, left)?,
+            Shape::Or([a, b]) => Self::both(a, b, !wanted, wanted, left)?,
+            Shape::Not(inner) => Self::of_expression(inner, !wanted, left)?,
             Shape::Choice([condition, yes, no]) => {
-                let mut when = |is: bool, then: Expression<'_>| {
-                    let condition = Self::of_expression(condition, is, left)?;
-                    Some(Self::all(vec![condition, Self::of_expression(then, wanted, left)?]))
-                };
-                Some(Self::any(vec![when(true, yes)?, when(false, no)?]))
+                let is = Self::of_expression(condition, true, left)?;
+                // To run the interpreter twice for one condition would gain nothing.
+                if is.needs_interpreter() {
+                    return Some(Self::Atom(Atom::Cel(expression.part()), wanted));
+                }
+                let is_not = Self::of_expression(condition, false, left)?;
+                let yes = Self::all(vec![is, Self::of_expression(yes, wanted, left)?]);
+                Self::any(vec![yes, Self::all(vec![is_not, Self::of_expression(no, wanted, left)?])])
             }
-            Shape::Term(term) => count(left).map(|()| Self::of_term(term, wanted)),
+            Shape::Term(term) => Self::of_term(term, wanted),
             // False is not the absence of true: of a text it is neither.
-            Shape::Flag(path) => count(left).map(|()| Self::of_term(Term::is(path, wanted), true)),
-            Shape::Other => count(left).map(|()| Self::Atom(Atom::Cel(expression.part()), wanted)),
-        }
+            Shape::Flag(path) => Self::of_term(Term::is(path, wanted), true),
+            Shape::Other => Self::Atom(Atom::Cel(expression.part()), wanted),
+        })
     }
 
     fn both(a: Expression<'_>, b: Expression<'_>, is_all: bool, wanted: bool, left: &mut usize) -> Option<Self> {
@@ -154,9 +157,4 @@ impl Formula {
             other => matches!(other, Self::Atom(..)),
         }
     }
-}
-
-fn count(left: &mut usize) -> Option<()> {
-    *left = left.checked_sub(1)?;
-    Some(())
 }

@@ -21,6 +21,7 @@ use super::raw::Raw;
 use super::value::Value;
 use super::{Match, SubscriptionIndex};
 use crate::change::{Change, Operation, Scope};
+use crate::limits;
 use crate::subscription::Path;
 
 type Hashing = BuildHasherDefault<FxHasher>;
@@ -39,21 +40,30 @@ pub struct Matcher {
 #[derive(Default, Debug)]
 struct Shelf {
     all: Members,
-    tables: Vec<Table>,
+    tables: HashMap<Path, Table, Hashing>,
     /// Those in no table.
     scanned: Members,
 }
 
 /// Subscriptions that are found by what lies at one path.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 struct Table {
-    path: Path,
     equal: ByKey,
     member: ByKey,
     numbers: Ranges<u64>,
     times: Ranges<u64>,
     texts: Ranges<Box<[u8]>>,
     present: Members,
+}
+
+/// So many subscriptions are found before it is looked whether some were found twice.
+const FOUND_COMPACT: usize = 1_024;
+
+/// A text is told from every end by no more of it than the longest end and one byte has.
+fn stab_text(texts: &Ranges<Box<[u8]>>, text: &[u8], found: &mut impl FnMut(SubscriptionIndex)) {
+    if !texts.is_empty() {
+        texts.stab(&text[..text.len().min(limits::string_value_bytes_max + 2)].into(), found);
+    }
 }
 
 #[derive(Default, Debug)]
@@ -78,12 +88,6 @@ impl ByKey {
 }
 
 impl Table {
-    fn new(path: Path) -> Self {
-        let (equal, member, present) = Default::default();
-        let (numbers, times, texts) = Default::default();
-        Self { path, equal, member, numbers, times, texts, present }
-    }
-
     fn is_empty(&self) -> bool {
         let ranges = self.numbers.is_empty() && self.times.is_empty() && self.texts.is_empty();
         ranges && self.equal.0.is_empty() && self.member.0.is_empty() && self.present.is_empty()
@@ -113,16 +117,23 @@ impl Table {
         }
     }
 
-    fn find(&self, body: &RawDocument, found: &mut Vec<SubscriptionIndex>) {
-        let Found::Value(value) = path::find(body, &self.path) else { return };
+    fn find(&self, path: &Path, body: &RawDocument, found: &mut Vec<SubscriptionIndex>) {
+        let Found::Value(value) = path::find(body, path) else { return };
         found.extend(&self.present);
         self.equal.find(value, found);
+        let mut compact_at = found.len() + FOUND_COMPACT;
         if !self.member.0.is_empty()
             && let Raw::List(container) | Raw::Map(container) = value
         {
             for (name, item) in container.fields().map_while(Result::ok) {
                 let member = if matches!(value, Raw::List(_)) { item } else { Raw::Text(name) };
                 self.member.find(member, found);
+                // Equal elements find the same again and again.
+                if found.len() > compact_at {
+                    found.sort_unstable();
+                    found.dedup();
+                    compact_at = 2 * found.len() + FOUND_COMPACT;
+                }
             }
         }
         let mut found = |subscription| found.push(subscription);
@@ -130,16 +141,16 @@ impl Table {
             Raw::Time(time) => self.times.stab(&time_key(time), &mut found),
             Raw::Int(number) => self.numbers.stab(&number_key(number as f64).unwrap_or_default(), &mut found),
             Raw::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(key, &mut found)),
-            Raw::Text(text) if !self.texts.is_empty() => self.texts.stab(&text.into(), &mut found),
+            Raw::Text(text) => stab_text(&self.texts, text, &mut found),
             // Some of the rarer types count as numbers or as texts.
             Raw::Other(..) if !self.texts.is_empty() || !self.numbers.is_empty() => match value.value() {
                 Ok(Value::Double(number)) => {
                     number_key(number).iter().for_each(|key| self.numbers.stab(key, &mut found))
                 }
-                Ok(Value::Text(text)) => self.texts.stab(&text.as_bytes().into(), &mut found),
+                Ok(Value::Text(text)) => stab_text(&self.texts, text.as_bytes(), &mut found),
                 _ => {}
             },
-            Raw::Null | Raw::Bool(_) | Raw::Text(_) | Raw::List(_) | Raw::Map(_) | Raw::Other(..) => {}
+            Raw::Null | Raw::Bool(_) | Raw::List(_) | Raw::Map(_) | Raw::Other(..) => {}
         }
     }
 }
@@ -261,11 +272,7 @@ impl Shelf {
             return;
         };
         for access in cover {
-            let number = self.tables.iter().position(|table| table.path == access.path).unwrap_or_else(|| {
-                self.tables.push(Table::new(access.path.clone()));
-                self.tables.len() - 1
-            });
-            self.tables[number].insert(&access.by, subscription);
+            self.tables.entry(access.path.clone()).or_default().insert(&access.by, subscription);
         }
     }
 
@@ -276,10 +283,10 @@ impl Shelf {
             return;
         };
         for access in cover {
-            let Some(number) = self.tables.iter().position(|table| table.path == access.path) else { continue };
-            self.tables[number].remove(&access.by, subscription);
-            if self.tables[number].is_empty() {
-                self.tables.swap_remove(number);
+            let Some(table) = self.tables.get_mut(&access.path) else { continue };
+            table.remove(&access.by, subscription);
+            if table.is_empty() {
+                self.tables.remove(&access.path);
             }
         }
     }
@@ -287,8 +294,8 @@ impl Shelf {
     fn find(&self, bodies: [Option<&RawDocument>; 2], found: &mut Vec<SubscriptionIndex>) {
         found.extend(&self.scanned);
         for body in bodies.into_iter().flatten() {
-            for table in &self.tables {
-                table.find(body, found);
+            for (path, table) in &self.tables {
+                table.find(path, body, found);
             }
         }
     }

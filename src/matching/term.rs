@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use bson::RawDocument;
 
 use super::path::{self, Found};
-use super::raw::Raw;
+use super::raw::{Container, Raw};
 use super::value::Value;
 use crate::subscription::{FilterTerm, Interval, Operator, Path};
 
@@ -92,14 +92,13 @@ fn is_error(value: Raw<'_>) -> bool {
 }
 
 fn compare(op: Operator, value: Raw<'_>, operand: &Value) -> Option<bool> {
-    // Most filters are equalities on text: no copy for those.
-    if let (Raw::Text(text), Value::Text(wanted)) = (value, operand) {
-        match op {
-            Operator::Equal => return Some(text == wanted.as_bytes()),
-            Operator::NotEqual => return Some(text != wanted.as_bytes()),
-            Operator::StartsWith => return Some(text.starts_with(wanted.as_bytes())),
-            _ => {}
+    // What may be large is not copied: texts and containers are compared where they stand.
+    match value {
+        Raw::Text(text) => return compare_text(op, text, operand),
+        Raw::List(inner) | Raw::Map(inner) if is_plain(op, operand) => {
+            return compare_container(op, inner, matches!(value, Raw::List(_)), operand);
         }
+        _ => {}
     }
     let value = value.value().ok().filter(|value| !matches!(value, Value::Error))?;
     let ordered = |wanted: fn(Ordering) -> bool| value.order(operand).map(wanted);
@@ -123,6 +122,108 @@ fn compare(op: Operator, value: Raw<'_>, operand: &Value) -> Option<bool> {
         },
         Operator::Exists => None,
     }
+}
+
+fn compare_text(op: Operator, text: &[u8], operand: &Value) -> Option<bool> {
+    let is = |value: &Value| matches!(value, Value::Text(wanted) if wanted.as_bytes() == text);
+    let ordered = |wanted: fn(Ordering) -> bool| match operand {
+        Value::Text(other) => Some(wanted(text.cmp(other.as_bytes()))),
+        _ => None,
+    };
+    match op {
+        Operator::Equal => Some(is(operand)),
+        Operator::NotEqual => Some(!is(operand)),
+        Operator::Less => ordered(Ordering::is_lt),
+        Operator::LessOrEqual => ordered(Ordering::is_le),
+        Operator::Greater => ordered(Ordering::is_gt),
+        Operator::GreaterOrEqual => ordered(Ordering::is_ge),
+        Operator::In => Some(matches!(operand, Value::List(items) if items.iter().any(is))),
+        Operator::NotIn => Some(!matches!(operand, Value::List(items) if items.iter().any(is))),
+        Operator::StartsWith => match operand {
+            Value::Text(prefix) => Some(text.starts_with(prefix.as_bytes())),
+            _ => None,
+        },
+        Operator::ArrayContains | Operator::Exists => None,
+        Operator::ArrayContainsAny => match operand {
+            Value::List(wanted) if wanted.is_empty() => Some(false),
+            _ => None,
+        },
+    }
+}
+
+/// Whether there is no container among what an element or the whole may equal, but a list of plain values.
+fn is_plain(op: Operator, operand: &Value) -> bool {
+    let is_container = |value: &Value| matches!(value, Value::List(_) | Value::Map(_));
+    match operand {
+        Value::List(items) => op != Operator::ArrayContains && !items.iter().any(is_container),
+        operand => !is_container(operand),
+    }
+}
+
+/// A list or a map beside a plain operand: a container equals nothing plain, and is ordered with nothing.
+fn compare_container(op: Operator, inner: Container<'_>, is_list: bool, operand: &Value) -> Option<bool> {
+    let list = match operand {
+        Value::List(items) => Some(items.as_slice()),
+        _ => None,
+    };
+    match (op, list) {
+        (Operator::Equal, None) | (Operator::In, Some(_)) => Some(false),
+        (Operator::NotEqual, None) | (Operator::NotIn, Some(_)) => Some(true),
+        // A list of plain values may equal a list: the one case that looks into it as a whole.
+        (Operator::Equal | Operator::NotEqual, Some(items)) => {
+            let is = is_list && inner.fields().take(items.len() + 1).count() == items.len() && {
+                let mut pairs = inner.fields().map_while(Result::ok).zip(items);
+                pairs.all(|((_, raw), item)| !is_container(raw) && raw.value().is_ok_and(|value| value.equals(item)))
+            };
+            Some(is == (op == Operator::Equal))
+        }
+        (Operator::ArrayContains, None) => members(inner, is_list, std::slice::from_ref(operand))[0],
+        (Operator::ArrayContainsAny, Some(wanted)) => any(members(inner, is_list, wanted).into_iter()),
+        _ => None,
+    }
+}
+
+fn is_container(raw: Raw<'_>) -> bool {
+    matches!(raw, Raw::List(_) | Raw::Map(_))
+}
+
+/// For each plain value whether it is an element of the list, or a field of the map.
+fn members(inner: Container<'_>, is_list: bool, wanted: &[Value]) -> Vec<Option<bool>> {
+    let mut found = vec![Some(false); wanted.len()];
+    if !is_list {
+        for (found, wanted) in found.iter_mut().zip(wanted) {
+            *found = match wanted {
+                Value::Text(name) => inner.get(name).ok().map(|field| field.is_some()),
+                // No field has such a name, but a map could have such a key.
+                Value::Int(_) | Value::Double(_) | Value::Bool(_) => Some(false),
+                _ => None,
+            };
+        }
+        return found;
+    }
+    for (_, raw) in inner.fields().map_while(Result::ok).filter(|(_, raw)| !is_container(*raw)) {
+        match raw {
+            Raw::Text(text) => {
+                for (found, wanted) in found.iter_mut().zip(wanted) {
+                    if matches!(wanted, Value::Text(wanted) if wanted.as_bytes() == text) {
+                        *found = Some(true);
+                    }
+                }
+            }
+            // To search a list with an error in it is an error.
+            raw => match raw.value() {
+                Ok(Value::Error) | Err(_) => return vec![None; wanted.len()],
+                Ok(value) => {
+                    for (found, wanted) in found.iter_mut().zip(wanted) {
+                        if value.equals(wanted) {
+                            *found = Some(true);
+                        }
+                    }
+                }
+            },
+        }
+    }
+    found
 }
 
 /// CEL's `exists` over outcomes: true outweighs an error, an error false.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 
 use cel_interpreter::ParseErrors;
 use cel_interpreter::parser::Parser;
@@ -79,7 +79,7 @@ fn parse(source: &Arc<str>) -> Result<Program, Problem> {
     let mut expression = Parser::new().parse(source).map_err(|errors| failed(described(&errors)))?;
     check::check(&expression)?;
     guard::guard(&mut expression);
-    Ok(Program { source: Arc::clone(source), expression })
+    Ok(Program { source: Arc::clone(source), expression, formula: OnceLock::new() })
 }
 
 /// The first error in a line. The crate's own text has several, draws a picture, and panics past

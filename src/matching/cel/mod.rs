@@ -13,13 +13,14 @@ mod print;
 mod shape;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use cel_interpreter::common::ast::IdedExpr;
 use cel_interpreter::common::types::{CelNull, CelString};
 use cel_interpreter::common::value::Val;
 use cel_interpreter::{Context, Env, Value as CelValue};
 
+use super::formula::Formula;
 use super::value::Value;
 use super::verdict::Image;
 use crate::change::Change;
@@ -40,6 +41,7 @@ static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
 pub(super) struct Program {
     source: Arc<str>,
     expression: IdedExpr,
+    formula: OnceLock<Formula>,
 }
 
 impl Program {
@@ -52,9 +54,9 @@ impl Program {
         compiler::compile(source)
     }
 
-    /// The whole of it.
-    pub(super) fn root(&self) -> Expression<'_> {
-        Expression(&self.expression)
+    /// Where it is true; made once for all filters with this source.
+    pub(super) fn formula(&self) -> &Formula {
+        self.formula.get_or_init(|| Formula::of_program(Expression(&self.expression)))
     }
 
     /// Whether it is true. An error, or a value that is no truth value, is no.

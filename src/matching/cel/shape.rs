@@ -171,9 +171,10 @@ fn literal(expression: &IdedExpr) -> Option<Value> {
             // Beyond an int there is no value of ours that is as exact.
             LiteralValue::UInt(value) => Value::Int(i64::try_from(*value.inner()).ok()?),
         },
-        Expr::Call(call) if call.func_name == operators::NEGATE => match literal(call.args.first()?)? {
-            Value::Int(value) => Value::Int(value.checked_neg()?),
-            Value::Double(value) => Value::Double(-value),
+        // Of a uint it is an error.
+        Expr::Call(call) if call.func_name == operators::NEGATE => match &call.args.first()?.expr {
+            Expr::Literal(LiteralValue::Int(value)) => Value::Int(value.inner().checked_neg()?),
+            Expr::Literal(LiteralValue::Double(value)) => Value::Double(-*value.inner()),
             _ => return None,
         },
         _ => return None,

@@ -14,7 +14,7 @@ use proptest::test_runner::Config as ProptestConfig;
 use serde_json::{Value, json};
 use streamer::change::{Change, Flags, Operation, Scope};
 use streamer::error::Problem;
-use streamer::matching::Filter;
+use streamer::matching::{Filter, Matcher, SubscriptionIndex};
 use streamer::position::{ClusterTime, Epoch, Position};
 use streamer::subscription::Spec;
 
@@ -63,6 +63,13 @@ fn change(document: &Document) -> Change {
     }
 }
 
+/// By the reference; the matcher must agree.
 fn is_match(fields: Value, document: &Document) -> bool {
-    filter(fields).evaluate(&change(document)).is_some()
+    let (filter, change) = (filter(fields), change(document));
+    let expected = filter.evaluate(&change);
+    let (mut matcher, mut out) = (Matcher::new(), Vec::new());
+    matcher.insert(SubscriptionIndex(0), Arc::clone(&filter));
+    matcher.matches(&change, &mut out);
+    assert_eq!(out.first().map(|found| found.verdict), expected, "{filter:?} {document}");
+    expected.is_some()
 }

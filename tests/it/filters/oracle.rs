@@ -146,7 +146,9 @@ const CEL: [&str; 16] = [
 ];
 
 /// Literals as CEL writes them.
-const LITERALS: [&str; 16] = [
+const LITERALS: [&str; 18] = [
+    "-2u",
+    "-(1)",
     "1",
     "-1",
     "0",

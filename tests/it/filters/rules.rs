@@ -374,3 +374,36 @@ fn ranges_prefixes_and_members_are_no_scan() {
     assert_eq!(candidates(doc! {"a": 5, "b": 9, "kind": "x"}), (2_000, 2));
     assert_eq!(candidates(doc! {"nothing": 1}), (0, 0));
 }
+
+/// What repeats is found once, and found without gathering every repetition first.
+#[test]
+fn equal_elements_find_their_subscriptions_once() {
+    let mut matcher = Matcher::new();
+    for number in 0..200 {
+        let term = json!({"field": "tags", "op": "array-contains-any", "value": ["x", "y", number]});
+        matcher.insert(SubscriptionIndex(number), filter(json!({"filters": [term]})));
+    }
+    let tags: Vec<&str> = ["x", "y"].into_iter().cycle().take(50_000).collect();
+    let one = change(&doc! {"tags": tags});
+    assert_eq!(matcher.candidates(&one), 200);
+    let mut out = Vec::new();
+    matcher.matches(&one, &mut out);
+    assert_eq!(out.len(), 200);
+}
+
+/// A condition counts twice on the way to two values: nested ones must not count without end.
+#[test]
+fn nested_conditions_are_compiled_in_bounded_steps() {
+    let nested = |depth: usize, last: &str| (0..depth).fold(last.to_owned(), |inner, _| format!("({inner}?true:true)"));
+    for last in ["true", "doc.a", "doc.a == 1", "size(doc.a) == 1"] {
+        let filter = filter(json!({"cel": nested(80, last)}));
+        for body in [doc! {"a": 1}, doc! {"a": true}, doc! {"a": [1]}, doc! {}] {
+            let one = change(&body);
+            let mut matcher = Matcher::new();
+            matcher.insert(SubscriptionIndex(0), Arc::clone(&filter));
+            let mut out = Vec::new();
+            matcher.matches(&one, &mut out);
+            assert_eq!(out.first().map(|found| found.verdict), filter.evaluate(&one), "{last} {body}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::json;
 use streamer::change::{Change, Flags, Operation, ResyncReason, Scope};
 use streamer::clock::Clock;
-use streamer::cursor::CursorText;
+use streamer::cursor::{Cursor, CursorText};
 use streamer::delivery::machine::{
     Answer, Checkpointed, Effect, Machine, MachineConfig, Mistake, Outcome, ReplayId, Stored, Waiter, WriteId,
 };
@@ -339,9 +339,11 @@ impl World {
     }
 
     fn connect(&mut self, client: usize) {
-        self.trace(|| format!("connect {client}"));
         let forgets = self.chance(5) && !self.clients[client].is_restored;
         let cursor = self.clients[client].acked.clone().filter(|_| !forgets);
+        self.trace(|| {
+            format!("connect {client} at {:?}", cursor.as_deref().and_then(|text| Cursor::decode(text).ok()))
+        });
         let token = self.token();
         self.opens.insert(token, client);
         let hello = Hello {
@@ -378,7 +380,7 @@ impl World {
     }
 
     fn ack(&mut self, client: usize) {
-        self.trace(|| format!("ack {client}"));
+        self.trace(|| format!("ack {client}: {:?}", self.clients[client].processed));
         let count = if self.calm { usize::MAX } else { self.random.random_range(1..8) };
         let Some(cursor) = self.clients[client].ack(count) else { return };
         if self.random.random_ratio(1, 4) {
