@@ -9,10 +9,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::change::Change;
 use crate::cursor::CursorText;
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
-use crate::matching::Filter;
+use crate::matching::{Explanation, Filter, Verdict};
 use crate::position::{ClusterTime, PartitionId, Position};
 use crate::subscription::{GatewayId, Spec, SubscriptionId, SubscriptionKey};
 
@@ -187,6 +188,32 @@ pub struct SessionView {
     pub node: Arc<str>,
 }
 
+/// A change as it is asked about, and one of those whom it might concern.
+#[derive(Clone, Debug)]
+pub struct ExplainQuery {
+    /// What happened, or might.
+    pub change: Change,
+    /// Whose filter is to be explained step by step.
+    pub subscription: Option<SubscriptionKey>,
+}
+
+/// Whom a change concerns, and why.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// In the order of their keys.
+    pub matches: Vec<(SubscriptionKey, Verdict)>,
+    /// How many matches there are beyond those listed.
+    pub more: usize,
+    /// Different filters that were evaluated in full.
+    pub evaluated: usize,
+    /// Live subscriptions.
+    pub subscriptions: usize,
+    /// What finding and evaluating took, in microseconds.
+    pub micros: u64,
+    /// The one that was asked about: why it is parked, if it is, and its steps.
+    pub subscription: Option<(Option<&'static str>, Explanation)>,
+}
+
 /// A partition as it is answered.
 #[derive(Clone, Debug)]
 pub struct PartitionView {
@@ -261,6 +288,7 @@ pub enum Command {
     SetCursor(GatewayId, CursorTarget, Reply<Result<(), Problem>>),
     Open(Hello, Reply<Result<Session, Problem>>),
     Ack(GatewayId, CursorText, Reply<Result<(), Problem>>),
+    Explain(Box<ExplainQuery>, Reply<Result<Explained, Problem>>),
     Partitions(Reply<Vec<PartitionView>>),
     Pause(bool, Reply<Result<PartitionView, Problem>>),
     /// A session's end, told by dropping it.
@@ -384,6 +412,11 @@ impl HubHandle {
     /// Acks everything sent before this cursor in its session.
     pub async fn ack(&self, gateway: GatewayId, cursor: CursorText) -> Result<(), Problem> {
         self.ask(|reply| Command::Ack(gateway, cursor, reply)).await?
+    }
+
+    /// Whom a change would concern, and why.
+    pub async fn explain(&self, query: ExplainQuery) -> Result<Explained, Problem> {
+        self.ask(|reply| Command::Explain(Box::new(query), reply)).await?
     }
 
     /// All partitions.

@@ -77,6 +77,8 @@ pub const heartbeat_seconds: u32 = 20;
 pub const lease_renewal_seconds: u32 = 20;
 /// Subscriptions on one page of a list.
 pub const page_items_max: usize = 1_000;
+/// Matches that an explanation lists.
+pub const explain_matches_max: usize = 1_000;
 /// Subscriptions on one page of a list where no limit is named.
 pub const page_items_default: usize = 100;
 

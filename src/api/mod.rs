@@ -5,6 +5,7 @@
 
 pub mod answer;
 mod events;
+mod explain;
 mod gateways;
 mod guard;
 pub(crate) mod json;
@@ -93,6 +94,7 @@ fn table() -> Vec<(&'static str, MethodRouter<ApiState>)> {
         ("/v1/gateways/{gateway}/heartbeat", put(gateways::renew)),
         ("/v1/gateways/{gateway}/cursor", put(gateways::set_cursor)),
         ("/v1/gateways/{gateway}/park", post(gateways::park)),
+        ("/v1/explain", post(explain::explain)),
         ("/v1/partitions", get(partitions::list)),
         ("/v1/partitions/{backend}/{number}", get(partitions::read)),
         ("/v1/partitions/{backend}/{number}/pause", post(partitions::pause)),

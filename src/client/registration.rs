@@ -173,6 +173,15 @@ impl Registration {
         gone(self.send(Method::DELETE, &gateway_path(gateway_id), None::<&()>).await.map(drop))
     }
 
+    /// Whom a change would concern, and why (`POST /v1/explain`): question and answer as `docs/http-api.md` has
+    /// them.
+    ///
+    /// # Errors
+    /// See [`RegistrationError`].
+    pub async fn explain(&self, question: &Value) -> Result<Value> {
+        self.call(Method::POST, "/v1/explain", Some(question)).await
+    }
+
     async fn call<B: Serialize, T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&B>) -> Result<T> {
         let answer = self.send(method, path, body).await?;
         let status = answer.status();

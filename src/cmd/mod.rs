@@ -7,6 +7,7 @@ pub mod bench;
 pub mod check_config;
 pub mod dev;
 pub mod drill;
+pub mod explain;
 pub mod rig;
 pub mod serve;
 pub mod tail;
@@ -43,6 +44,11 @@ pub enum Command {
         after_help = "Example:\n  streamer tail --tenant demo --collection messages --filter 'stars >= 3' --cel \"doc.author == 'ada'\""
     )]
     Tail(tail::TailArgs),
+    /// Say why a filter does or does not fire
+    #[command(
+        after_help = "Example:\n  streamer explain --tenant demo --collection messages --document '{\"stars\": 4}' --gateway gw-1 --subscription inbox"
+    )]
+    Explain(explain::ExplainArgs),
     /// Measure the hub
     #[command(subcommand, after_help = "Example:\n  streamer bench drain --changes 100000")]
     Bench(bench::BenchCommand),
@@ -117,6 +123,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(args).await,
         Command::Dev(args) => dev::run(args).await,
         Command::Tail(args) => tail::run(args).await,
+        Command::Explain(args) => explain::run(args).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Drill(command) => drill::run(command).await,
         Command::CheckConfig(args) => check_config::run(&args),

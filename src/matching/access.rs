@@ -3,10 +3,6 @@
 //! Owns the choice of them, and hash keys for values. What CEL holds to be equal has the same key; the reverse need not be
 //! so, for whoever is found by a key is still evaluated.
 
-use std::hash::{Hash, Hasher};
-
-use hashbrown::Equivalent;
-
 use super::formula::{Atom, Formula};
 use super::ranges::{after_prefix, number_key, time_key};
 use super::raw::Raw;
@@ -55,7 +51,7 @@ impl Key {
         })
     }
 
-    fn as_ref(&self) -> KeyRef<'_> {
+    pub(super) fn as_ref(&self) -> KeyRef<'_> {
         match self {
             Self::Null => KeyRef::Null,
             Self::Bool(value) => KeyRef::Bool(*value),
@@ -64,18 +60,6 @@ impl Key {
             Self::Time(time) => KeyRef::Time(*time),
             Self::Bytes(bytes) => KeyRef::Bytes(bytes),
         }
-    }
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_ref().hash(state);
-    }
-}
-
-impl Equivalent<Key> for KeyRef<'_> {
-    fn equivalent(&self, key: &Key) -> bool {
-        *self == key.as_ref()
     }
 }
 
@@ -157,19 +141,24 @@ impl Access {
         }
     }
 
-    /// How many changes it is thought to let through, in no unit: an equality few, a range more, to
-    /// be there at all nearly everything.
-    fn weight(&self) -> usize {
+    /// The share of changes that it is thought to let through, where so many different keys were named
+    /// at its path.
+    pub(super) fn share(&self, keys_seen: f64) -> f64 {
         match &self.by {
-            By::Equal(_) => 1,
-            By::In(keys) | By::Member(keys) => keys.len(),
-            By::Numbers(0, _) | By::Numbers(_, u64::MAX) | By::Times(0, _) | By::Times(_, u64::MAX) => 20_000,
-            By::Texts(start, stop) if start.is_empty() || **stop == [0xff] => 20_000,
-            By::Numbers(..) | By::Times(..) | By::Texts(..) => 5_000,
-            By::Present => 100_000,
+            By::Equal(_) => 1.0 / keys_seen,
+            By::In(keys) => keys.len() as f64 / keys_seen,
+            // A container holds several.
+            By::Member(keys) => 2.0 * keys.len() as f64 / keys_seen,
+            By::Numbers(0, _) | By::Numbers(_, u64::MAX) | By::Times(0, _) | By::Times(_, u64::MAX) => 0.5,
+            By::Texts(start, stop) if start.is_empty() || **stop == [0xff] => 0.5,
+            By::Numbers(..) | By::Times(..) | By::Texts(..) => 0.05,
+            By::Present => 1.0,
         }
     }
 }
+
+/// How many different keys a path is taken to have where nothing is known of it.
+pub(super) const KEYS_UNKNOWN: f64 = 200.0;
 
 impl By {
     fn of(test: &Test) -> Option<Self> {
@@ -183,7 +172,7 @@ impl By {
             }
             Test::Compare(Operator::Less | Operator::LessOrEqual, value) => Self::between(None, Some(value))?,
             Test::Compare(Operator::Greater | Operator::GreaterOrEqual, value) => Self::between(Some(value), None)?,
-            Test::Between(start, stop) => Self::between(Some(start), Some(stop))?,
+            Test::Between(ends) => Self::between(Some(&ends[0]), Some(&ends[1]))?,
             Test::Compare(..) | Test::Exists(_) => return None,
         })
     }
@@ -234,13 +223,17 @@ fn keys(values: &[Value]) -> Option<Vec<Key>> {
 
 /// Under what a formula is filed: whatever it is true for meets at least one of these. `None` if only
 /// a scan will do.
-pub(super) fn cover(formula: &Formula) -> Option<Vec<Access>> {
+fn cover(formula: &Formula) -> Option<Cover> {
     match formula {
         // It is true for nothing and need not be found.
         Formula::Constant(false) => Some(Vec::new()),
         Formula::Constant(true) | Formula::Atom(Atom::Cel(_), _) => None,
         Formula::Atom(Atom::Term(term), wanted) => Access::of(term, *wanted).map(|access| vec![access]),
-        Formula::All(parts) => covering(parts).map(|(_, cover)| cover),
+        Formula::All(parts) => {
+            let share = |cover: &Cover| cover.iter().map(|access| access.share(KEYS_UNKNOWN)).sum::<f64>();
+            let covers = covers(parts).map(|(_, cover)| (share(&cover), cover));
+            covers.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, cover)| cover)
+        }
         Formula::Any(parts) => {
             let all = parts.iter().map(cover).collect::<Option<Vec<_>>>()?.concat();
             let keys: usize = all.iter().map(Access::keys_len).sum();
@@ -249,15 +242,17 @@ pub(super) fn cover(formula: &Formula) -> Option<Vec<Access>> {
     }
 }
 
-/// What a conjunction is filed under: its most selective conjunct, by number; a range as far as the
-/// others leave of it.
-pub(super) fn covering(parts: &[Formula]) -> Option<(usize, Vec<Access>)> {
-    let covers: Vec<(usize, Vec<Access>)> =
-        parts.iter().enumerate().filter_map(|(number, part)| Some((number, cover(part)?))).collect();
-    let narrowed = covers.iter().map(|(number, cover)| match cover.as_slice() {
-        [access] => {
-            let mut access = access.clone();
-            for (_, other) in &covers {
+/// Keys of which every document that a formula is true for meets at least one.
+pub(super) type Cover = Vec<Access>;
+
+/// By each conjunct that can be found, by number, what it can be found by; a range as far as the others
+/// leave of it.
+pub(super) fn covers(conjuncts: &[Formula]) -> impl Iterator<Item = (usize, Cover)> {
+    let covers: Vec<Option<Cover>> = conjuncts.iter().map(cover).collect();
+    let narrowed = move |number: usize| {
+        let mut cover = covers[number].clone()?;
+        if let [access] = cover.as_mut_slice() {
+            for other in covers.iter().flatten() {
                 if let [other] = other.as_slice()
                     && other.path == access.path
                     && let Some(by) = access.by.narrowed(&other.by)
@@ -265,9 +260,8 @@ pub(super) fn covering(parts: &[Formula]) -> Option<(usize, Vec<Access>)> {
                     access.by = by;
                 }
             }
-            (*number, vec![access])
         }
-        _ => (*number, cover.clone()),
-    });
-    narrowed.min_by_key(|(_, cover)| cover.iter().map(Access::weight).sum::<usize>())
+        Some((number, cover))
+    };
+    (0..conjuncts.len()).filter_map(narrowed)
 }

@@ -5,17 +5,16 @@
 
 use std::sync::Arc;
 
-use bson::RawDocument;
 use serde_json::{Value as Json, json};
 
-use super::Verdict;
-use super::access::{self, Access, By};
-use super::cel::{Program, Variables};
+use super::access::{self, By, Cover, KEYS_UNKNOWN};
+use super::cel::Program;
 use super::formula::{Atom, Formula};
-use super::reference;
+use super::images::Images;
 use super::term::{Term, Test};
-use super::value::{Value, is_sound};
-use super::verdict::{Concern, Image};
+use super::value::Value;
+use super::verdict::{Concern, Home};
+use super::{Verdict, intern, reference};
 use crate::change::Change;
 use crate::error::Problem;
 use crate::subscription::{Operator, Spec};
@@ -24,12 +23,16 @@ use crate::subscription::{Operator, Spec};
 #[derive(Debug)]
 pub struct Filter {
     pub(super) concern: Concern,
-    pub(super) terms: Vec<Term>,
-    pub(super) cel: Option<Arc<Program>>,
-    /// What the conditions come to; the reference goes by `terms` and `cel` alone.
-    formula: Formula,
-    /// How the index finds it; `None`: by a scan.
-    pub(super) cover: Option<Vec<Access>>,
+    /// What the conditions come to.
+    pub(super) formula: Formula,
+    /// The conditions as they were asked for, unless the formula is just that. The reference goes by them alone.
+    asked: Option<Box<Asked>>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    terms: Vec<Term>,
+    cel: Option<Arc<Program>>,
 }
 
 impl Filter {
@@ -40,15 +43,36 @@ impl Filter {
     pub fn compile(spec: &Spec) -> Result<Arc<Self>, Problem> {
         let mut terms: Vec<Term> = spec.filters.iter().map(Term::new).collect();
         terms.extend(spec.interval.as_ref().map(Term::between));
+        for term in &mut terms {
+            term.path = intern::path(term.path.clone());
+        }
         let cel = spec.cel.as_deref().map(Program::compile).transpose()?;
         let concern = Concern {
-            tenant: Arc::clone(&spec.tenant),
-            collection: Arc::clone(&spec.collection),
+            home: intern::home(Home::new(Arc::clone(&spec.tenant), Arc::clone(&spec.collection))),
             operations: spec.operations,
             transitions: spec.transitions,
         };
         let formula = Formula::of(&terms, cel.as_deref());
-        Ok(Arc::new(Self { concern, cover: access::cover(&formula), formula, terms, cel }))
+        let is_all = match (&formula, terms.as_slice(), &cel) {
+            (Formula::Atom(Atom::Term(term), true), [asked], None) => term == asked,
+            _ => false,
+        };
+        let asked = (!is_all).then(|| Box::new(Asked { terms, cel }));
+        Ok(Arc::new(Self { concern, formula, asked }))
+    }
+
+    /// `filters` and `interval` as they were asked for.
+    pub(super) fn terms(&self) -> &[Term] {
+        match (&self.asked, &self.formula) {
+            (Some(asked), _) => &asked.terms,
+            (None, Formula::Atom(Atom::Term(term), _)) => std::slice::from_ref(term),
+            (None, _) => &[],
+        }
+    }
+
+    /// `cel` as it was asked for.
+    pub(super) fn cel(&self) -> Option<&Program> {
+        self.asked.as_ref()?.cel.as_deref()
     }
 
     /// What a change is to this filter; `None` if nothing. This is the reference: it gives the
@@ -58,37 +82,30 @@ impl Filter {
         reference::evaluate(self, change)
     }
 
-    /// The same as [`Self::evaluate`], faster: terms in place, CEL over variables shared by all
-    /// filters that meet this change.
-    pub(super) fn verdict(&self, change: &Change, shared: &mut Shared) -> Option<Verdict> {
-        self.concern.verdict(change, |image| self.matches(change, image, shared))
-    }
-
-    fn matches(&self, change: &Change, image: Image, shared: &mut Shared) -> bool {
-        let Some(body) = image.body(change) else { return false };
-        let shared = shared.of(image);
-        self.formula.holds(&mut |atom, wanted| match atom {
-            Atom::Term(term) => term.outcome(body) == Some(wanted) && shared.is_sound(body),
-            Atom::Cel(part) => part.holds(wanted, shared.variables(change, image)),
-        })
+    /// The same as [`Self::evaluate`], faster: over what was found in the images.
+    pub(super) fn verdict(&self, change: &Change, images: &mut Images<'_>) -> Option<Verdict> {
+        self.concern.verdict(change, |image| self.formula.holds(&mut |atom, wanted| images.holds(image, atom, wanted)))
     }
 
     /// How changes find this filter, for a registration's answer: `indexes` are looked up, what is
     /// in `residual` is evaluated for those that the look-up finds.
     pub fn plan(&self) -> Json {
         let conjuncts = self.formula.conjuncts();
+        let share = |cover: &Cover| cover.iter().map(|access| access.share(KEYS_UNKNOWN)).sum::<f64>();
+        let cheapest = access::covers(conjuncts).map(|(number, cover)| (share(&cover), number, cover));
+        let found_by = cheapest.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, number, cover)| (number, cover));
         // What the look-up decides need not be evaluated, but for what meets under one key.
-        let decided = |(number, cover): (usize, Vec<Access>)| {
+        let decided = |(number, cover): &(usize, Cover)| {
             let by_value = cover.iter().all(|access| access.by != By::Present);
-            let is_presence = matches!(&conjuncts[number], Formula::Atom(Atom::Term(term), _) if term.is_presence());
-            (conjuncts[number].is_flat() && (by_value || is_presence)).then_some(number)
+            let is_presence = matches!(&conjuncts[*number], Formula::Atom(Atom::Term(term), _) if term.is_presence());
+            (conjuncts[*number].is_flat() && (by_value || is_presence)).then_some(*number)
         };
-        let chosen = access::covering(conjuncts).and_then(decided);
-        let indexes = match self.cover.as_deref() {
+        let chosen = found_by.as_ref().and_then(decided);
+        let indexes = match found_by {
             None => vec![json!({"kind": "scan", "field": null})],
-            Some(cover) => {
+            Some((_, cover)) => {
                 let mut indexes: Vec<Json> = Vec::new();
-                for access in cover {
+                for access in &cover {
                     let index = json!({"kind": access.kind(), "field": access.path.to_string()});
                     if !indexes.contains(&index) {
                         indexes.push(index);
@@ -102,7 +119,8 @@ impl Filter {
         json!({"indexes": indexes, "residual": residual})
     }
 
-    fn described(&self, formula: &Formula) -> String {
+    /// A part of the formula as CEL.
+    pub(super) fn described(&self, formula: &Formula) -> String {
         let joined = |parts: &[Formula], by: &str| {
             let parts: Vec<String> = parts.iter().map(|part| self.described(part)).collect();
             format!("({})", parts.join(by))
@@ -130,7 +148,9 @@ fn described(term: &Term, wanted: bool) -> String {
         Test::Compare(Operator::StartsWith, value) => format!("doc.{path}.startsWith({})", literal(value)),
         Test::Compare(op, value) => format!("doc.{path} {} {}", op.name(), literal(value)),
         Test::Exists(_) => format!("has(doc.{path})"),
-        Test::Between(start, stop) => format!("doc.{path} >= {} && doc.{path} <= {}", literal(start), literal(stop)),
+        Test::Between(ends) => {
+            format!("doc.{path} >= {} && doc.{path} <= {}", literal(&ends[0]), literal(&ends[1]))
+        }
     };
     if wanted { text } else { format!("!({text})") }
 }
@@ -151,39 +171,5 @@ fn literal(value: &Value) -> String {
         Value::List(items) => format!("({} values)", items.len()),
         Value::Map(fields) => format!("({} fields)", fields.len()),
         Value::Error => "(an error)".into(),
-    }
-}
-
-/// What the filters that meet one change share, each made when the first one asks.
-#[derive(Default)]
-pub(super) struct Shared {
-    post: OfImage,
-    pre: OfImage,
-}
-
-#[derive(Default)]
-struct OfImage {
-    /// Whether the body is BSON to its last byte: half a document matches nothing.
-    sound: Option<bool>,
-    /// CEL's.
-    variables: Option<Variables>,
-}
-
-impl Shared {
-    fn of(&mut self, image: Image) -> &mut OfImage {
-        match image {
-            Image::Post => &mut self.post,
-            Image::Pre => &mut self.pre,
-        }
-    }
-}
-
-impl OfImage {
-    fn is_sound(&mut self, body: &RawDocument) -> bool {
-        *self.sound.get_or_insert_with(|| is_sound(body))
-    }
-
-    fn variables(&mut self, change: &Change, image: Image) -> &Variables {
-        self.variables.get_or_insert_with(|| Variables::new(change, image))
     }
 }

@@ -7,12 +7,17 @@
 //! no negation and no error in a formula: conjuncts and disjuncts may be moved and merged freely.
 //! `docs/decisions/0004-matching-engine.md` has the equations.
 
+use std::hash::BuildHasher;
+
+use rustc_hash::FxBuildHasher;
+
 use super::cel::{Expression, Part, Program, Shape};
 use super::term::Term;
 use crate::limits;
+use crate::subscription::Path;
 
 /// True or false of a body.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub(super) enum Formula {
     /// Whatever the body.
     Constant(bool),
@@ -25,7 +30,7 @@ pub(super) enum Formula {
 }
 
 /// What a formula does not look into.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub(super) enum Atom {
     /// A test of one path of `doc`.
     Term(Term),
@@ -77,11 +82,15 @@ impl Formula {
         Some(if is_all { Self::all(parts) } else { Self::any(parts) })
     }
 
-    /// A term where it comes out as wanted; one that denies something is what it denies, unwanted.
+    /// A term where it comes out as wanted; one that denies something is what it denies, unwanted, and an
+    /// interval is its two ends.
     fn of_term(term: Term, wanted: bool) -> Self {
-        match term.denied() {
-            Some(denied) => Self::Atom(Atom::Term(denied), !wanted),
-            None => Self::Atom(Atom::Term(term), wanted),
+        if let Some(denied) = term.denied() {
+            return Self::Atom(Atom::Term(denied), !wanted);
+        }
+        match term.ends() {
+            Some(ends) if wanted => Self::all(ends.map(|end| Self::Atom(Atom::Term(end), true)).into()),
+            _ => Self::Atom(Atom::Term(term), wanted),
         }
     }
 
@@ -113,14 +122,41 @@ impl Formula {
         Self::sorted(flat, false)
     }
 
+    /// Equal sets of parts come out equal: each once, in one order, what is cheap first.
     fn sorted(mut parts: Vec<Self>, is_all: bool) -> Self {
+        if is_all {
+            parts = without_wider_ranges(parts);
+        }
+        parts.sort_by_cached_key(|part| (part.needs_interpreter(), part.first_path().cloned(), part.digest()));
+        parts.dedup();
+        parts.shrink_to_fit();
         match parts.len() {
             0 => Self::Constant(is_all),
             1 => parts.remove(0),
-            _ => {
-                parts.sort_by_key(Self::needs_interpreter);
-                if is_all { Self::All(parts) } else { Self::Any(parts) }
-            }
+            _ if is_all => Self::All(parts),
+            _ => Self::Any(parts),
+        }
+    }
+
+    /// A hash that is the same in every process.
+    pub(super) fn digest(&self) -> u64 {
+        FxBuildHasher.hash_one(self)
+    }
+
+    fn first_path(&self) -> Option<&Path> {
+        match self {
+            Self::Constant(_) | Self::Atom(Atom::Cel(_), _) => None,
+            Self::Atom(Atom::Term(term), _) => Some(&term.path),
+            Self::All(parts) | Self::Any(parts) => parts.iter().find_map(Self::first_path),
+        }
+    }
+
+    /// Calls `each` with every path that a term looks at, as often as it stands there.
+    pub(super) fn paths(&self, each: &mut impl FnMut(&Path)) {
+        match self {
+            Self::Constant(_) | Self::Atom(Atom::Cel(_), _) => {}
+            Self::Atom(Atom::Term(term), _) => each(&term.path),
+            Self::All(parts) | Self::Any(parts) => parts.iter().for_each(|part| part.paths(each)),
         }
     }
 
@@ -157,4 +193,17 @@ impl Formula {
             other => matches!(other, Self::Atom(..)),
         }
     }
+}
+
+/// Of lower ends on one path the highest is enough, of upper ends the lowest.
+fn without_wider_ranges(parts: Vec<Formula>) -> Vec<Formula> {
+    let is_implied = |part: &Formula| {
+        let Formula::Atom(Atom::Term(term), true) = part else { return false };
+        parts.iter().any(|other| matches!(other, Formula::Atom(Atom::Term(other), true) if other.is_within(term)))
+    };
+    if parts.len() < 2 {
+        return parts;
+    }
+    let implied: Vec<bool> = parts.iter().map(is_implied).collect();
+    parts.into_iter().zip(implied).filter_map(|(part, implied)| (!implied).then_some(part)).collect()
 }

@@ -1,158 +1,69 @@
 //! The matcher: all live subscriptions of a partition, filed so that a change meets few of them.
 //!
-//! A subscription stands in the list of its tenant and collection, and there either in tables of
-//! paths, under the values of its cover (`access`), or in a list that every change of the scope goes
-//! through. A change looks up the fields that have tables. Whoever is found
-//! is evaluated in full, so the tables only ever save work: results are exactly those of evaluating
-//! every filter.
+//! Owns the scopes and the order of things: a change goes to the shelf of its tenant and collection,
+//! is walked once for the names of that shelf, and what stands there leads to the programs filed under
+//! it. Whoever is found is evaluated in full, so the tables only ever save work: results are exactly
+//! those of evaluating every filter.
 
-use std::hash::BuildHasherDefault;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bson::RawDocument;
-use hashbrown::{HashMap, HashSet};
-use rustc_hash::FxHasher;
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
 
-use super::access::{By, Key, with_key};
-use super::filter::{Filter, Shared};
-use super::path::{self, Found};
-use super::ranges::{Ranges, number_key, time_key};
-use super::raw::Raw;
-use super::value::Value;
-use super::{Match, SubscriptionIndex};
+use super::access::{self, Cover};
+use super::bloom::{BloomCounts, BloomUse};
+use super::filter::Filter;
+use super::images::{Images, Shared};
+use super::keys::Keys;
+use super::names::{Names, Walk};
+use super::programs::Programs;
+use super::table::Spot;
+use super::{Match, ProgramId, SubscriptionIndex};
 use crate::change::{Change, Operation, Scope};
-use crate::limits;
-use crate::subscription::Path;
-
-type Hashing = BuildHasherDefault<FxHasher>;
-type Members = HashSet<SubscriptionIndex, Hashing>;
 
 /// The live subscriptions of one partition.
 #[derive(Default, Debug)]
 pub struct Matcher {
-    filters: Vec<Option<Arc<Filter>>>,
-    len: usize,
-    tenants: HashMap<Arc<str>, HashMap<Arc<str>, Shelf, Hashing>, Hashing>,
-    found: Vec<SubscriptionIndex>,
+    tenants: HashMap<Arc<str>, HashMap<Arc<str>, Shelf, FxBuildHasher>, FxBuildHasher>,
+    programs: Programs,
+    keys: Keys,
+    search: Search,
+    shelves_made: u32,
+    counts: Counts,
 }
 
-/// The subscriptions of one tenant and collection.
-#[derive(Default, Debug)]
+/// What matching came to since the matcher was made.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counts {
+    /// Changes matched.
+    pub changes: u64,
+    /// Programs evaluated.
+    pub candidates: u64,
+    /// Subscriptions matched.
+    pub matches: u64,
+    /// The Bloom filter's part.
+    pub bloom: BloomCounts,
+}
+
+/// The programs of one tenant and collection.
+#[derive(Debug)]
 struct Shelf {
-    all: Members,
-    tables: HashMap<Path, Table, Hashing>,
-    /// Those in no table.
-    scanned: Members,
+    id: u32,
+    names: Names,
+    all: BTreeSet<ProgramId>,
+    /// Those that nothing leads to.
+    scanned: BTreeSet<ProgramId>,
+    /// How many look at pre-images.
+    transitions: usize,
 }
 
-/// Subscriptions that are found by what lies at one path.
+/// What is reused from one change to the next.
 #[derive(Default, Debug)]
-struct Table {
-    equal: ByKey,
-    member: ByKey,
-    numbers: Ranges<u64>,
-    times: Ranges<u64>,
-    texts: Ranges<Box<[u8]>>,
-    present: Members,
-}
-
-/// So many subscriptions are found before it is looked whether some were found twice.
-const FOUND_COMPACT: usize = 1_024;
-
-/// A text is told from every end by no more of it than the longest end and one byte has.
-fn stab_text(texts: &Ranges<Box<[u8]>>, text: &[u8], found: &mut impl FnMut(SubscriptionIndex)) {
-    if !texts.is_empty() {
-        texts.stab(&text[..text.len().min(limits::string_value_bytes_max + 2)].into(), found);
-    }
-}
-
-#[derive(Default, Debug)]
-struct ByKey(HashMap<Key, Members, Hashing>);
-
-impl ByKey {
-    fn insert(&mut self, key: &Key, subscription: SubscriptionIndex) {
-        self.0.entry(key.clone()).or_default().insert(subscription);
-    }
-
-    fn remove(&mut self, key: &Key, subscription: SubscriptionIndex) {
-        if self.0.get_mut(key).is_some_and(|members| members.remove(&subscription) && members.is_empty()) {
-            self.0.remove(key);
-        }
-    }
-
-    fn find(&self, value: Raw<'_>, found: &mut Vec<SubscriptionIndex>) {
-        if !self.0.is_empty() {
-            with_key(value, |key| found.extend(self.0.get(&key).into_iter().flatten()));
-        }
-    }
-}
-
-impl Table {
-    fn is_empty(&self) -> bool {
-        let ranges = self.numbers.is_empty() && self.times.is_empty() && self.texts.is_empty();
-        ranges && self.equal.0.is_empty() && self.member.0.is_empty() && self.present.is_empty()
-    }
-
-    fn insert(&mut self, by: &By, subscription: SubscriptionIndex) {
-        match by {
-            By::Equal(key) => self.equal.insert(key, subscription),
-            By::In(keys) => keys.iter().for_each(|key| self.equal.insert(key, subscription)),
-            By::Member(keys) => keys.iter().for_each(|key| self.member.insert(key, subscription)),
-            By::Numbers(start, stop) => self.numbers.insert(start, stop, subscription),
-            By::Times(start, stop) => self.times.insert(start, stop, subscription),
-            By::Texts(start, stop) => self.texts.insert(start, stop, subscription),
-            By::Present => drop(self.present.insert(subscription)),
-        }
-    }
-
-    fn remove(&mut self, by: &By, subscription: SubscriptionIndex) {
-        match by {
-            By::Equal(key) => self.equal.remove(key, subscription),
-            By::In(keys) => keys.iter().for_each(|key| self.equal.remove(key, subscription)),
-            By::Member(keys) => keys.iter().for_each(|key| self.member.remove(key, subscription)),
-            By::Numbers(start, stop) => self.numbers.remove(start, stop, subscription),
-            By::Times(start, stop) => self.times.remove(start, stop, subscription),
-            By::Texts(start, stop) => self.texts.remove(start, stop, subscription),
-            By::Present => drop(self.present.remove(&subscription)),
-        }
-    }
-
-    fn find(&self, path: &Path, body: &RawDocument, found: &mut Vec<SubscriptionIndex>) {
-        let Found::Value(value) = path::find(body, path) else { return };
-        found.extend(&self.present);
-        self.equal.find(value, found);
-        let mut compact_at = found.len() + FOUND_COMPACT;
-        if !self.member.0.is_empty()
-            && let Raw::List(container) | Raw::Map(container) = value
-        {
-            for (name, item) in container.fields().map_while(Result::ok) {
-                let member = if matches!(value, Raw::List(_)) { item } else { Raw::Text(name) };
-                self.member.find(member, found);
-                // Equal elements find the same again and again.
-                if found.len() > compact_at {
-                    found.sort_unstable();
-                    found.dedup();
-                    compact_at = 2 * found.len() + FOUND_COMPACT;
-                }
-            }
-        }
-        let mut found = |subscription| found.push(subscription);
-        match value {
-            Raw::Time(time) => self.times.stab(&time_key(time), &mut found),
-            Raw::Int(number) => self.numbers.stab(&number_key(number as f64).unwrap_or_default(), &mut found),
-            Raw::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(key, &mut found)),
-            Raw::Text(text) => stab_text(&self.texts, text, &mut found),
-            // Some of the rarer types count as numbers or as texts.
-            Raw::Other(..) if !self.texts.is_empty() || !self.numbers.is_empty() => match value.value() {
-                Ok(Value::Double(number)) => {
-                    number_key(number).iter().for_each(|key| self.numbers.stab(key, &mut found))
-                }
-                Ok(Value::Text(text)) => stab_text(&self.texts, text.as_bytes(), &mut found),
-                _ => {}
-            },
-            Raw::Null | Raw::Bool(_) | Raw::List(_) | Raw::Map(_) | Raw::Other(..) => {}
-        }
-    }
+struct Search {
+    number: u32,
+    found: Vec<ProgramId>,
+    walks: [Walk; 2],
 }
 
 impl Matcher {
@@ -161,53 +72,64 @@ impl Matcher {
         Self::default()
     }
 
+    /// Without subscriptions, and with another use of the Bloom filter than the ordinary one.
+    pub fn with_bloom(bloom: BloomUse) -> Self {
+        Self { keys: Keys::new(bloom), ..Self::default() }
+    }
+
     /// How many subscriptions there are.
     pub fn len(&self) -> usize {
-        self.len
+        self.programs.subscriptions()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Whether this subscription is here.
     pub fn contains(&self, subscription: SubscriptionIndex) -> bool {
-        self.filter(subscription).is_some()
+        self.programs.of(subscription).is_some()
     }
 
-    /// The filter of a subscription.
-    pub fn filter(&self, subscription: SubscriptionIndex) -> Option<&Arc<Filter>> {
-        self.filters.get(subscription.0 as usize)?.as_ref()
+    /// What matching came to so far.
+    pub fn counts(&self) -> Counts {
+        Counts { bloom: self.keys.bloom_counts(), ..self.counts }
     }
 
     /// Adds a subscription, or replaces its filter.
     pub fn insert(&mut self, subscription: SubscriptionIndex, filter: Arc<Filter>) {
         self.remove(subscription);
-        let slot = subscription.0 as usize;
-        if self.filters.len() <= slot {
-            self.filters.resize(slot + 1, None);
+        let (program, is_new) = self.programs.add(subscription, Arc::clone(&filter));
+        if !is_new {
+            return;
         }
-        let tenant = self.tenants.entry(Arc::clone(&filter.concern.tenant)).or_default();
-        tenant.entry(Arc::clone(&filter.concern.collection)).or_default().insert(subscription, &filter);
-        self.filters[slot] = Some(filter);
-        self.len += 1;
+        let home = &filter.concern.home;
+        let tenant = self.tenants.entry(Arc::clone(home.tenant())).or_default();
+        let shelf = tenant.entry(Arc::clone(home.collection())).or_insert_with(|| {
+            self.shelves_made = self.shelves_made.wrapping_add(1);
+            Shelf::new(self.shelves_made)
+        });
+        let conjunct = shelf.file(&mut self.keys, program, &filter);
+        if let Some(program) = self.programs.get_mut(program) {
+            program.conjunct = conjunct;
+        }
     }
 
     /// Takes a subscription out; whether it was here.
     pub fn remove(&mut self, subscription: SubscriptionIndex) -> bool {
-        let Some(filter) = self.filters.get_mut(subscription.0 as usize).and_then(Option::take) else { return false };
-        self.len -= 1;
-        let (tenant, collection) = (&*filter.concern.tenant, &*filter.concern.collection);
-        if let Some(shelves) = self.tenants.get_mut(tenant) {
-            if let Some(shelf) = shelves.get_mut(collection) {
-                shelf.remove(subscription, &filter);
+        let Some((program, last)) = self.programs.remove(subscription) else { return false };
+        let Some(last) = last else { return true };
+        let home = &last.filter.concern.home;
+        if let Some(shelves) = self.tenants.get_mut(&**home.tenant()) {
+            if let Some(shelf) = shelves.get_mut(&**home.collection()) {
+                shelf.unfile(&mut self.keys, program, &last.filter, last.conjunct);
                 if shelf.all.is_empty() {
-                    shelves.remove(collection);
+                    shelves.remove(&**home.collection());
                 }
             }
             if shelves.is_empty() {
-                self.tenants.remove(tenant);
+                self.tenants.remove(&**home.tenant());
             }
         }
         true
@@ -216,87 +138,164 @@ impl Matcher {
     /// Whom a change concerns, and how, in the order of the subscriptions' numbers. `out` is cleared.
     pub fn matches(&mut self, change: &Change, out: &mut Vec<Match>) {
         out.clear();
-        let mut found = std::mem::take(&mut self.found);
-        self.find(change, &mut found);
-        let mut shared = Shared::default();
-        out.extend(found.iter().filter_map(|&subscription| {
-            let verdict = self.filter(subscription)?.verdict(change, &mut shared)?;
-            Some(Match { subscription, verdict })
-        }));
-        self.found = found;
+        self.counts.changes += 1;
+        self.search(change, |programs, found, images| {
+            for program in found {
+                let Some(program) = programs.get(*program) else { continue };
+                if let Some(verdict) = program.filter.verdict(change, images) {
+                    out.extend(program.subscriptions().map(|subscription| Match { subscription, verdict }));
+                }
+            }
+        });
+        out.sort_unstable_by_key(|found| found.subscription);
+        self.counts.matches += out.len() as u64;
     }
 
-    /// How many subscriptions have to be evaluated for a change: what the tables leave over.
-    pub fn candidates(&self, change: &Change) -> usize {
-        let mut found = Vec::new();
-        self.find(change, &mut found);
-        found.len()
+    /// The same for a change that only might have been: it is not counted. How many programs were evaluated.
+    pub fn trial(&mut self, change: &Change, out: &mut Vec<Match>) -> usize {
+        let counts = self.counts;
+        self.matches(change, out);
+        let evaluated = self.counts.candidates - counts.candidates;
+        self.counts = counts;
+        evaluated as usize
     }
 
-    /// All that a change may concern, each once and in order.
-    fn find(&self, change: &Change, found: &mut Vec<SubscriptionIndex>) {
-        found.clear();
+    /// How many programs have to be evaluated for a change: what the tables leave over.
+    pub fn candidates(&mut self, change: &Change) -> usize {
+        let mut candidates = 0;
+        self.search(change, |_, found, _| candidates += found.len());
+        candidates
+    }
+
+    /// Calls `each` for every shelf with the programs there that a change may concern, each once.
+    fn search(&mut self, change: &Change, mut each: impl FnMut(&Programs, &[ProgramId], &mut Images<'_>)) {
+        let Self { tenants, programs, keys, search, counts, .. } = self;
+        search.begin(programs);
         let (document, before) = (change.document.as_deref(), change.before.as_deref());
+        let is_delete = change.operation == Operation::Delete;
         // Not to be evaluated: it goes to everyone in its scope.
-        let unseen = if change.operation == Operation::Delete { before.is_none() } else { document.is_none() };
-        for shelf in self.shelves(&change.scope) {
+        let unseen = if is_delete { before.is_none() } else { document.is_none() };
+        let mut shared = Shared::default();
+        let here = shelves(tenants, &change.scope).map(|shelf| (shelf, document, unseen));
+        let left = change.left.iter().flat_map(|left| shelves(tenants, left)).map(|shelf| (shelf, None, false));
+        for (shelf, document, unseen) in here.chain(left) {
+            search.found.clear();
+            let bodies = [document, before.filter(|_| is_delete || shelf.transitions > 0)];
             if unseen {
-                found.extend(&shelf.all);
+                shelf.all.iter().for_each(|program| search.note(programs, *program));
             } else {
-                shelf.find([document, before], found);
+                shelf.scanned.iter().for_each(|program| search.note(programs, *program));
+                search.look(shelf, keys, programs, bodies.map(|body| body.map(|body| body.as_bytes())));
+            }
+            counts.candidates += search.found.len() as u64;
+            let walked = Some((&shelf.names, &search.walks));
+            each(programs, &search.found, &mut Images::new(change, walked, &mut shared));
+        }
+    }
+}
+
+/// The shelves that a scope is, or may be.
+fn shelves<'a>(
+    tenants: &'a HashMap<Arc<str>, HashMap<Arc<str>, Shelf, FxBuildHasher>, FxBuildHasher>,
+    scope: &'a Scope,
+) -> impl Iterator<Item = &'a Shelf> {
+    let one = scope.tenant.as_ref().map(|tenant| tenants.get(&**tenant));
+    let tenants = one.is_none().then(|| tenants.values()).into_iter().flatten().chain(one.flatten());
+    tenants.flat_map(|shelves| {
+        let one = scope.collection.as_ref().map(|collection| shelves.get(&**collection));
+        one.is_none().then(|| shelves.values()).into_iter().flatten().chain(one.flatten())
+    })
+}
+
+impl Search {
+    fn begin(&mut self, programs: &mut Programs) {
+        self.number = self.number.wrapping_add(1);
+        if self.number == 0 {
+            programs.forget_searches();
+            self.number = 1;
+        }
+    }
+
+    /// A program was found, perhaps again.
+    #[inline]
+    fn note(&mut self, programs: &mut Programs, program: ProgramId) {
+        if programs.get_mut(program).is_some_and(|found| found.found_by(self.number)) {
+            self.found.push(program);
+        }
+    }
+
+    /// Walks over the bodies and follows what stands there.
+    fn look(&mut self, shelf: &Shelf, keys: &mut Keys, programs: &mut Programs, bodies: [Option<&[u8]>; 2]) {
+        let mut walks = std::mem::take(&mut self.walks);
+        for (walk, body) in walks.iter_mut().zip(bodies) {
+            let Some(body) = body else { continue };
+            walk.run(&shelf.names, body);
+            for (node, value) in walk.found(body) {
+                let mut found = |program| self.note(programs, program);
+                shelf.names.table(node).find(keys, Spot(shelf.id, node), value, &mut found);
             }
         }
-        if let Some(left) = &change.left {
-            self.shelves(left).for_each(|shelf| shelf.find([None, before], found));
-        }
-        found.sort_unstable();
-        found.dedup();
-    }
-
-    /// The shelves that a scope is, or may be.
-    fn shelves<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a Shelf> {
-        let one = scope.tenant.as_ref().map(|tenant| self.tenants.get(&**tenant));
-        let tenants = one.is_none().then(|| self.tenants.values()).into_iter().flatten().chain(one.flatten());
-        tenants.flat_map(|shelves| {
-            let one = scope.collection.as_ref().map(|collection| shelves.get(&**collection));
-            one.is_none().then(|| shelves.values()).into_iter().flatten().chain(one.flatten())
-        })
+        self.walks = walks;
     }
 }
 
 impl Shelf {
-    fn insert(&mut self, subscription: SubscriptionIndex, filter: &Filter) {
-        self.all.insert(subscription);
-        let Some(cover) = &filter.cover else {
-            self.scanned.insert(subscription);
-            return;
-        };
-        for access in cover {
-            self.tables.entry(access.path.clone()).or_default().insert(&access.by, subscription);
-        }
+    fn new(id: u32) -> Self {
+        let (all, scanned) = (BTreeSet::new(), BTreeSet::new());
+        Self { id, names: Names::default(), all, scanned, transitions: 0 }
     }
 
-    fn remove(&mut self, subscription: SubscriptionIndex, filter: &Filter) {
-        self.all.remove(&subscription);
-        let Some(cover) = &filter.cover else {
-            self.scanned.remove(&subscription);
-            return;
+    /// Files a program under the conjunct that lets the fewest changes through, by what is known by now.
+    fn file(&mut self, keys: &mut Keys, program: ProgramId, filter: &Filter) -> Option<u16> {
+        self.all.insert(program);
+        self.transitions += usize::from(filter.concern.transitions);
+        filter.formula.paths(&mut |path| {
+            self.names.add(path);
+        });
+        let covers: Vec<(usize, Cover)> = access::covers(filter.formula.conjuncts()).collect();
+        let costs = covers.iter().map(|(_, cover)| self.cost(keys, cover));
+        let cheapest = costs.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at);
+        for access in covers.iter().flat_map(|(_, cover)| cover) {
+            if let Some(node) = self.names.find(&access.path) {
+                self.names.table_mut(node).note(keys, Spot(self.id, node), &access.by);
+            }
+        }
+        let Some((conjunct, cover)) = cheapest.map(|at| &covers[at]) else {
+            self.scanned.insert(program);
+            return None;
         };
         for access in cover {
-            let Some(table) = self.tables.get_mut(&access.path) else { continue };
-            table.remove(&access.by, subscription);
-            if table.is_empty() {
-                self.tables.remove(&access.path);
+            if let Some(node) = self.names.find(&access.path) {
+                self.names.table_mut(node).insert(keys, Spot(self.id, node), &access.by, program);
             }
         }
+        u16::try_from(*conjunct).ok()
     }
 
-    fn find(&self, bodies: [Option<&RawDocument>; 2], found: &mut Vec<SubscriptionIndex>) {
-        found.extend(&self.scanned);
-        for body in bodies.into_iter().flatten() {
-            for (path, table) in &self.tables {
-                table.find(path, body, found);
+    /// The share of changes that this is expected to let through; among equals, the less crowded first.
+    fn cost(&self, keys: &Keys, cover: &Cover) -> f64 {
+        let cost = |access: &access::Access| {
+            let Some(node) = self.names.find(&access.path) else { return 1.0 };
+            let table = self.names.table(node);
+            access.share(table.keys_seen()) * (1.0 + table.crowd(keys, Spot(self.id, node), &access.by) as f64 * 1e-6)
+        };
+        cover.iter().map(cost).sum()
+    }
+
+    fn unfile(&mut self, keys: &mut Keys, program: ProgramId, filter: &Filter, conjunct: Option<u16>) {
+        self.all.remove(&program);
+        self.transitions -= usize::from(filter.concern.transitions);
+        let is_filed = |(number, _): &(usize, Cover)| Some(*number) == conjunct.map(usize::from);
+        match access::covers(filter.formula.conjuncts()).find(is_filed) {
+            None => drop(self.scanned.remove(&program)),
+            Some((_, cover)) => {
+                for access in &cover {
+                    if let Some(node) = self.names.find(&access.path) {
+                        self.names.table_mut(node).remove(keys, Spot(self.id, node), &access.by, program);
+                    }
+                }
             }
         }
+        filter.formula.paths(&mut |path| self.names.remove(path));
     }
 }

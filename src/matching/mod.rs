@@ -6,30 +6,48 @@
 //! `value` is what BSON means to a filter and `verdict` what images and scopes mean; both evaluators
 //! share them. `reference` is the slow one that defines a filter's meaning by the CEL interpreter;
 //! `formula` is the fast one: plain Boolean logic over atoms, of which `term` evaluates those that test
-//! one path, whether they come from `filters` or from CEL. `access` and `index` find the filters worth
-//! evaluating. `cel` has the interpreter and its defences.
+//! one path, whether they come from `filters` or from CEL. `cel` has the interpreter and its defences.
+//!
+//! A change's way: `index` goes to its scope, whose `names` are looked for in one walk over each image;
+//! what stands there leads through `table`, by hash (`keys`) and by `ranges`, to the `programs` filed there under
+//! what `access` chose; each is evaluated over what was found (`images`) and stands for its subscriptions.
 
 mod access;
+mod bloom;
 mod cel;
+mod explain;
 mod filter;
 mod formula;
+mod images;
 mod index;
+mod intern;
+mod keys;
+mod names;
+mod paged;
 mod path;
+mod programs;
 mod ranges;
 mod raw;
 mod reference;
+mod table;
 mod term;
 pub(crate) mod value;
 mod verdict;
 
 use serde::Serialize;
 
+pub use bloom::{BloomCounts, BloomUse};
+pub use explain::{Explanation, Outcome, Step};
 pub use filter::Filter;
-pub use index::Matcher;
+pub use index::{Counts, Matcher};
 
 /// A live subscription's number in its partition's table; small, dense and reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SubscriptionIndex(pub u32);
+
+/// A program's number within its matcher: what all subscriptions with the same conditions share.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+struct ProgramId(u32);
 
 /// How a document moved with respect to a filter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Hash, PartialOrd, Ord)]

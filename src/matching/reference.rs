@@ -26,10 +26,10 @@ pub(super) fn evaluate(filter: &Filter, change: &Change) -> Option<Verdict> {
 fn matches(filter: &Filter, change: &Change, image: Image) -> bool {
     let Some(body) = image.body(change) else { return false };
     let hold = match Value::of_document(body) {
-        Ok(doc) => filter.terms.iter().all(|term| holds(term, &doc)),
-        Err(_) => filter.terms.is_empty(),
+        Ok(doc) => filter.terms().iter().all(|term| holds(term, &doc)),
+        Err(_) => filter.terms().is_empty(),
     };
-    hold && filter.cel.as_ref().is_none_or(|cel| cel.holds(&Variables::new(change, image)))
+    hold && filter.cel().is_none_or(|cel| cel.holds(&Variables::new(change, image)))
 }
 
 /// The last step's container and whether the step is in it.
@@ -96,9 +96,9 @@ fn holds(term: &Term, doc: &Value) -> bool {
             context.add_variable_as_val("v", to_cel(operand));
             is_true(translation(*op), &context)
         }
-        Test::Between(start, stop) => {
-            context.add_variable_as_val("a", to_cel(start));
-            context.add_variable_as_val("b", to_cel(stop));
+        Test::Between(ends) => {
+            context.add_variable_as_val("a", to_cel(&ends[0]));
+            context.add_variable_as_val("b", to_cel(&ends[1]));
             is_true(&BETWEEN, &context)
         }
         Test::Exists(_) => false,

@@ -5,15 +5,13 @@
 
 use std::cmp::Ordering;
 
-use bson::RawDocument;
-
-use super::path::{self, Found};
+use super::path::Found;
 use super::raw::{Container, Raw};
 use super::value::Value;
 use crate::subscription::{FilterTerm, Interval, Operator, Path};
 
 /// One conjunct.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub(super) struct Term {
     /// What it looks at.
     pub(super) path: Path,
@@ -22,14 +20,14 @@ pub(super) struct Term {
 }
 
 /// What a conjunct asks of a value.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub(super) enum Test {
     /// An operator of `filters` but `exists`, with its value.
     Compare(Operator, Value),
     /// `exists`.
     Exists(bool),
     /// Between both ends, both included.
-    Between(Value, Value),
+    Between(Box<[Value; 2]>),
 }
 
 impl Term {
@@ -46,7 +44,7 @@ impl Term {
     pub(super) fn between(interval: &Interval) -> Self {
         Self {
             path: interval.field.clone(),
-            test: Test::Between(Value::of(&interval.start), Value::of(&interval.stop)),
+            test: Test::Between(Box::new([Value::of(&interval.start), Value::of(&interval.stop)])),
         }
     }
 
@@ -71,17 +69,45 @@ impl Term {
         Some(Self { path: self.path.clone(), test })
     }
 
+    /// The two conditions that together say the same as an interval where it is true.
+    pub(super) fn ends(&self) -> Option<[Self; 2]> {
+        let Test::Between(ends) = &self.test else { return None };
+        let end = |op, value: &Value| Self { path: self.path.clone(), test: Test::Compare(op, value.clone()) };
+        Some([end(Operator::GreaterOrEqual, &ends[0]), end(Operator::LessOrEqual, &ends[1])])
+    }
+
+    /// Whether it is a range, and says more than another range on the same path that is open on the same side.
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        let (Test::Compare(op, value), Test::Compare(other_op, other_value)) = (&self.test, &other.test) else {
+            return false;
+        };
+        let side = |op| match op {
+            Operator::Less | Operator::LessOrEqual => Some(Ordering::Less),
+            Operator::Greater | Operator::GreaterOrEqual => Some(Ordering::Greater),
+            _ => None,
+        };
+        let is_strict = |op| matches!(op, Operator::Less | Operator::Greater);
+        if side(*op).is_none() || side(*op) != side(*other_op) || self.path != other.path {
+            return false;
+        }
+        // Where an end is no exact double, a double may lie on one side of it and on the other of its neighbour.
+        match (value.is_exact() && other_value.is_exact()).then(|| value.order(other_value)).flatten() {
+            Some(Ordering::Equal) => is_strict(*op) && !is_strict(*other_op),
+            order => order.is_some() && order == side(*op),
+        }
+    }
+
     /// What it is for a body; `None` is an error.
-    pub(super) fn outcome(&self, body: &RawDocument) -> Option<bool> {
-        match (path::find(body, &self.path), &self.test) {
+    pub(super) fn outcome(&self, found: Found<'_>) -> Option<bool> {
+        match (found, &self.test) {
             (Found::Error, _) => None,
             (Found::Missing, Test::Exists(wanted)) => Some(!wanted),
             (Found::Missing, _) => None,
             (Found::Value(value), Test::Exists(wanted)) => (!is_error(value)).then_some(*wanted),
             (Found::Value(value), Test::Compare(op, operand)) => compare(*op, value, operand),
-            (Found::Value(value), Test::Between(start, stop)) => {
+            (Found::Value(value), Test::Between(ends)) => {
                 let value = value.value().ok()?;
-                Some(value.order(start)?.is_ge() && value.order(stop)?.is_le())
+                Some(value.order(&ends[0])?.is_ge() && value.order(&ends[1])?.is_le())
             }
         }
     }

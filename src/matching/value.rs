@@ -8,8 +8,12 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 
 use bson::{Bson, RawArray, RawBsonRef, RawDocument};
+
+use super::raw;
+use crate::limits;
 
 /// A BSON value as CEL sees it.
 #[derive(Clone, PartialEq, Debug)]
@@ -32,7 +36,8 @@ pub(crate) enum Value {
     /// An array.
     List(Vec<Value>),
     /// A document; of fields with the same name the first.
-    Map(BTreeMap<Box<str>, Value>),
+    #[allow(clippy::box_collection, reason = "a million filters have a value that is no map")]
+    Map(Box<BTreeMap<Box<str>, Value>>),
     /// A date that CEL cannot express. To look at it is an error.
     Error,
 }
@@ -60,7 +65,8 @@ impl Value {
             Bson::Binary(binary) => Self::Bytes(binary.bytes.as_slice().into()),
             Bson::Array(items) => Self::List(items.iter().map(Self::of).collect()),
             Bson::Document(document) => {
-                Self::Map(document.iter().map(|(name, value)| (name.as_str().into(), Self::of(value))).collect())
+                let fields = document.iter().map(|(name, value)| (name.as_str().into(), Self::of(value)));
+                Self::Map(Box::new(fields.collect()))
             }
             other => Self::Text(other.clone().into_canonical_extjson().to_string().into()),
         }
@@ -93,7 +99,7 @@ impl Value {
             let value = Self::of_raw(value)?;
             map.entry(Box::from(AsRef::<str>::as_ref(&name))).or_insert(value);
         }
-        Ok(Self::Map(map))
+        Ok(Self::Map(Box::new(map)))
     }
 
     fn of_array(array: &RawArray) -> Result<Self, Corrupt> {
@@ -126,7 +132,7 @@ impl Value {
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
             (Self::List(a), Self::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.equals(b)),
             (Self::Map(a), Self::Map(b)) => {
-                a.len() == b.len() && a.iter().zip(b).all(|((a, x), (b, y))| a == b && x.equals(y))
+                a.len() == b.len() && a.iter().zip(&**b).all(|((a, x), (b, y))| a == b && x.equals(y))
             }
             _ => false,
         }
@@ -146,22 +152,49 @@ impl Value {
         }
     }
 
+    /// Whether every number that compares equal to it as a double is it.
+    pub(crate) fn is_exact(&self) -> bool {
+        !matches!(self, Self::Int(value) if value.unsigned_abs() >= 1 << 53)
+    }
+
     /// Whether it has an order with anything, itself for one.
     pub(crate) fn is_ordered(&self) -> bool {
         self.order(self).is_some()
     }
 }
 
+/// Equal values have equal hashes; of those that equal nothing all may have the same.
+impl Hash for Value {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match self {
+            Self::Null | Self::Error => {}
+            Self::Bool(value) => value.hash(state),
+            Self::Int(value) | Self::Time(value) => value.hash(state),
+            // Both zeros are one.
+            Self::Double(value) => (value + 0.0).to_bits().hash(state),
+            Self::Text(text) => text.hash(state),
+            Self::Bytes(bytes) => bytes.hash(state),
+            Self::List(items) => items.hash(state),
+            Self::Map(fields) => fields.hash(state),
+        }
+    }
+}
+
 /// Whether a whole body is BSON: exactly when [`Value::of_document`] succeeds, without its copies.
 pub(crate) fn is_sound(body: &RawDocument) -> bool {
+    raw::is_plainly_sound(body.as_bytes(), limits::body_depth_max as u32) || is_sound_document(body)
+}
+
+fn is_sound_document(body: &RawDocument) -> bool {
     body.into_iter().all(|field| field.is_ok_and(|(_, value)| is_sound_value(value)))
 }
 
 fn is_sound_value(value: RawBsonRef<'_>) -> bool {
     match value {
-        RawBsonRef::Document(document) => is_sound(document),
+        RawBsonRef::Document(document) => is_sound_document(document),
         RawBsonRef::Array(array) => array.into_iter().all(|item| item.is_ok_and(is_sound_value)),
-        RawBsonRef::JavaScriptCodeWithScope(code) => is_sound(code.scope),
+        RawBsonRef::JavaScriptCodeWithScope(code) => is_sound_document(code.scope),
         _ => true,
     }
 }

@@ -3,6 +3,8 @@
 //! Owns the rules of images, transitions and scopes (`docs/filters.md`). Does not know how an image
 //! is evaluated: every evaluator brings that as a function, so all of them share these rules.
 
+use std::sync::Arc;
+
 use bson::RawDocument;
 
 use super::{Certainty, Transition, Verdict};
@@ -10,16 +12,42 @@ use crate::change::{Change, Operation, Scope};
 use crate::subscription::Operations;
 
 /// What of a filter concerns whole changes and not their bodies.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Concern {
-    /// Only this tenant's changes.
-    pub(super) tenant: std::sync::Arc<str>,
-    /// Only this collection's.
-    pub(super) collection: std::sync::Arc<str>,
+    /// Only changes here.
+    pub(super) home: Home,
     /// Only these.
     pub(super) operations: Operations,
     /// Whether pre-images are evaluated too.
     pub(super) transitions: bool,
+}
+
+/// A tenant's collection.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Home(Arc<(Arc<str>, Arc<str>)>);
+
+impl Home {
+    pub(super) fn new(tenant: Arc<str>, collection: Arc<str>) -> Self {
+        Self(Arc::new((tenant, collection)))
+    }
+
+    pub(super) fn tenant(&self) -> &Arc<str> {
+        &self.0.0
+    }
+
+    pub(super) fn collection(&self) -> &Arc<str> {
+        &self.0.1
+    }
+
+    pub(super) fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
+    /// Whether a scope is, or may be, this one.
+    pub(super) fn is(&self, scope: &Scope) -> bool {
+        scope.tenant.as_ref().is_none_or(|tenant| tenant == self.tenant())
+            && scope.collection.as_ref().is_none_or(|collection| collection == self.collection())
+    }
 }
 
 /// One of a change's two images, as a filter sees it.
@@ -58,20 +86,14 @@ impl Image {
 }
 
 impl Concern {
-    /// Whether a scope is, or may be, this filter's.
-    pub(super) fn covers(&self, scope: &Scope) -> bool {
-        scope.tenant.as_ref().is_none_or(|tenant| *tenant == self.tenant)
-            && scope.collection.as_ref().is_none_or(|collection| *collection == self.collection)
-    }
-
     /// What a change is to the filter; `matches` evaluates the body of one of its images and is asked
     /// only for images that are there.
     pub(super) fn verdict(&self, change: &Change, mut matches: impl FnMut(Image) -> bool) -> Option<Verdict> {
         if !self.operations.contains(change.operation) {
             return None;
         }
-        if !self.covers(&change.scope) {
-            let left = change.left.as_ref().is_some_and(|left| self.covers(left));
+        if !self.home.is(&change.scope) {
+            let left = change.left.as_ref().is_some_and(|left| self.home.is(left));
             let was = left && self.transitions && change.before.is_some() && matches(Image::Pre);
             return was.then(|| Verdict { left_scope: true, ..told(Transition::Leave, Certainty::Exact) });
         }

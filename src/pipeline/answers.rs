@@ -108,6 +108,7 @@ impl Partition {
                 drop(reply.send(Err(problem)));
             }
             Command::Ack(gateway, cursor, reply) => drop(reply.send(self.machine.on_ack(&gateway, cursor.as_str()))),
+            Command::Explain(query, reply) => drop(reply.send(self.machine.explain(&query))),
             Command::Partitions(reply) => drop(reply.send(vec![self.partition_view()])),
             Command::Pause(pause, reply) => {
                 self.paused = pause;

@@ -23,6 +23,7 @@ fn every_help_ends_with_an_example() {
         &["serve"],
         &["dev"],
         &["tail"],
+        &["explain"],
         &["bench"],
         &["bench", "drain"],
         &["drill"],

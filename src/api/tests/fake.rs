@@ -76,6 +76,23 @@ impl Model {
         }
     }
 
+    fn explain(&mut self, query: &ExplainQuery) -> Result<Explained, Problem> {
+        let filter = |view: &SubscriptionView| crate::matching::Filter::compile(&view.spec).unwrap();
+        let subscription = match &query.subscription {
+            None => None,
+            Some(key) => {
+                demanded(&key.gateway)?;
+                let missing = || Problem::new(Code::SubscriptionNotFound, "not here");
+                let view = self.subscriptions.get(key).ok_or_else(missing)?;
+                Some((view.parked_reason, filter(view).explain(&query.change)))
+            }
+        };
+        let verdict = |view: &SubscriptionView| filter(view).evaluate(&query.change);
+        let found = self.subscriptions.iter().filter_map(|(key, view)| Some((key.clone(), verdict(view)?)));
+        let (matches, subscriptions) = (found.collect(), self.subscriptions.len());
+        Ok(Explained { matches, more: 0, evaluated: subscriptions, subscriptions, micros: 5, subscription })
+    }
+
     fn register(&mut self, spec: Spec) -> Result<Registered, Problem> {
         demanded(&spec.gateway_id)?;
         let key = spec.key();
@@ -221,6 +238,7 @@ impl Model {
                 };
                 let _ = reply.send(demanded(&gateway).and(mine));
             }
+            Command::Explain(query, reply) => drop(reply.send(self.explain(&query))),
             Command::Partitions(reply) => drop(reply.send(vec![self.partition()])),
             Command::Pause(pause, reply) => {
                 self.paused = pause;

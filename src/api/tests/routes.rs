@@ -302,3 +302,42 @@ async fn numbers_and_lists_for_people_and_machines() {
     assert!(index.text.contains("/v1/openapi.json"));
     assert_eq!(api.call("HEAD", "/health").await.status, 200);
 }
+
+#[tokio::test]
+async fn a_change_is_explained() {
+    let api = Api::start().await;
+    let mut asked = spec("gw-1", "stars");
+    asked["filters"] = json!([{"field": "stars", "op": ">=", "value": 3}]);
+    asked["cel"] = json!("doc.kind != 'draft'");
+    assert_eq!(api.call_with("POST", "/v1/subscriptions", &asked).await.status, 201);
+    let mut change = json!({"tenant": "acme", "collection": "messages", "document": {"stars": "many", "kind": "note"},
+                            "gatewayId": "gw-1", "subscriptionId": "stars"});
+    let answer = api.call_with("POST", "/v1/explain", &change).await;
+    assert_eq!((answer.status, &answer.json["matches"]), (200, &json!([])));
+    assert_eq!(
+        answer.json["subscription"],
+        json!({"matched": false, "steps": [
+            {"step": "scope", "result": "passed", "detail": "asks for acme/messages"},
+            {"step": "operation", "result": "passed", "detail": "asks for insert, update, replace, delete, and this is insert"},
+            {"step": "index", "result": "rejected", "detail": "range of stars"},
+            {"step": "doc.kind != \"draft\"", "result": "passed", "detail": "doc.kind is of type string"},
+            {"step": "doc.stars >= 3", "result": "error", "detail": "doc.stars is of type string, which cannot be compared so"},
+            {"step": "verdict", "result": "rejected", "detail": "no match"},
+        ]})
+    );
+    change["document"]["stars"] = json!(4);
+    change["before"] = json!({"stars": 1});
+    let answer = api.call_with("POST", "/v1/explain", &change).await;
+    assert_eq!(answer.json["subscription"]["matched"], true);
+    assert_eq!(answer.json["matches"], json!([{"gatewayId": "gw-1", "subscriptionId": "stars"}]));
+    assert!(answer.json["cost"]["evaluated"].is_u64() && answer.json["cost"]["subscriptions"] == 1);
+
+    change["subscriptionId"] = json!("other");
+    assert_eq!(api.call_with("POST", "/v1/explain", &change).await.problem(), (404, "SUBSCRIPTION_NOT_FOUND", None));
+    for (field, value) in [("gatewayId", json!(null)), ("document", json!(7)), ("operation", json!("merge"))] {
+        let mut change = change.clone();
+        change[field] = value;
+        let answer = api.call_with("POST", "/v1/explain", &change).await;
+        assert_eq!(answer.problem(), (422, "INVALID_REQUEST", Some(field)));
+    }
+}

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use super::{Gateway, GatewayIndex, Machine, Sub, SubLane};
 use crate::cursor::Cursor;
 use crate::error::{Code, Problem};
-use crate::handle::{GatewayView, Lag, ListQuery, Page, SessionView, SubscriptionState, SubscriptionView};
+use crate::handle::{
+    ExplainQuery, Explained, GatewayView, Lag, ListQuery, Page, SessionView, SubscriptionState, SubscriptionView,
+};
+use crate::limits;
 use crate::matching::SubscriptionIndex;
 use crate::position::PartitionId;
 use crate::store::Revision;
@@ -63,6 +66,30 @@ impl Machine {
             plan: current.filter.plan(),
             warnings: Vec::new(),
         }
+    }
+
+    /// Whom a change would concern, by the live matcher itself; it is delivered to nobody.
+    ///
+    /// # Errors
+    /// `SUBSCRIPTION_NOT_FOUND`, if one is named that is not here.
+    pub fn explain(&mut self, query: &ExplainQuery) -> Result<Explained, Problem> {
+        let subscription = match &query.subscription {
+            None => None,
+            Some(key) => {
+                let view = self.subscription(key)?;
+                let sub = &self.subs[self.by_key[key].0 as usize];
+                Some((view.parked_reason, sub.current().filter.explain(&query.change)))
+            }
+        };
+        let (began, mut found) = (self.clock.now(), Vec::new());
+        let evaluated = self.matcher.trial(&query.change, &mut found);
+        let micros = u64::try_from(self.clock.now().since(began).as_micros()).unwrap_or(u64::MAX);
+        let mut matches: Vec<_> =
+            found.iter().map(|found| (self.subs[found.subscription.0 as usize].key.clone(), found.verdict)).collect();
+        matches.sort_by(|a, b| a.0.cmp(&b.0));
+        let more = matches.len().saturating_sub(limits::explain_matches_max);
+        matches.truncate(limits::explain_matches_max);
+        Ok(Explained { matches, more, evaluated, subscriptions: self.matcher.len(), micros, subscription })
     }
 
     fn state(&self, sub: &Sub) -> SubscriptionState {

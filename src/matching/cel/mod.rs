@@ -56,7 +56,7 @@ impl Program {
 
     /// Where it is true; made once for all filters with this source.
     pub(super) fn formula(&self) -> &Formula {
-        self.formula.get_or_init(|| Formula::of_program(Expression(&self.expression)))
+        self.formula.get_or_init(|| Formula::of_program(Expression { tree: &self.expression, source: &self.source }))
     }
 
     /// Whether it is true. An error, or a value that is no truth value, is no.
@@ -76,16 +76,33 @@ pub(super) fn is_true(expression: &IdedExpr, context: &Context<'_, '_>) -> bool 
     value_of(expression, context) == Some(true)
 }
 
-/// The truth value of an expression in a context, if it has one. The interpreter is not ours: should
-/// it panic in spite of all, that is an error like any other and not the end of a partition.
+/// The truth value of an expression in a context, if it has one.
 fn value_of(expression: &IdedExpr, context: &Context<'_, '_>) -> Option<bool> {
-    // Not `resolve_val`, which borrows more: it is inlined into its caller, and with it the recursion
-    // is compiled as part of this crate, in a debug build with frames of over 20 KB a level.
-    let run = || match CelValue::resolve(expression, context) {
+    match resolve(expression, context)? {
         Ok(CelValue::Bool(value)) => Some(value),
         _ => None,
-    };
-    catch_unwind(AssertUnwindSafe(run)).ok().flatten()
+    }
+}
+
+/// The truth value, or why there is none.
+fn explained(expression: &IdedExpr, context: &Context<'_, '_>) -> Result<bool, String> {
+    match resolve(expression, context) {
+        Some(Ok(CelValue::Bool(value))) => Ok(value),
+        Some(Ok(other)) => Err(format!("comes to a {}, which is neither true nor false", other.type_of())),
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err("the interpreter failed".to_owned()),
+    }
+}
+
+/// The interpreter is not ours: should it panic in spite of all, that is an error like any other and not the
+/// end of a partition.
+fn resolve(
+    expression: &IdedExpr,
+    context: &Context<'_, '_>,
+) -> Option<Result<CelValue, cel_interpreter::ExecutionError>> {
+    // Not `resolve_val`, which borrows more: it is inlined into its caller, and with it the recursion
+    // is compiled as part of this crate, in a debug build with frames of over 20 KB a level.
+    catch_unwind(AssertUnwindSafe(|| CelValue::resolve(expression, context))).ok()
 }
 
 /// A context of the standard functions without any variable.

@@ -4,11 +4,12 @@
 //! against literals that `term` evaluates in place. Whatever is not recognised here is `Other`, so to
 //! understand less is always right.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use cel_interpreter::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
 
-use super::{Variables, print, value_of};
+use super::{Variables, explained, print, value_of};
 use crate::matching::path::array_index;
 use crate::matching::term::{Term, Test};
 use crate::matching::value::Value;
@@ -16,7 +17,11 @@ use crate::subscription::{Operator, Path};
 
 /// An expression within a program, or the whole of it.
 #[derive(Clone, Copy)]
-pub(in crate::matching) struct Expression<'a>(pub(super) &'a IdedExpr);
+pub(in crate::matching) struct Expression<'a> {
+    pub(super) tree: &'a IdedExpr,
+    /// Of the program that it is a part of.
+    pub(super) source: &'a Arc<str>,
+}
 
 /// What an expression is.
 pub(in crate::matching) enum Shape<'a> {
@@ -40,17 +45,38 @@ pub(in crate::matching) enum Shape<'a> {
 
 /// An expression that is evaluated by the interpreter.
 #[derive(Clone)]
-pub(in crate::matching) struct Part(Arc<IdedExpr>);
+pub(in crate::matching) struct Part {
+    tree: Arc<IdedExpr>,
+    source: Arc<str>,
+}
+
+/// Expressions are numbered within their source.
+impl PartialEq for Part {
+    fn eq(&self, other: &Self) -> bool {
+        self.tree.id == other.tree.id && self.source == other.source
+    }
+}
+
+impl Hash for Part {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.tree.id, &self.source).hash(state);
+    }
+}
 
 impl Part {
     /// Whether it comes out as wanted. An error, or a value that is no truth value, does not.
     pub(in crate::matching) fn holds(&self, wanted: bool, variables: &Variables) -> bool {
-        value_of(&self.0, &variables.0) == Some(wanted)
+        value_of(&self.tree, &variables.0) == Some(wanted)
+    }
+
+    /// What it comes out as, or why it does not.
+    pub(in crate::matching) fn outcome(&self, variables: &Variables) -> Result<bool, String> {
+        explained(&self.tree, &variables.0)
     }
 
     /// The expression as text.
     pub(in crate::matching) fn text(&self) -> String {
-        print::text(&self.0)
+        print::text(&self.tree)
     }
 }
 
@@ -63,13 +89,13 @@ impl std::fmt::Debug for Part {
 impl<'a> Expression<'a> {
     /// The expression by itself.
     pub(in crate::matching) fn part(self) -> Part {
-        Part(Arc::new(self.0.clone()))
+        Part { tree: Arc::new(self.tree.clone()), source: Arc::clone(self.source) }
     }
 
     /// What it is.
     pub(in crate::matching) fn shape(self) -> Shape<'a> {
-        let one = |index: usize, call: &'a CallExpr| Expression(&call.args[index]);
-        match &self.0.expr {
+        let one = |index: usize, call: &'a CallExpr| Expression { tree: &call.args[index], ..self };
+        match &self.tree.expr {
             Expr::Literal(LiteralValue::Boolean(value)) => Shape::Constant(*value.inner()),
             Expr::Select(select) if select.test => {
                 let mut steps = steps(&select.operand);
@@ -82,13 +108,13 @@ impl<'a> Expression<'a> {
                     _ => Shape::Other,
                 }
             }
-            Expr::Select(_) => path(self.0).map_or(Shape::Other, Shape::Flag),
+            Expr::Select(_) => path(self.tree).map_or(Shape::Other, Shape::Flag),
             Expr::Call(call) => match (call.func_name.as_str(), call.args.len(), &call.target) {
                 (operators::LOGICAL_AND, 2, None) => Shape::And([one(0, call), one(1, call)]),
                 (operators::LOGICAL_OR, 2, None) => Shape::Or([one(0, call), one(1, call)]),
                 (operators::LOGICAL_NOT, 1, None) => Shape::Not(one(0, call)),
                 (operators::CONDITIONAL, 3, None) => Shape::Choice([one(0, call), one(1, call), one(2, call)]),
-                (operators::INDEX, 2, None) => path(self.0).map_or(Shape::Other, Shape::Flag),
+                (operators::INDEX, 2, None) => path(self.tree).map_or(Shape::Other, Shape::Flag),
                 ("startsWith", 1, Some(text)) => {
                     let prefix = literal(&call.args[0]).filter(|prefix| matches!(prefix, Value::Text(_)));
                     test(path(text), Operator::StartsWith, prefix)

@@ -1,0 +1,70 @@
+//! Images: the two bodies of a change, as its programs look at them.
+//!
+//! Owns what they share, each made when the first one asks: the walk over the body, whether it is BSON
+//! to its last byte, and the interpreter's variables.
+
+use super::cel::{Part, Variables};
+use super::formula::Atom;
+use super::names::{Names, Walk};
+use super::path::{self, Found};
+use super::value::is_sound;
+use super::verdict::Image;
+use crate::change::Change;
+use crate::subscription::Path;
+
+/// What programs see of one change.
+pub(super) struct Images<'a> {
+    change: &'a Change,
+    /// The names that were walked for, and what the walks found: post-image and pre-image. Without, every
+    /// path is looked up by itself.
+    walked: Option<(&'a Names, &'a [Walk; 2])>,
+    shared: &'a mut Shared,
+}
+
+/// What is made at most once a change: of the post-image and of the pre-image.
+#[derive(Default)]
+pub(super) struct Shared([OfImage; 2]);
+
+#[derive(Default)]
+struct OfImage {
+    /// Whether the body is BSON to its last byte: half a document matches nothing.
+    sound: Option<bool>,
+    variables: Option<Variables>,
+}
+
+impl<'a> Images<'a> {
+    pub(super) fn new(change: &'a Change, walked: Option<(&'a Names, &'a [Walk; 2])>, shared: &'a mut Shared) -> Self {
+        Self { change, walked, shared }
+    }
+
+    /// Where a path leads in an image.
+    pub(super) fn get(&self, image: Image, path: &Path) -> Found<'a> {
+        let Some(body) = image.body(self.change) else { return Found::Error };
+        match self.walked {
+            Some((names, walks)) => walks[image as usize].get(names, path, body.as_bytes()),
+            None => path::find(body, path),
+        }
+    }
+
+    /// Whether an atom comes out as wanted.
+    pub(super) fn holds(&mut self, image: Image, atom: &Atom, wanted: bool) -> bool {
+        match atom {
+            Atom::Term(term) => term.outcome(self.get(image, &term.path)) == Some(wanted) && self.is_sound(image),
+            Atom::Cel(part) => part.holds(wanted, self.variables(image)),
+        }
+    }
+
+    /// What the interpreter makes of a part.
+    pub(super) fn outcome(&mut self, image: Image, part: &Part) -> Result<bool, String> {
+        part.outcome(self.variables(image))
+    }
+
+    fn variables(&mut self, image: Image) -> &Variables {
+        self.shared.0[image as usize].variables.get_or_insert_with(|| Variables::new(self.change, image))
+    }
+
+    pub(super) fn is_sound(&mut self, image: Image) -> bool {
+        let body = image.body(self.change);
+        *self.shared.0[image as usize].sound.get_or_insert_with(|| body.is_some_and(is_sound))
+    }
+}

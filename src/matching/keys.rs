@@ -1,0 +1,161 @@
+//! Keys: from what a document holds to the programs filed under it.
+//!
+//! Owns one hash table for all scopes and paths of a partition. An entry is 32 bits of its key's hash
+//! beside the shard that the other bits name, and a program or a list of them: keys are not kept.
+//! Two keys that meet in all those bits share an entry, which costs an evaluation and nothing else.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hash};
+
+use hashbrown::hash_table::Entry as Place;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::ProgramId;
+use super::bloom::{Bloom, BloomCounts, BloomUse};
+use super::paged::Paged;
+
+/// A table grows shard by shard, so that no insertion moves more than this part of it.
+const SHARDS: usize = 256;
+
+/// Where programs are filed by hashes.
+#[derive(Default, Debug)]
+pub(super) struct Keys {
+    hashing: DefaultHashBuilder,
+    shards: Vec<HashTable<Entry>>,
+    lists: Paged<BTreeSet<ProgramId>>,
+    len: usize,
+    bloom: Bloom,
+}
+
+/// What is filed under a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    tag: u32,
+    /// A program, or with the highest bit set a list.
+    filed: u32,
+}
+
+impl Entry {
+    /// As much of its key's hash as it tells.
+    pub(super) fn key(&self, shard: usize) -> KeyHash {
+        KeyHash(u64::from(self.tag) << 32 | shard as u64)
+    }
+}
+
+const LIST: u32 = 1 << 31;
+
+/// The hash of a key, computed once for all that is asked of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct KeyHash(u64);
+
+impl KeyHash {
+    fn shard(self) -> usize {
+        self.0 as usize % SHARDS
+    }
+
+    /// The bits that stand in an entry.
+    fn tag(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// All that an entry can tell of it.
+    pub(super) fn bits(self) -> u64 {
+        u64::from(self.tag()) << 8 | self.shard() as u64
+    }
+}
+
+/// An entry's place in its shard. Made of its tag alone, so a shard can grow without its keys.
+fn place(tag: u32) -> u64 {
+    u64::from(tag).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Keys {
+    pub(super) fn new(bloom: BloomUse) -> Self {
+        Self { bloom: Bloom::new(bloom), ..Self::default() }
+    }
+
+    #[inline]
+    pub(super) fn hash(&self, key: impl Hash) -> KeyHash {
+        KeyHash(self.hashing.hash_one(key))
+    }
+
+    /// What the filter in front of the table did.
+    pub(super) fn bloom_counts(&self) -> BloomCounts {
+        self.bloom.counts
+    }
+
+    /// Files a program under a key.
+    pub(super) fn insert(&mut self, key: KeyHash, program: ProgramId) {
+        if self.shards.is_empty() {
+            self.shards.resize_with(SHARDS, HashTable::new);
+        }
+        let tag = key.tag();
+        match self.shards[key.shard()].entry(place(tag), |entry| entry.tag == tag, |entry| place(entry.tag)) {
+            Place::Vacant(vacant) => {
+                vacant.insert(Entry { tag, filed: program.0 });
+                self.len += 1;
+            }
+            Place::Occupied(mut entry) => {
+                let filed = &mut entry.get_mut().filed;
+                if *filed & LIST != 0 {
+                    if let Some(list) = self.lists.get_mut(*filed & !LIST) {
+                        list.insert(program);
+                    }
+                } else if *filed != program.0 {
+                    *filed = LIST | self.lists.insert(BTreeSet::from([ProgramId(*filed), program]));
+                }
+            }
+        }
+        self.bloom.inserted(key, self.len, &self.shards);
+    }
+
+    /// Takes a program from under a key.
+    pub(super) fn remove(&mut self, key: KeyHash, program: ProgramId) {
+        let tag = key.tag();
+        let Some(shard) = self.shards.get_mut(key.shard()) else { return };
+        let Ok(mut found) = shard.find_entry(place(tag), |entry| entry.tag == tag) else { return };
+        let filed = found.get().filed;
+        if filed & LIST == 0 {
+            if filed == program.0 {
+                found.remove();
+                self.len -= 1;
+                self.bloom.removed(self.len, &self.shards);
+            }
+            return;
+        }
+        let Some(list) = self.lists.get_mut(filed & !LIST) else { return };
+        list.remove(&program);
+        if let (1, Some(last)) = (list.len(), list.first().copied()) {
+            self.lists.remove(filed & !LIST);
+            found.get_mut().filed = last.0;
+        }
+    }
+
+    /// Calls `found` with each program filed under a key.
+    #[inline]
+    pub(super) fn find(&mut self, key: KeyHash, found: &mut impl FnMut(ProgramId)) {
+        if self.len == 0 || !self.bloom.may_have(key) {
+            return;
+        }
+        let tag = key.tag();
+        let Some(entry) = self.shards[key.shard()].find(place(tag), |entry| entry.tag == tag) else {
+            self.bloom.passed_in_vain();
+            return;
+        };
+        if entry.filed & LIST == 0 {
+            found(ProgramId(entry.filed));
+        } else if let Some(list) = self.lists.get(entry.filed & !LIST) {
+            list.iter().for_each(|program| found(*program));
+        }
+    }
+
+    /// How many programs are filed under a key.
+    pub(super) fn crowd(&self, key: KeyHash) -> usize {
+        let tag = key.tag();
+        let entry = self.shards.get(key.shard()).and_then(|shard| shard.find(place(tag), |entry| entry.tag == tag));
+        entry.map_or(0, |entry| match entry.filed & LIST {
+            0 => 1,
+            _ => self.lists.get(entry.filed & !LIST).map_or(0, BTreeSet::len),
+        })
+    }
+}

@@ -1,0 +1,187 @@
+//! Tables: what is filed under one path.
+//!
+//! Owns the ways in which a value at a path leads to programs: by its hash through the table of keys
+//! that all paths share, by the ranges it lies in, and by being there at all.
+
+use std::collections::BTreeSet;
+
+use super::ProgramId;
+use super::access::{By, KEYS_UNKNOWN, Key, KeyRef, with_key};
+use super::keys::{KeyHash, Keys};
+use super::ranges::{Ranges, number_key, time_key};
+use super::raw::Raw;
+use super::value::Value;
+
+/// What is filed under one path of one scope.
+#[derive(Default, Debug)]
+pub(super) struct Table {
+    /// Keys filed for the value itself.
+    equal: u32,
+    /// Keys filed for what is in the container.
+    member: u32,
+    /// Keys ever named here, and a bit for each: how many different ones there are, roughly.
+    named: u32,
+    seen: u64,
+    ordered: Option<Box<Ordered>>,
+}
+
+#[derive(Default, Debug)]
+struct Ordered {
+    numbers: Ranges<u64>,
+    times: Ranges<u64>,
+    texts: Ranges<[u8]>,
+    present: BTreeSet<ProgramId>,
+}
+
+/// Which table: scope and node.
+#[derive(Clone, Copy, Hash, Debug)]
+pub(super) struct Spot(pub(super) u32, pub(super) u32);
+
+/// The two things that a key is filed for.
+#[derive(Clone, Copy, Hash, Debug)]
+enum Of {
+    Value,
+    Member,
+}
+
+#[inline]
+fn hash(keys: &Keys, spot: Spot, of: Of, key: KeyRef<'_>) -> KeyHash {
+    keys.hash((spot, of, key))
+}
+
+impl Table {
+    pub(super) fn insert(&mut self, keys: &mut Keys, spot: Spot, by: &By, program: ProgramId) {
+        let mut file = |of, key: &Key| keys.insert(hash(keys, spot, of, key.as_ref()), program);
+        match by {
+            By::Equal(key) => {
+                self.equal += 1;
+                file(Of::Value, key);
+            }
+            By::In(list) => {
+                self.equal += list.len() as u32;
+                list.iter().for_each(|key| file(Of::Value, key));
+            }
+            By::Member(list) => {
+                self.member += list.len() as u32;
+                list.iter().for_each(|key| file(Of::Member, key));
+            }
+            By::Numbers(start, stop) => self.ordered().numbers.insert(start, stop, program),
+            By::Times(start, stop) => self.ordered().times.insert(start, stop, program),
+            By::Texts(start, stop) => self.ordered().texts.insert(start, stop, program),
+            By::Present => drop(self.ordered().present.insert(program)),
+        }
+    }
+
+    pub(super) fn remove(&mut self, keys: &mut Keys, spot: Spot, by: &By, program: ProgramId) {
+        let mut unfile = |of, key: &Key| keys.remove(hash(keys, spot, of, key.as_ref()), program);
+        match by {
+            By::Equal(key) => {
+                self.equal -= 1;
+                unfile(Of::Value, key);
+            }
+            By::In(list) => {
+                self.equal -= list.len() as u32;
+                list.iter().for_each(|key| unfile(Of::Value, key));
+            }
+            By::Member(list) => {
+                self.member -= list.len() as u32;
+                list.iter().for_each(|key| unfile(Of::Member, key));
+            }
+            By::Numbers(start, stop) => self.ordered().numbers.remove(start, stop, program),
+            By::Times(start, stop) => self.ordered().times.remove(start, stop, program),
+            By::Texts(start, stop) => self.ordered().texts.remove(start, stop, program),
+            By::Present => drop(self.ordered().present.remove(&program)),
+        }
+        if self.ordered.as_ref().is_some_and(|ordered| ordered.is_empty()) {
+            self.ordered = None;
+        }
+    }
+
+    fn ordered(&mut self) -> &mut Ordered {
+        self.ordered.get_or_insert_default()
+    }
+
+    /// Notes the keys of a condition, whether or not it will be filed under them.
+    pub(super) fn note(&mut self, keys: &Keys, spot: Spot, by: &By) {
+        let mut note = |of, key: &Key| {
+            self.seen |= 1 << (hash(keys, spot, of, key.as_ref()).bits() % 64);
+            self.named = self.named.saturating_add(1);
+        };
+        match by {
+            By::Equal(key) => note(Of::Value, key),
+            By::In(list) => list.iter().for_each(|key| note(Of::Value, key)),
+            By::Member(list) => list.iter().for_each(|key| note(Of::Member, key)),
+            By::Numbers(..) | By::Times(..) | By::Texts(..) | By::Present => {}
+        }
+    }
+
+    /// How many different keys a document may be expected to have here, going by those that conditions
+    /// have named: counted linearly (Whang et al. 1990) over as many bits as there are. Only repetition is
+    /// evidence of few.
+    pub(super) fn keys_seen(&self) -> f64 {
+        if self.seen == u64::MAX {
+            return 50.0 * KEYS_UNKNOWN;
+        }
+        let different = 64.0 * (64.0 / f64::from(self.seen.count_zeros())).ln();
+        if f64::from(self.named) > 4.0 * different { different.max(1.0) } else { KEYS_UNKNOWN.max(different) }
+    }
+
+    /// How many programs are filed under the one key of a condition.
+    pub(super) fn crowd(&self, keys: &Keys, spot: Spot, by: &By) -> usize {
+        match by {
+            By::Equal(key) => keys.crowd(hash(keys, spot, Of::Value, key.as_ref())),
+            _ => 0,
+        }
+    }
+
+    /// Calls `found` with each program filed here that this value may be for.
+    #[inline]
+    pub(super) fn find(&self, keys: &mut Keys, spot: Spot, value: Raw<'_>, found: &mut impl FnMut(ProgramId)) {
+        if self.equal > 0 {
+            look(keys, spot, Of::Value, value, found);
+        }
+        if self.member > 0
+            && let Raw::List(container) | Raw::Map(container) = value
+        {
+            for (name, item) in container.fields().map_while(Result::ok) {
+                let member = if matches!(value, Raw::List(_)) { item } else { Raw::Text(name) };
+                look(keys, spot, Of::Member, member, found);
+            }
+        }
+        if let Some(ordered) = &self.ordered {
+            ordered.find(value, found);
+        }
+    }
+}
+
+#[inline]
+fn look(keys: &mut Keys, spot: Spot, of: Of, value: Raw<'_>, found: &mut impl FnMut(ProgramId)) {
+    let hash = with_key(value, |key| hash(keys, spot, of, key));
+    if let Some(hash) = hash {
+        keys.find(hash, found);
+    }
+}
+
+impl Ordered {
+    fn is_empty(&self) -> bool {
+        let ranges = self.numbers.is_empty() && self.times.is_empty() && self.texts.is_empty();
+        ranges && self.present.is_empty()
+    }
+
+    fn find(&self, value: Raw<'_>, found: &mut impl FnMut(ProgramId)) {
+        self.present.iter().for_each(|program| found(*program));
+        match value {
+            Raw::Time(time) => self.times.stab(&time_key(time), found),
+            Raw::Int(number) => self.numbers.stab(&number_key(number as f64).unwrap_or_default(), found),
+            Raw::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(key, found)),
+            Raw::Text(text) => self.texts.stab(text, found),
+            // Some of the rarer types count as numbers or as texts.
+            Raw::Other(..) if !self.texts.is_empty() || !self.numbers.is_empty() => match value.value() {
+                Ok(Value::Double(number)) => number_key(number).iter().for_each(|key| self.numbers.stab(key, found)),
+                Ok(Value::Text(text)) => self.texts.stab(text.as_bytes(), found),
+                _ => {}
+            },
+            Raw::Null | Raw::Bool(_) | Raw::List(_) | Raw::Map(_) | Raw::Other(..) => {}
+        }
+    }
+}
