@@ -4,6 +4,7 @@
 
 mod consumer;
 mod drain;
+pub mod matching;
 mod table;
 
 use std::path::PathBuf;
@@ -19,6 +20,11 @@ pub enum BenchCommand {
     /// How fast a backlog is delivered, beside a raw driver cursor on the same data
     #[command(after_help = "Example:\n  streamer bench drain --changes 100000 -o json")]
     Drain(DrainArgs),
+    /// How fast it is found whom a change concerns, beside other ways of finding out
+    #[command(
+        after_help = "Example:\n  streamer bench match --workload chat,mixed --subscriptions 1000,100000 -o json"
+    )]
+    Match(matching::MatchArgs),
 }
 
 /// How bodies travel to the consumer.
@@ -71,9 +77,11 @@ pub struct DrainArgs {
 /// Measures and prints a table.
 ///
 /// # Errors
-/// A server that cannot be started or a run that did not end.
+/// A server that cannot be started, a run that did not end, or contenders that disagree.
 pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Drain(args) => drain::run(args).await,
+        // Nothing else runs in this process.
+        BenchCommand::Match(args) => matching::run(&args, &matching::contenders(), &["bench", "match"]),
     }
 }
