@@ -17,6 +17,7 @@ use crate::delivery::grpc::{Grpc, SubscriptionTexts};
 use crate::delivery::machine::MachineConfig;
 use crate::error::Problem;
 use crate::handle::HubHandle;
+use crate::matching::BloomUse;
 use crate::observe::health::{Component, Health};
 use crate::observe::metrics::Metrics;
 use crate::pipeline::{self, PartitionConfig};
@@ -244,6 +245,8 @@ fn machine_config(config: &Config) -> MachineConfig {
         quota_global: config.quotas.global as usize,
         sessions_max: config.sessions.max as usize,
         park_seconds: config.sessions.park_seconds,
+        bloom: if config.matching.bloom { BloomUse::default() } else { BloomUse::Off },
+        shadow_every: config.matching.shadow_every,
         seed: rand::random(),
         mistake: None,
     }

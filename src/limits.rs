@@ -35,6 +35,10 @@ pub const cel_loop_operand_bytes_max: usize = 64 << 10;
 pub const cel_joins_max: usize = 8;
 /// Values in CEL's written-out lists and maps that may be a part of the document: each is copied.
 pub const cel_copies_max: usize = 8;
+/// What one program with CEL may take of a second, in milliseconds, before it is parked; matching has one thread.
+pub const program_millis_per_second_max: u32 = 200;
+/// A program is not too dear, however often it runs, whose evaluations take no longer than this in the mean.
+pub const program_micros_max: u32 = 20;
 /// A pattern of CEL's `matches`.
 pub const cel_pattern_bytes_max: usize = 256;
 /// A pattern of CEL's `matches` as a compiled automaton.

@@ -36,6 +36,8 @@ pub struct Config {
     pub nats: Nats,
     /// How many subscriptions there may be.
     pub quotas: Quotas,
+    /// How changes are matched.
+    pub matching: Matching,
     /// The hub-wide byte budget.
     pub memory: Memory,
     /// The recent changes kept for those slightly behind.
@@ -149,6 +151,16 @@ pub struct Quotas {
     pub tenant: u32,
     /// Of the hub.
     pub global: u32,
+}
+
+/// `[matching]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Matching {
+    /// Whether large tables of keys have a Bloom filter in front.
+    pub bloom: bool,
+    /// Every so manyth change is matched a second time by the reference; none if 0.
+    pub shadow_every: u32,
 }
 
 /// `[memory]`.
@@ -283,6 +295,12 @@ impl Default for Nats {
 impl Default for Quotas {
     fn default() -> Self {
         Self { gateway: 10_000, tenant: 50_000, global: 100_000 }
+    }
+}
+
+impl Default for Matching {
+    fn default() -> Self {
+        Self { bloom: true, shadow_every: 10_000 }
     }
 }
 

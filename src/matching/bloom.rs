@@ -44,9 +44,17 @@ pub struct BloomCounts {
     pub rebuilds: u64,
 }
 
+impl BloomCounts {
+    /// The share of absent keys that it let through.
+    pub fn false_positive_rate(&self) -> f64 {
+        let absent = self.checks - self.passes + self.false_passes;
+        if absent == 0 { 0.0 } else { self.false_passes as f64 / absent as f64 }
+    }
+}
+
 #[derive(Default, Debug)]
 pub(super) struct Bloom {
-    wanted: BloomUse,
+    pub(super) wanted: BloomUse,
     current: Option<Filter>,
     next: Option<Filling>,
     pub(super) counts: BloomCounts,

@@ -17,7 +17,7 @@ use super::verdict::{Concern, Home};
 use super::{Verdict, intern, reference};
 use crate::change::Change;
 use crate::error::Problem;
-use crate::subscription::{Operator, Spec};
+use crate::subscription::{Operations, Operator, Spec};
 
 /// A subscription's conditions in the form in which they are evaluated.
 #[derive(Debug)]
@@ -59,6 +59,14 @@ impl Filter {
         };
         let asked = (!is_all).then(|| Box::new(Asked { terms, cel }));
         Ok(Arc::new(Self { concern, formula, asked }))
+    }
+
+    /// In the place of one that compiled once and does not any more: it is true for nothing.
+    pub(crate) fn never(spec: &Spec) -> Arc<Self> {
+        let home = Home::new(Arc::clone(&spec.tenant), Arc::clone(&spec.collection));
+        let concern = Concern { home, operations: Operations::of([]), transitions: false };
+        let asked = Some(Box::new(Asked { terms: Vec::new(), cel: None }));
+        Arc::new(Self { concern, formula: Formula::of_nothing(), asked })
     }
 
     /// `filters` and `interval` as they were asked for.
@@ -117,6 +125,11 @@ impl Filter {
         let others = conjuncts.iter().enumerate().filter(|(number, _)| Some(*number) != chosen);
         let residual: Vec<String> = others.map(|(_, formula)| self.described(formula)).collect();
         json!({"indexes": indexes, "residual": residual})
+    }
+
+    /// All of it as CEL.
+    pub(super) fn text(&self) -> String {
+        self.described(&self.formula)
     }
 
     /// A part of the formula as CEL.

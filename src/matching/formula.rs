@@ -45,6 +45,11 @@ impl Formula {
         Self::all(terms.chain(cel.map(|cel| cel.formula().clone())).collect())
     }
 
+    /// True for nothing.
+    pub(super) const fn of_nothing() -> Self {
+        Self::Constant(false)
+    }
+
     /// Where a program is true. A condition that is used twice on the way to two values doubles what lies
     /// under it, so there is a limit; beyond it the interpreter evaluates the whole.
     pub(super) fn of_program(root: Expression<'_>) -> Self {
@@ -160,7 +165,8 @@ impl Formula {
         }
     }
 
-    fn needs_interpreter(&self) -> bool {
+    /// Whether there is CEL in it that no term says.
+    pub(super) fn needs_interpreter(&self) -> bool {
         match self {
             Self::Constant(_) | Self::Atom(Atom::Term(_), _) => false,
             Self::Atom(Atom::Cel(_), _) => true,

@@ -6,6 +6,7 @@
 //! those of evaluating every filter.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -16,11 +17,14 @@ use super::bloom::{BloomCounts, BloomUse};
 use super::filter::Filter;
 use super::images::{Images, Shared};
 use super::keys::Keys;
+use super::meter::Meter;
 use super::names::{Names, Walk};
-use super::programs::Programs;
+use super::programs::{Program, Programs};
+use super::shadow::{self, Difference, Shadow, ShadowCounts};
 use super::table::Spot;
 use super::{Match, ProgramId, SubscriptionIndex};
 use crate::change::{Change, Operation, Scope};
+use crate::clock::Clock;
 
 /// The live subscriptions of one partition.
 #[derive(Default, Debug)]
@@ -31,6 +35,11 @@ pub struct Matcher {
     search: Search,
     shelves_made: u32,
     counts: Counts,
+    /// Where nobody watches, nothing is timed.
+    meter: Option<Meter>,
+    /// Of programs that were found too dear.
+    too_costly: Vec<SubscriptionIndex>,
+    shadow: Shadow,
 }
 
 /// What matching came to since the matcher was made.
@@ -44,6 +53,8 @@ pub struct Counts {
     pub matches: u64,
     /// The Bloom filter's part.
     pub bloom: BloomCounts,
+    /// The shadow check's part.
+    pub shadow: ShadowCounts,
 }
 
 /// The programs of one tenant and collection.
@@ -77,6 +88,22 @@ impl Matcher {
         Self { keys: Keys::new(bloom), ..Self::default() }
     }
 
+    /// Without subscriptions, as it serves live traffic: programs that are too dear are found out, and every so
+    /// manyth change is matched a second time by the reference (none if 0).
+    pub fn watched(bloom: BloomUse, clock: Clock, shadow_every: u32) -> Self {
+        Self { meter: Some(Meter::new(clock)), shadow: Shadow::new(shadow_every), ..Self::with_bloom(bloom) }
+    }
+
+    /// Those whose programs have taken more time than one may, since this was asked last.
+    pub fn take_too_costly(&mut self) -> Vec<SubscriptionIndex> {
+        std::mem::take(&mut self.too_costly)
+    }
+
+    /// What the shadow check has found since this was asked last; not all, if it was much.
+    pub fn take_differences(&mut self) -> Vec<Difference> {
+        self.shadow.take()
+    }
+
     /// How many subscriptions there are.
     pub fn len(&self) -> usize {
         self.programs.subscriptions()
@@ -94,7 +121,7 @@ impl Matcher {
 
     /// What matching came to so far.
     pub fn counts(&self) -> Counts {
-        Counts { bloom: self.keys.bloom_counts(), ..self.counts }
+        Counts { bloom: self.keys.bloom_counts(), shadow: self.shadow.counts, ..self.counts }
     }
 
     /// Adds a subscription, or replaces its filter.
@@ -116,10 +143,19 @@ impl Matcher {
         }
     }
 
+    /// Takes all subscriptions out.
+    pub fn clear(&mut self) {
+        let (meter, shadow) = (self.meter.take(), std::mem::take(&mut self.shadow));
+        *self = Self { meter, shadow, ..Self::with_bloom(self.keys.bloom_use()) };
+    }
+
     /// Takes a subscription out; whether it was here.
     pub fn remove(&mut self, subscription: SubscriptionIndex) -> bool {
         let Some((program, last)) = self.programs.remove(subscription) else { return false };
         let Some(last) = last else { return true };
+        if let Some(meter) = &mut self.meter {
+            meter.forget(program);
+        }
         let home = &last.filter.concern.home;
         if let Some(shelves) = self.tenants.get_mut(&**home.tenant()) {
             if let Some(shelf) = shelves.get_mut(&**home.collection()) {
@@ -139,16 +175,35 @@ impl Matcher {
     pub fn matches(&mut self, change: &Change, out: &mut Vec<Match>) {
         out.clear();
         self.counts.changes += 1;
-        self.search(change, |programs, found, images| {
-            for program in found {
-                let Some(program) = programs.get(*program) else { continue };
-                if let Some(verdict) = program.filter.verdict(change, images) {
+        // Without CEL there is nothing to time.
+        let mut meter = self.meter.take_if(|_| self.programs.with_cel() > 0);
+        let mut shadow = std::mem::take(&mut self.shadow);
+        let (is_checked, began) = (shadow.is_due(), meter.as_ref().map(Meter::now));
+        self.search(change, |shelf, programs, found, images| {
+            for id in found {
+                let Some(program) = programs.get(*id) else { continue };
+                let timed = meter.as_mut().filter(|meter| meter.is_close() && program.has_cel);
+                let began = timed.as_ref().map(|meter| meter.now());
+                let verdict = program.filter.verdict(change, images);
+                if let (Some(meter), Some(began)) = (timed, began) {
+                    meter.ran(*id, began);
+                }
+                if let Some(verdict) = verdict {
                     out.extend(program.subscriptions().map(|subscription| Match { subscription, verdict }));
                 }
+            }
+            if is_checked {
+                shelf.check(programs, found, change, out, &mut shadow);
             }
         });
         out.sort_unstable_by_key(|found| found.subscription);
         self.counts.matches += out.len() as u64;
+        self.shadow = shadow;
+        if let (Some(mut meter), Some(began)) = (meter, began) {
+            let costly = meter.matched(began).into_iter().filter_map(|program| self.programs.get(program));
+            self.too_costly.extend(costly.flat_map(Program::subscriptions));
+            self.meter = Some(meter);
+        }
     }
 
     /// The same for a change that only might have been: it is not counted. How many programs were evaluated.
@@ -163,12 +218,12 @@ impl Matcher {
     /// How many programs have to be evaluated for a change: what the tables leave over.
     pub fn candidates(&mut self, change: &Change) -> usize {
         let mut candidates = 0;
-        self.search(change, |_, found, _| candidates += found.len());
+        self.search(change, |_, _, found, _| candidates += found.len());
         candidates
     }
 
     /// Calls `each` for every shelf with the programs there that a change may concern, each once.
-    fn search(&mut self, change: &Change, mut each: impl FnMut(&Programs, &[ProgramId], &mut Images<'_>)) {
+    fn search(&mut self, change: &Change, mut each: impl FnMut(&Shelf, &Programs, &[ProgramId], &mut Images<'_>)) {
         let Self { tenants, programs, keys, search, counts, .. } = self;
         search.begin(programs);
         let (document, before) = (change.document.as_deref(), change.before.as_deref());
@@ -189,7 +244,7 @@ impl Matcher {
             }
             counts.candidates += search.found.len() as u64;
             let walked = Some((&shelf.names, &search.walks));
-            each(programs, &search.found, &mut Images::new(change, walked, &mut shared));
+            each(shelf, programs, &search.found, &mut Images::new(change, walked, &mut shared));
         }
     }
 }
@@ -280,6 +335,28 @@ impl Shelf {
             access.share(table.keys_seen()) * (1.0 + table.crowd(keys, Spot(self.id, node), &access.by) as f64 * 1e-6)
         };
         cover.iter().map(cost).sum()
+    }
+
+    /// Evaluates some of the programs that were found, and some that were not, by the reference.
+    fn check(&self, programs: &Programs, found: &[ProgramId], change: &Change, out: &[Match], shadow: &mut Shadow) {
+        let after = shadow.at.map_or(Bound::Unbounded, Bound::Excluded);
+        let others: Vec<_> = self.all.range((after, Bound::Unbounded)).take(shadow::PROGRAMS_MAX).copied().collect();
+        shadow.at = if others.len() < shadow::PROGRAMS_MAX { None } else { others.last().copied() };
+        for program in found.iter().take(shadow::PROGRAMS_MAX).chain(&others) {
+            let Some(program) = programs.get(*program) else { continue };
+            let is_its = |found: &&Match| program.subscriptions().next() == Some(found.subscription);
+            let found = out.iter().find(is_its).map(|found| found.verdict);
+            let expected = program.filter.evaluate(change);
+            shadow.counts.checks += 1;
+            if found != expected {
+                shadow.differs(|| Difference {
+                    program: program.filter.text(),
+                    shape: shadow::shape(change.document.as_deref().or(change.before.as_deref())),
+                    expected,
+                    found,
+                });
+            }
+        }
     }
 
     fn unfile(&mut self, keys: &mut Keys, program: ProgramId, filter: &Filter, conjunct: Option<u16>) {

@@ -79,6 +79,11 @@ impl Keys {
         KeyHash(self.hashing.hash_one(key))
     }
 
+    /// When there is a filter in front of the table.
+    pub(super) fn bloom_use(&self) -> BloomUse {
+        self.bloom.wanted
+    }
+
     /// What the filter in front of the table did.
     pub(super) fn bloom_counts(&self) -> BloomCounts {
         self.bloom.counts

@@ -22,6 +22,7 @@ mod images;
 mod index;
 mod intern;
 mod keys;
+mod meter;
 mod names;
 mod paged;
 mod path;
@@ -29,6 +30,7 @@ mod programs;
 mod ranges;
 mod raw;
 mod reference;
+mod shadow;
 mod table;
 mod term;
 pub(crate) mod value;
@@ -40,6 +42,7 @@ pub use bloom::{BloomCounts, BloomUse};
 pub use explain::{Explanation, Outcome, Step};
 pub use filter::Filter;
 pub use index::{Counts, Matcher};
+pub use shadow::{Difference, ShadowCounts};
 
 /// A live subscription's number in its partition's table; small, dense and reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

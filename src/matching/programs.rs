@@ -21,6 +21,7 @@ pub(super) struct Programs {
     known: Vec<HashTable<ProgramId>>,
     of: Paged<ProgramId>,
     len: usize,
+    with_cel: usize,
 }
 
 /// One of them.
@@ -29,6 +30,8 @@ pub(super) struct Program {
     pub(super) filter: Arc<Filter>,
     subscriptions: Subscriptions,
     digest: u32,
+    /// Whether it runs CEL that no term says.
+    pub(super) has_cel: bool,
     /// Under which of its conjuncts it is filed; scanned if under none.
     pub(super) conjunct: Option<u16>,
     /// The last search that found it.
@@ -59,6 +62,11 @@ impl Programs {
     /// How many subscriptions have one.
     pub(super) fn subscriptions(&self) -> usize {
         self.len
+    }
+
+    /// How many programs run CEL.
+    pub(super) fn with_cel(&self) -> usize {
+        self.with_cel
     }
 
     /// The program of a subscription.
@@ -101,8 +109,10 @@ impl Programs {
             self.of.put(subscription.0, program);
             return (program, false);
         }
-        let subscriptions = Subscriptions::One(subscription);
-        let program = ProgramId(all.insert(Program { filter, subscriptions, digest, conjunct: None, found_by: 0 }));
+        let (subscriptions, has_cel) = (Subscriptions::One(subscription), filter.formula.needs_interpreter());
+        self.with_cel += usize::from(has_cel);
+        let program = Program { filter, subscriptions, digest, has_cel, conjunct: None, found_by: 0 };
+        let program = ProgramId(all.insert(program));
         let rehash = |program: &ProgramId| place(all.get(program.0).map_or(0, |program| program.digest)).1;
         self.known[shard].insert_unique(hash, program, rehash);
         self.of.put(subscription.0, program);
@@ -118,6 +128,7 @@ impl Programs {
             return Some((program, None));
         }
         let last = self.all.remove(program.0)?;
+        self.with_cel -= usize::from(last.has_cel);
         let (shard, hash) = place(last.digest);
         if let Ok(entry) = self.known[shard].find_entry(hash, |known| *known == program) {
             entry.remove();

@@ -42,6 +42,12 @@ metrics! {
     WINDOW_BYTES = "streamer_window_bytes", Gauge, Bytes, "Recent changes kept in memory, by `partition`.";
 
     MATCHES = "streamer_matches_total", Counter, Count, "Pairs of a change and a subscription that it concerns, by `partition`.";
+    MATCH_CANDIDATES = "streamer_match_candidates_total", Counter, Count, "Filters evaluated because an index led to them, by `partition`.";
+    BLOOM_CHECKS = "streamer_bloom_checks_total", Counter, Count, "Keys that the Bloom filter was asked for, by `partition`.";
+    BLOOM_FALSE_POSITIVES = "streamer_bloom_false_positives_total", Counter, Count, "Absent keys that it let through, by `partition`.";
+    BLOOM_FALSE_POSITIVE_RATE = "streamer_bloom_false_positive_ratio", Gauge, Count, "The share of absent keys that it let through since start, by `partition`.";
+    SHADOW_CHECKS = "streamer_shadow_checks_total", Counter, Count, "Evaluations repeated by the reference, by `partition`.";
+    SHADOW_DIFFERENCES = "streamer_shadow_differences_total", Counter, Count, "Those that came out differently: each is a bug, by `partition`.";
     MATCH_TIME = "streamer_match_seconds", Histogram, Seconds, "Time to match one batch of changes, by `partition`.";
     SUBSCRIPTIONS = "streamer_subscriptions", Gauge, Count, "Subscriptions, by `state` (live, catching_up, parked).";
     REGISTRATIONS = "streamer_registrations_total", Counter, Count, "Registrations answered, by `code` (created, unchanged, or the problem's).";

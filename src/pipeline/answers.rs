@@ -13,6 +13,7 @@ use crate::delivery::machine::{Answer, Waiter};
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
 use crate::handle::{Command, Compiled, DeliveryMode, Lag, PartitionView, Registered, Reply, SubscriptionView};
+use crate::matching::Difference;
 use crate::observe::metrics as names;
 use crate::subscription::{GatewayId, StartAt};
 
@@ -231,11 +232,29 @@ impl Partition {
         }
     }
 
-    pub(super) fn publish_metrics(&self) {
+    pub(super) fn publish_metrics(&mut self) {
         let counters = self.machine.counters();
         let partition = self.machine.partition().to_string();
         counter!(names::SOURCE_CHANGES, "partition" => partition.clone()).absolute(counters.changes);
         counter!(names::MATCHES, "partition" => partition.clone()).absolute(counters.matches);
+        let matching = self.machine.matching();
+        counter!(names::MATCH_CANDIDATES, "partition" => partition.clone()).absolute(matching.candidates);
+        counter!(names::BLOOM_CHECKS, "partition" => partition.clone()).absolute(matching.bloom.checks);
+        counter!(names::BLOOM_FALSE_POSITIVES, "partition" => partition.clone()).absolute(matching.bloom.false_passes);
+        counter!(names::SHADOW_CHECKS, "partition" => partition.clone()).absolute(matching.shadow.checks);
+        counter!(names::SHADOW_DIFFERENCES, "partition" => partition.clone()).absolute(matching.shadow.differences);
+        gauge!(names::BLOOM_FALSE_POSITIVE_RATE, "partition" => partition.clone())
+            .set(matching.bloom.false_positive_rate());
+        for difference in self.machine.take_differences() {
+            let Difference { program, shape, expected, found } = difference;
+            tracing::error!(
+                program,
+                shape,
+                ?expected,
+                ?found,
+                "the index and the reference disagree: a bug, please report"
+            );
+        }
         counter!(names::DELIVERED_CHANGES).absolute(counters.deliveries);
         counter!(names::OVERFLOWS).absolute(counters.overflows);
         counter!(names::RESYNCS, "partition" => partition.clone()).absolute(counters.resyncs);

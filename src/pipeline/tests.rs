@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::delivery::machine::MachineConfig;
+use crate::matching::BloomUse;
 use crate::observe::health::Health;
 use crate::position::{Epoch, PartitionId};
 use crate::store::redb::RedbStore;
@@ -40,6 +41,8 @@ fn machine() -> MachineConfig {
         quota_tenant: 10,
         quota_global: 10,
         park_seconds: 60,
+        bloom: BloomUse::default(),
+        shadow_every: 1,
         seed: 1,
         mistake: None,
     }

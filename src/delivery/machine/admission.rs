@@ -104,7 +104,7 @@ impl Machine {
     /// What the window holds for these subscriptions after their floors, and the first of it.
     fn slice(&mut self, joining: &[(SubscriptionIndex, Position)]) -> (Vec<Item>, Option<Position>) {
         let Some(lowest) = joining.iter().map(|(_, floor)| *floor).min() else { return (Vec::new(), None) };
-        let mut lane = Lane::new(Mode::Window, lowest);
+        let mut lane = Lane::new(Mode::Window, lowest, &self.clock);
         for (sub, floor) in joining {
             lane.add(*sub, &self.subs[sub.0 as usize], *floor);
         }
@@ -137,7 +137,7 @@ impl Machine {
         }
         let Some(mut session) = self.gateways[index.0].session.take() else { return };
         let lowest = subs.iter().map(|(_, floor)| *floor).min().unwrap_or(self.reached);
-        let extra = session.extra.get_or_insert_with(|| Lane::new(Mode::Waiting, lowest));
+        let extra = session.extra.get_or_insert_with(|| Lane::new(Mode::Waiting, lowest, &self.clock));
         if lowest < extra.at {
             if let Some(id) = extra.replay() {
                 self.end_replay(id, extra);

@@ -96,6 +96,7 @@ impl Machine {
             }
             lane.at = lane.at.max(entry.position());
         }
+        self.too_costly.extend(lane.take_too_costly());
         if !(all && is_last) {
             return;
         }
@@ -134,6 +135,7 @@ impl Machine {
                 }
                 lane.at = lane.at.max(entry.position());
             }
+            self.too_costly.extend(lane.take_too_costly());
             lane.at = lane.at.max(batch.reached);
             self.horizon = self.horizon.max(lane.at);
             lane.mode = Mode::Replay { id, fetching: false };

@@ -12,10 +12,11 @@ use super::ReplayId;
 use super::compose::{advancing, compose, concerns, resync_item};
 use super::state::Sub;
 use crate::change::Flags;
+use crate::clock::Clock;
 use crate::delivery::body::SharedChange;
 use crate::delivery::outbox::{Item, LaneName};
 use crate::delivery::window::Entry;
-use crate::matching::{Match, Matcher, SubscriptionIndex};
+use crate::matching::{BloomUse, Match, Matcher, SubscriptionIndex};
 use crate::position::Position;
 use crate::source::Gap;
 use crate::store::Revision;
@@ -53,9 +54,16 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(mode: Mode, at: Position) -> Self {
+    pub(super) fn new(mode: Mode, at: Position, clock: &Clock) -> Self {
         let (members, by_sub) = (Slab::new(), HashMap::new());
-        Self { mode, at, matcher: Matcher::new(), members, by_sub }
+        let matcher = Matcher::watched(BloomUse::Off, clock.clone(), 0);
+        Self { mode, at, matcher, members, by_sub }
+    }
+
+    /// Those whose filters took more time than one may.
+    pub(super) fn take_too_costly(&mut self) -> impl Iterator<Item = SubscriptionIndex> {
+        let members = self.matcher.take_too_costly().into_iter();
+        members.filter_map(|member| Some(self.members.get(member.0 as usize)?.sub))
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -104,7 +112,9 @@ impl Lane {
     }
 
     pub(super) fn become_live(&mut self) {
-        *self = Self::new(Mode::Live, self.at);
+        self.mode = Mode::Live;
+        self.matcher.clear();
+        (self.members, self.by_sub) = (Slab::new(), HashMap::new());
     }
 
     /// The messages that an entry of the stream makes for its members.

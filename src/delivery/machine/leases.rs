@@ -156,6 +156,7 @@ impl Machine {
             }
         }
         self.park(due, ParkedReason::Lease);
+        self.park_too_costly();
         for part in forgotten.chunks(limits::store_txn_operations_max) {
             let writes = part.iter().map(|index| self.removal_write(*index)).collect();
             for index in part {
@@ -163,6 +164,21 @@ impl Machine {
             }
             self.write(WriteKind::Remove(part.to_vec()), writes);
         }
+    }
+
+    /// Parks those that were found to cost more than one may, live or catching up.
+    fn park_too_costly(&mut self) {
+        let mut costly = std::mem::take(&mut self.too_costly);
+        costly.extend(self.matcher.take_too_costly());
+        costly.sort_unstable();
+        costly.dedup();
+        // Who awaits a write is looked at again.
+        let is_there =
+            |index: &SubscriptionIndex| self.subs.get(index.0 as usize).is_some_and(|sub| sub.parked.is_none());
+        let (awaiting, ready): (Vec<_>, Vec<_>) =
+            costly.into_iter().filter(is_there).partition(|index| self.subs[index.0 as usize].pending.is_some());
+        self.too_costly = awaiting;
+        self.park(ready, ParkedReason::TooCostly);
     }
 
     /// Parks all of a gateway's subscriptions.

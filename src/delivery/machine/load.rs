@@ -16,7 +16,7 @@ use crate::store::cursors::{self, CursorPage};
 use crate::store::gateways::{self, GatewayRecord};
 use crate::store::subscriptions::{self, SubscriptionRecord};
 use crate::store::{Entry, Key, Revision};
-use crate::subscription::{Path, Spec, SubscriptionKey};
+use crate::subscription::{Name, Path, Spec, SubscriptionKey};
 
 /// What a partition's owner reads from the store before it reads anything else.
 #[derive(Clone, Debug, Default)]
@@ -109,13 +109,17 @@ impl Machine {
             self.gateways[gateway.0].place = Place::default();
             self.gateways[gateway.0].quiet = false;
         }
-        let mut segments = Vec::new();
+        let (mut segments, mut refused) = (Vec::new(), false);
         for old in &record.superseded {
-            let (spec, filter) = compile(&old.spec).map_err(|e| error(&e))?;
+            let (spec, filter) = compiled(&old.spec).map_err(|e| error(&e))?;
+            refused |= filter.is_none();
+            let filter = filter.unwrap_or_else(|| Filter::never(&spec));
             let (from, until) = (self.translated(old.from), Some(self.translated(old.until)));
             segments.push(segment(spec, filter, old.generation, from, until));
         }
-        let (spec, filter) = compile(&record.spec).map_err(|e| error(&e))?;
+        let (spec, filter) = compiled(&record.spec).map_err(|e| error(&e))?;
+        refused |= filter.is_none();
+        let filter = filter.unwrap_or_else(|| Filter::never(&spec));
         let generation = record.generation.unwrap_or(entry.revision);
         let (tenant, ttl_seconds) = (Arc::clone(&spec.tenant), spec.ttl_seconds);
         segments.push(segment(spec, Arc::clone(&filter), generation, self.translated(record.active_from), None));
@@ -138,11 +142,20 @@ impl Machine {
             expires: self.clock.now().after(std::time::Duration::from_secs(u64::from(ttl_seconds))),
             ttl_seconds,
         };
-        self.insert_loaded(key, sub, tenant, filter);
+        let index = self.insert_loaded(key, sub, tenant, filter);
+        if refused {
+            self.too_costly.push(index);
+        }
         Ok(())
     }
 
-    fn insert_loaded(&mut self, key: SubscriptionKey, sub: Sub, tenant: Arc<str>, filter: Arc<Filter>) {
+    fn insert_loaded(
+        &mut self,
+        key: SubscriptionKey,
+        sub: Sub,
+        tenant: Arc<str>,
+        filter: Arc<Filter>,
+    ) -> SubscriptionIndex {
         let (gateway, is_parked) = (sub.gateway, sub.parked.is_some());
         let index = SubscriptionIndex(self.subs.insert(sub) as u32);
         self.by_key.insert(key, index);
@@ -151,6 +164,7 @@ impl Machine {
         if !is_parked {
             self.matcher.insert(index, filter);
         }
+        index
     }
 
     fn load_page(&mut self, entry: &Entry) -> Result<(), LoadError> {
@@ -162,8 +176,8 @@ impl Machine {
             *state = PageState { revision: entry.revision, exists: true };
         }
         for (name, record) in page.cursors {
-            let Some((id, index)) = self.gateway_ids.iter().find(|(id, _)| id.as_str() == name) else { continue };
-            let (index, _) = (*index, id);
+            let known = Name::new(&name).ok().and_then(|id| self.gateway_ids.get(&id));
+            let Some(index) = known.copied() else { continue };
             let gateway = &mut self.gateways[index.0];
             if gateway.incarnation != record.incarnation {
                 continue;
@@ -229,9 +243,11 @@ impl Machine {
     }
 }
 
-fn compile(stored: &serde_json::Value) -> Result<(Spec, Arc<Filter>), Problem> {
+/// What was asked for, and its filter unless this version refuses it, as too complex perhaps, though an
+/// earlier one did not.
+fn compiled(stored: &serde_json::Value) -> Result<(Spec, Option<Arc<Filter>>), Problem> {
     let spec = Spec::from_stored(stored)?;
-    let filter = Filter::compile(&spec)?;
+    let filter = Filter::compile(&spec).ok();
     Ok((spec, filter))
 }
 

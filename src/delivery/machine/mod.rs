@@ -47,7 +47,7 @@ use crate::delivery::window::{Entry, Window};
 use crate::error::Problem;
 use crate::handle::{Registered, SubscriptionView};
 use crate::limits;
-use crate::matching::{Match, Matcher, SubscriptionIndex};
+use crate::matching::{BloomUse, Match, Matcher, SubscriptionIndex};
 use crate::position::{PartitionId, Position};
 use crate::source::{Batch, Event, Gap};
 use crate::store::{Revision, Write};
@@ -82,6 +82,10 @@ pub struct MachineConfig {
     pub quota_global: usize,
     /// How long a parked subscription is remembered.
     pub park_seconds: u64,
+    /// When matching has a Bloom filter.
+    pub bloom: BloomUse,
+    /// Every so manyth change is matched a second time by the reference; none if 0.
+    pub shadow_every: u32,
     /// How long a session's start, a PUT and the like may wait for the store before the caller is told.
     pub seed: u64,
     /// A deliberate mistake, for the simulation to find.
@@ -146,6 +150,8 @@ pub struct Machine {
     horizon: Position,
     window: Window,
     matcher: Matcher,
+    /// To be parked at the next opportunity: what they cost, or what this version thinks of them, is too much.
+    too_costly: Vec<SubscriptionIndex>,
     subs: Slab<Sub>,
     by_key: BTreeMap<SubscriptionKey, SubscriptionIndex>,
     gateways: Slab<Gateway>,
@@ -209,6 +215,7 @@ pub struct Checkpointed {
 impl Machine {
     /// A machine without subscriptions whose loop stands at `reached`.
     pub fn new(config: MachineConfig, clock: Clock, reached: Position, checkpoint: Checkpointed) -> Self {
+        let matcher = Matcher::watched(config.bloom, clock.clone(), config.shadow_every);
         let pages = (0..limits::cursor_pages).map(|_| PageState::default()).collect();
         Self {
             window: Window::new(reached, config.window_bytes_max),
@@ -217,7 +224,8 @@ impl Machine {
             clock,
             reached,
             horizon: reached,
-            matcher: Matcher::new(),
+            matcher,
+            too_costly: Vec::new(),
             subs: Slab::new(),
             by_key: BTreeMap::new(),
             gateways: Slab::new(),

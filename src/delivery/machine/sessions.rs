@@ -172,7 +172,7 @@ impl Machine {
         let session = Session {
             number,
             outbox: Arc::clone(&outbox),
-            main: Lane::new(Mode::Window, place.position),
+            main: Lane::new(Mode::Window, place.position, &self.clock),
             extra: None,
             transport: hello.transport,
             since: self.clock.wall(),
@@ -288,7 +288,7 @@ impl Machine {
     pub(super) fn begin(&mut self, index: GatewayIndex, place: Place) {
         let place = self.normalized(index, place);
         let members: Vec<_> = self.gateways[index.0].subs.iter().copied().collect();
-        let mut main = Lane::new(Mode::Window, place.position);
+        let mut main = Lane::new(Mode::Window, place.position, &self.clock);
         let mut lowest: Option<Position> = None;
         let mut extra: Option<Lane> = None;
         let mut unfinished: BTreeMap<Revision, Position> = BTreeMap::new();
@@ -308,7 +308,7 @@ impl Machine {
             }
             let lane = if floor < place.position { SubLane::Extra } else { SubLane::Main };
             if lane == SubLane::Extra {
-                let extra = extra.get_or_insert_with(|| Lane::new(Mode::Waiting, floor));
+                let extra = extra.get_or_insert_with(|| Lane::new(Mode::Waiting, floor, &self.clock));
                 extra.at = extra.at.min(floor);
                 extra.add(sub_index, sub, floor);
                 let entry = unfinished.entry(sub.start_revision).or_insert(floor);

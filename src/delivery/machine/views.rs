@@ -12,7 +12,7 @@ use crate::handle::{
     ExplainQuery, Explained, GatewayView, Lag, ListQuery, Page, SessionView, SubscriptionState, SubscriptionView,
 };
 use crate::limits;
-use crate::matching::SubscriptionIndex;
+use crate::matching::{Counts, Difference, SubscriptionIndex};
 use crate::position::PartitionId;
 use crate::store::Revision;
 use crate::subscription::{GatewayId, SubscriptionKey};
@@ -90,6 +90,16 @@ impl Machine {
         let more = matches.len().saturating_sub(limits::explain_matches_max);
         matches.truncate(limits::explain_matches_max);
         Ok(Explained { matches, more, evaluated, subscriptions: self.matcher.len(), micros, subscription })
+    }
+
+    /// What matching came to, catch-ups apart.
+    pub fn matching(&self) -> Counts {
+        self.matcher.counts()
+    }
+
+    /// What the shadow check found since this was asked last.
+    pub fn take_differences(&mut self) -> Vec<Difference> {
+        self.matcher.take_differences()
     }
 
     fn state(&self, sub: &Sub) -> SubscriptionState {

@@ -17,6 +17,7 @@ use streamer::delivery::machine::{
     Answer, Checkpointed, Effect, Machine, MachineConfig, Mistake, Outcome, ReplayId, Stored, Waiter, WriteId,
 };
 use streamer::handle::{Hello, Transport};
+use streamer::matching::BloomUse;
 use streamer::matching::Filter;
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
 use streamer::source::{Batch, Event, Gap, SourceError};
@@ -111,6 +112,8 @@ impl World {
             quota_tenant: 100,
             quota_global: 100,
             park_seconds: 1_000_000,
+            bloom: BloomUse::From(0),
+            shadow_every: 7,
             seed,
             mistake,
         };
