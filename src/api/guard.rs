@@ -16,12 +16,8 @@ use crate::error::{Code, Problem};
 use crate::observe::metrics::{HTTP_REQUESTS, HTTP_TIME};
 
 /// Parts of the interface that this version does not have.
-const LATER: [(&str, &str); 4] = [
-    ("/v1/explain", "explaining matches"),
-    ("/v1/backtest", "backtests"),
-    ("/v1/aggregations", "aggregations"),
-    ("/v1/groups", "groups"),
-];
+const LATER: [(&str, &str); 3] =
+    [("/v1/backtest", "backtests"), ("/v1/aggregations", "aggregations"), ("/v1/groups", "groups")];
 
 /// No such path.
 pub(super) async fn not_found(uri: Uri) -> Problem {

@@ -73,8 +73,8 @@ pub(super) fn with_key<R>(value: Raw<'_>, look: impl FnOnce(KeyRef<'_>) -> R) ->
         Raw::Double(value) => KeyRef::Number(number(value)?),
         Raw::Text(text) => KeyRef::Text(text),
         Raw::Time(time) => KeyRef::Time(time),
-        Raw::List(_) | Raw::Map(_) => return None,
-        other @ Raw::Other(..) => return Key::of(&other.value().ok()?).map(|key| look(key.as_ref())),
+        Raw::List(_) | Raw::Map(_) | Raw::Error => return None,
+        other @ Raw::Other(..) => return Key::of(&other.value()).map(|key| look(key.as_ref())),
     };
     Some(look(key))
 }

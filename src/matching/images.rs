@@ -1,13 +1,11 @@
 //! Images: the two bodies of a change, as its programs look at them.
 //!
-//! Owns what they share, each made when the first one asks: the walk over the body, whether it is BSON
-//! to its last byte, and the interpreter's variables.
+//! Owns what they share: what the walks found, and the interpreter's variables, made when the first one asks.
 
 use super::cel::{Part, Variables};
 use super::formula::Atom;
 use super::names::{Names, Walk};
 use super::path::{self, Found};
-use super::value::is_sound;
 use super::verdict::Image;
 use crate::change::Change;
 use crate::subscription::Path;
@@ -27,8 +25,6 @@ pub(super) struct Shared([OfImage; 2]);
 
 #[derive(Default)]
 struct OfImage {
-    /// Whether the body is BSON to its last byte: half a document matches nothing.
-    sound: Option<bool>,
     variables: Option<Variables>,
 }
 
@@ -40,16 +36,20 @@ impl<'a> Images<'a> {
     /// Where a path leads in an image.
     pub(super) fn get(&self, image: Image, path: &Path) -> Found<'a> {
         let Some(body) = image.body(self.change) else { return Found::Error };
-        match self.walked {
+        let found = match self.walked {
             Some((names, walks)) => walks[image as usize].get(names, path, body.as_bytes()),
             None => path::find(body, path),
+        };
+        match found {
+            Found::Value(value) => Found::Value(value.checked()),
+            other => other,
         }
     }
 
     /// Whether an atom comes out as wanted.
     pub(super) fn holds(&mut self, image: Image, atom: &Atom, wanted: bool) -> bool {
         match atom {
-            Atom::Term(term) => term.outcome(self.get(image, &term.path)) == Some(wanted) && self.is_sound(image),
+            Atom::Term(term) => term.outcome(self.get(image, &term.path)) == Some(wanted),
             Atom::Cel(part) => part.holds(wanted, self.variables(image)),
         }
     }
@@ -61,10 +61,5 @@ impl<'a> Images<'a> {
 
     fn variables(&mut self, image: Image) -> &Variables {
         self.shared.0[image as usize].variables.get_or_insert_with(|| Variables::new(self.change, image))
-    }
-
-    pub(super) fn is_sound(&mut self, image: Image) -> bool {
-        let body = image.body(self.change);
-        *self.shared.0[image as usize].sound.get_or_insert_with(|| body.is_some_and(is_sound))
     }
 }

@@ -376,3 +376,72 @@ impl Shelf {
         filter.formula.paths(&mut |path| self.names.remove(path));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::change::Flags;
+    use crate::position::{ClusterTime, Epoch, Position};
+    use crate::subscription::Spec;
+
+    fn filter(cel: &str) -> Arc<Filter> {
+        let spec = json!({"subscriptionId": "s", "gatewayId": "g", "tenant": "t", "collection": "c", "cel": cel});
+        Filter::compile(&Spec::from_json(&spec).unwrap()).unwrap()
+    }
+
+    fn change(document: &bson::Document) -> Change {
+        Change {
+            position: Position::new(Epoch(1), ClusterTime::new(1, 1), 1),
+            scope: Scope::known("t", "c"),
+            left: None,
+            key: "k".into(),
+            operation: Operation::Insert,
+            document: Some(bson::RawDocumentBuf::try_from(document).unwrap()),
+            before: None,
+            changed: None,
+            wall_time_ms: None,
+            transaction: None,
+            flags: Flags::none(),
+        }
+    }
+
+    #[test]
+    fn the_shadow_check_notices_a_lost_key() {
+        let mut matcher = Matcher::watched(BloomUse::Off, Clock::manual(), 2);
+        for number in 0..100 {
+            matcher.insert(SubscriptionIndex(number), filter(&format!("doc.a == {number} && doc.text != 'secret'")));
+        }
+        let (one, mut out) = (change(&bson::doc! {"a": 7, "text": "private"}), Vec::new());
+        for _ in 0..20 {
+            matcher.matches(&one, &mut out);
+            assert_eq!(out.len(), 1);
+        }
+        let counts = matcher.counts().shadow;
+        assert!(counts.checks >= 250 && counts.differences == 0, "{counts:?}");
+        assert!(matcher.take_differences().is_empty());
+        matcher.keys = Keys::new(BloomUse::Off);
+        for _ in 0..8 {
+            matcher.matches(&one, &mut out);
+            assert!(out.is_empty());
+        }
+        assert!(matcher.counts().shadow.differences >= 1);
+        let found = matcher.take_differences();
+        assert_eq!(found[0].program, "(doc.a == 7 && doc.text != \"secret\")");
+        assert_eq!((found[0].shape.as_str(), found[0].found), ("{a: Int32, text: String}", None));
+        assert!(found[0].expected.is_some());
+    }
+
+    #[test]
+    fn searches_may_be_counted_round() {
+        let mut matcher = Matcher::new();
+        matcher.insert(SubscriptionIndex(0), filter("doc.a == 1"));
+        let (one, mut out) = (change(&bson::doc! {"a": 1}), Vec::new());
+        matcher.search.number = u32::MAX - 2;
+        for _ in 0..6 {
+            matcher.matches(&one, &mut out);
+            assert_eq!(out.len(), 1);
+        }
+    }
+}

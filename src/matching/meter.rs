@@ -82,3 +82,69 @@ impl Meter {
         costly
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A change that takes each of these programs this long.
+    fn change(meter: &mut Meter, clock: &Clock, programs: &[(u32, u64)]) -> Vec<ProgramId> {
+        let began = meter.now();
+        for (program, micros) in programs {
+            let timed = meter.is_close();
+            let before = meter.now();
+            clock.advance(Duration::from_micros(*micros));
+            if timed {
+                meter.ran(ProgramId(*program), before);
+            }
+        }
+        meter.matched(began)
+    }
+
+    /// What is named over some seconds in which so many such changes come.
+    fn named(seconds: u32, changes: u32, programs: &[(u32, u64)]) -> Vec<u32> {
+        let clock = Clock::manual();
+        let mut meter = Meter::new(clock.clone());
+        let mut named = Vec::new();
+        for _ in 0..seconds * changes {
+            named.extend(change(&mut meter, &clock, programs).into_iter().map(|program| program.0));
+            let spent: u64 = programs.iter().map(|(_, micros)| micros).sum();
+            clock.advance(Duration::from_micros((1_000_000 / u64::from(changes)).saturating_sub(spent)));
+        }
+        named.dedup();
+        named
+    }
+
+    #[test]
+    fn a_program_that_takes_too_much_of_a_second_is_named_and_no_other() {
+        // 100 changes a second: 5 ms each are half of it, 1 ms each is a tenth.
+        assert_eq!(named(5, 100, &[(1, 5_000), (2, 1_000), (3, 10)]), [1]);
+        assert_eq!(named(5, 100, &[(2, 1_000)]), [] as [u32; 0]);
+        // Quick, but asked very often: that is the load and not the program.
+        assert_eq!(named(3, 20_000, &[(1, 15), (2, 15)]), [] as [u32; 0]);
+    }
+
+    #[test]
+    fn one_slow_change_is_no_slow_program() {
+        let clock = Clock::manual();
+        let mut meter = Meter::new(clock.clone());
+        assert!(change(&mut meter, &clock, &[(1, 900_000)]).is_empty());
+        for _ in 0..3_000 {
+            clock.advance(Duration::from_millis(1));
+            assert!(change(&mut meter, &clock, &[(1, 30)]).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_number_that_passed_on_is_not_blamed() {
+        let clock = Clock::manual();
+        let mut meter = Meter::new(clock.clone());
+        for _ in 0..3 {
+            change(&mut meter, &clock, &[(1, 500_000)]);
+        }
+        assert!(meter.is_close());
+        change(&mut meter, &clock, &[(1, 500_000)]);
+        meter.forget(ProgramId(1));
+        assert!(change(&mut meter, &clock, &[(1, 1_000), (2, 600_000)]).iter().all(|program| program.0 == 2));
+    }
+}

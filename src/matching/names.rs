@@ -11,7 +11,6 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::path::{Found, array_index};
 use super::raw::{Place, Raw};
 use super::table::Table;
-use super::value::Corrupt;
 use crate::subscription::Path;
 
 /// A step of a path within its tree; reused when nothing names it any more.
@@ -150,7 +149,6 @@ pub(super) struct Walk {
     walks: u32,
     /// The nodes found, in the body's order.
     found: Vec<NodeId>,
-    is_corrupt: bool,
 }
 
 impl Walk {
@@ -165,34 +163,33 @@ impl Walk {
         if self.places.len() < names.nodes.len() {
             self.places.resize(names.nodes.len(), (0, None));
         }
-        let whole = Place::whole(body).ok_or(Corrupt);
-        self.is_corrupt = whole.and_then(|whole| self.descend(names, ROOT, whole, body)).is_err();
+        if let Some(whole) = Place::whole(body) {
+            self.descend(names, ROOT, whole, body);
+        }
     }
 
-    fn descend(&mut self, names: &Names, node: NodeId, container: Place, body: &[u8]) -> Result<(), Corrupt> {
+    fn descend(&mut self, names: &Names, node: NodeId, container: Place, body: &[u8]) {
         let parent = &names.nodes[node as usize];
         if container.is_list() {
             let mut left = parent.indexes;
-            for (at, field) in container.fields(body).enumerate() {
+            for (at, (_, place)) in container.fields(body).enumerate() {
                 if left == 0 {
                     break;
                 }
-                let (place, mut digits) = (field?.1, [0; 20]);
-                if let Some(child) = names.child(node, decimal(at, &mut digits)) {
-                    self.put(names, child, place, body)?;
+                if let Some(child) = names.child(node, decimal(at, &mut [0; 20])) {
+                    self.put(names, child, place, body);
                     left -= 1;
                 }
             }
-            return Ok(());
+            return;
         }
         let mut left = parent.children.len();
         if left == 0 {
-            return Ok(());
+            return;
         }
-        for field in container.fields(body) {
-            let (name, place) = field?;
+        for (name, place) in container.fields(body) {
             if let Some(child) = names.child(node, name)
-                && self.put(names, child, place, body)?
+                && self.put(names, child, place, body)
             {
                 left -= 1;
                 if left == 0 {
@@ -200,27 +197,25 @@ impl Walk {
                 }
             }
         }
-        Ok(())
     }
 
     /// Of fields with one name the first counts. Whether this is it.
-    fn put(&mut self, names: &Names, node: NodeId, place: Place, body: &[u8]) -> Result<bool, Corrupt> {
+    fn put(&mut self, names: &Names, node: NodeId, place: Place, body: &[u8]) -> bool {
         let slot = &mut self.places[node as usize];
         if slot.0 == self.walks {
-            return Ok(false);
+            return false;
         }
         *slot = (self.walks, Some(place));
         self.found.push(node);
         if place.is_container() {
-            self.descend(names, node, place, body)?;
+            self.descend(names, node, place, body);
         }
-        Ok(true)
+        true
     }
 
-    /// The nodes found, with what stands there. None of bytes that are no BSON.
+    /// The nodes found, with what stands there.
     pub(super) fn found<'a>(&'a self, body: &'a [u8]) -> impl Iterator<Item = (NodeId, Raw<'a>)> {
-        let all = if self.is_corrupt { &[][..] } else { &self.found };
-        all.iter().filter_map(move |node| Some((*node, self.place(*node)?.read(body)?)))
+        self.found.iter().filter_map(move |node| Some((*node, self.place(*node)?.read(body)?)))
     }
 
     #[inline]
@@ -231,7 +226,7 @@ impl Walk {
 
     /// Where a path leads in the body that was walked.
     pub(super) fn get<'a>(&self, names: &Names, path: &Path, body: &'a [u8]) -> Found<'a> {
-        let Some(node) = names.find(path).filter(|_| !self.is_corrupt) else { return Found::Error };
+        let Some(node) = names.find(path) else { return Found::Error };
         if let Some(place) = self.place(node) {
             return place.read(body).map_or(Found::Error, Found::Value);
         }

@@ -1,13 +1,16 @@
 //! Raw BSON, read by skipping.
 //!
 //! Owns the sizes of BSON's types: a field is found without decoding, or even looking at, those
-//! before it. Nothing is checked but what is needed to find the way, least of all that texts are
-//! UTF-8: that a body is BSON throughout is `value::is_sound`'s business, and asked only of bodies that
-//! would match.
+//! before it. Nothing is checked but what is needed to find the way; where bytes are no BSON a container
+//! ends, and a text that is no UTF-8 is an error for whoever looks at it. MongoDB hands out the latter, and
+//! never the former.
+
+use std::collections::BTreeMap;
 
 use bson::RawDocument;
 
-use super::value::{Corrupt, Value};
+use super::value::Value;
+use crate::limits;
 
 /// A value where it stands.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -18,7 +21,7 @@ pub(super) enum Raw<'a> {
     /// int32 and int64.
     Int(i64),
     Double(f64),
-    /// string and symbol; perhaps no UTF-8.
+    /// string and symbol; perhaps no UTF-8, unless it is [`Raw::checked`].
     Text(&'a [u8]),
     /// Milliseconds since 1970.
     Time(i64),
@@ -26,6 +29,8 @@ pub(super) enum Raw<'a> {
     Map(Container<'a>),
     /// Any other type: its byte and its bytes.
     Other(u8, &'a [u8]),
+    /// A text that is none. To look at it is an error.
+    Error,
 }
 
 /// A document or an array.
@@ -33,31 +38,43 @@ pub(super) enum Raw<'a> {
 pub(super) struct Container<'a>(&'a [u8]);
 
 impl<'a> Raw<'a> {
+    /// The same, texts being UTF-8.
+    #[inline]
+    pub(super) fn checked(self) -> Self {
+        match self {
+            Self::Text(text) if std::str::from_utf8(text).is_err() => Self::Error,
+            other => other,
+        }
+    }
+
     /// The value as filters compare it.
-    pub(super) fn value(self) -> Result<Value, Corrupt> {
-        Ok(match self {
+    pub(super) fn value(self) -> Value {
+        self.value_within(limits::body_depth_max)
+    }
+
+    fn value_within(self, depth: usize) -> Value {
+        match self {
             Self::Null => Value::Null,
             Self::Bool(value) => Value::Bool(value),
             Self::Int(value) => Value::Int(value),
             Self::Double(value) => Value::Double(value),
-            Self::Text(text) => Value::Text(std::str::from_utf8(text).map_err(|_| Corrupt)?.into()),
+            Self::Text(text) => std::str::from_utf8(text).map_or(Value::Error, |text| Value::Text(text.into())),
             Self::Time(milliseconds) => Value::time(milliseconds),
-            Self::Map(map) => Value::of_document(map.document()?)?,
-            Self::List(list) => {
-                let items = list.document()?.into_iter().map(|field| Value::of_raw(field.map_err(|_| Corrupt)?.1));
-                Value::List(items.collect::<Result<_, _>>()?)
+            Self::Map(_) | Self::List(_) if depth == 0 => Value::Error,
+            Self::Map(map) => {
+                let mut fields = BTreeMap::new();
+                for (name, value) in map.fields() {
+                    // A name that is none nobody can ask for.
+                    if let Ok(name) = std::str::from_utf8(name) {
+                        fields.entry(name.into()).or_insert_with(|| value.value_within(depth - 1));
+                    }
+                }
+                Value::Map(Box::new(fields))
             }
-            Self::Other(kind, bytes) => {
-                // A document of this one field, for those who know the rarer types.
-                let mut document = Vec::with_capacity(bytes.len() + 7);
-                document.extend_from_slice(&i32::try_from(bytes.len() + 7).map_err(|_| Corrupt)?.to_le_bytes());
-                document.extend_from_slice(&[kind, 0]);
-                document.extend_from_slice(bytes);
-                document.push(0);
-                let document = RawDocument::from_bytes(&document).map_err(|_| Corrupt)?;
-                Value::of_raw(document.get("").map_err(|_| Corrupt)?.ok_or(Corrupt)?)?
-            }
-        })
+            Self::List(list) => Value::List(list.fields().map(|(_, item)| item.value_within(depth - 1)).collect()),
+            Self::Other(kind, bytes) => rarer(kind, bytes).unwrap_or(Value::Error),
+            Self::Error => Value::Error,
+        }
     }
 
     /// The value of this type that these bytes are.
@@ -77,29 +94,51 @@ impl<'a> Raw<'a> {
     }
 }
 
+/// A value of the rarer types, by way of a document of this one field.
+fn rarer(kind: u8, bytes: &[u8]) -> Option<Value> {
+    let mut document = Vec::with_capacity(bytes.len() + 7);
+    document.extend_from_slice(&i32::try_from(bytes.len() + 7).ok()?.to_le_bytes());
+    document.extend_from_slice(&[kind, 0]);
+    document.extend_from_slice(bytes);
+    document.push(0);
+    Value::of_rarer(RawDocument::from_bytes(&document).ok()?.get("").ok()??)
+}
+
+/// How many bytes a value takes, by its type; 0 where the value tells.
+const LENGTHS: [u8; 20] = [0, 8, 0, 0, 0, 0, 0, 12, 1, 8, 0, 0, 0, 0, 0, 0, 4, 8, 8, 16];
+
 /// How many bytes a value of this type takes that begins here.
+#[inline]
 fn length(kind: u8, bytes: &[u8]) -> Option<usize> {
+    // One look for what nearly all fields are.
+    match LENGTHS.get(kind as usize) {
+        Some(0) if kind == 0x02 => {
+            let count = int32(bytes).filter(|count| *count > 0)?;
+            usize::try_from(count).ok()?.checked_add(4)
+        }
+        Some(0) | None => length_told(kind, bytes),
+        Some(length) => Some(usize::from(*length)),
+    }
+}
+
+/// The same for types that tell it themselves, or are nothing but their type.
+fn length_told(kind: u8, bytes: &[u8]) -> Option<usize> {
     let counted = |least: i32, extra: usize| {
         let count = int32(bytes).filter(|count| *count >= least)?;
         usize::try_from(count).ok()?.checked_add(extra)
     };
     Some(match kind {
-        0x01 | 0x09 | 0x11 | 0x12 => 8,
         // A text has a zero behind it, a container its length before it.
         0x02 | 0x0d | 0x0e => counted(1, 4)?,
         0x03 | 0x04 => counted(5, 0)?,
         0x05 => counted(0, 5)?,
         0x06 | 0x0a | 0x7f | 0xff => 0,
-        0x07 => 12,
-        0x08 => 1,
         0x0b => {
             let pattern = zero(bytes)? + 1;
             pattern + zero(&bytes[pattern..])? + 1
         }
         0x0c => counted(1, 16)?,
         0x0f => counted(5, 0)?,
-        0x10 => 4,
-        0x13 => 16,
         _ => return None,
     })
 }
@@ -140,14 +179,14 @@ impl Place {
     }
 }
 
-/// See [`Place::fields`]; ends after bytes that cannot be read.
+/// See [`Place::fields`]; ends before bytes that cannot be read.
 pub(super) struct Places<'a> {
     body: &'a [u8],
     at: usize,
 }
 
 impl<'a> Iterator for Places<'a> {
-    type Item = Result<(&'a [u8], Place), Corrupt>;
+    type Item = (&'a [u8], Place);
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
@@ -155,18 +194,15 @@ impl<'a> Iterator for Places<'a> {
         if *kind == 0 {
             return None;
         }
-        let field = || {
-            let name = zero(rest)?;
-            let start = self.at + 1 + name + 1;
-            let stop = start.checked_add(length(*kind, self.body.get(start..)?)?)?;
-            if stop >= self.body.len() {
-                return None;
-            }
-            Some((&rest[..name], Place { kind: *kind, start: start as u32, stop: stop as u32 }))
-        };
-        let found = field();
-        self.at = found.map_or(self.body.len(), |(_, place)| place.stop as usize);
-        Some(found.ok_or(Corrupt))
+        let name = zero(rest)?;
+        let start = self.at + name + 2;
+        let stop = start.checked_add(length(*kind, self.body.get(start..)?)?)?;
+        // The container's own end comes after it.
+        if stop >= self.body.len() {
+            return None;
+        }
+        self.at = stop;
+        Some((&rest[..name], Place { kind: *kind, start: start as u32, stop: stop as u32 }))
     }
 }
 
@@ -176,58 +212,20 @@ impl<'a> Container<'a> {
         Self(body.as_bytes())
     }
 
-    fn document(self) -> Result<&'a RawDocument, Corrupt> {
-        RawDocument::from_bytes(self.0).map_err(|_| Corrupt)
-    }
-
     /// The first field of this name.
-    pub(super) fn get(self, name: &str) -> Result<Option<Raw<'a>>, Corrupt> {
-        for field in self.fields() {
-            let (found, value) = field?;
-            if found == name.as_bytes() {
-                return Ok(Some(value));
-            }
-        }
-        Ok(None)
+    pub(super) fn get(self, name: &str) -> Option<Raw<'a>> {
+        self.fields().find(|(found, _)| *found == name.as_bytes()).map(|(_, value)| value)
     }
 
     /// The element at this place, whatever its name.
-    pub(super) fn at(self, index: usize) -> Result<Option<Raw<'a>>, Corrupt> {
-        self.fields().nth(index).transpose().map(|field| field.map(|(_, value)| value))
+    pub(super) fn at(self, index: usize) -> Option<Raw<'a>> {
+        self.fields().nth(index).map(|(_, value)| value)
     }
 
-    /// The fields in their order; ends after bytes that cannot be read.
-    pub(super) fn fields(self) -> impl Iterator<Item = Result<(&'a [u8], Raw<'a>), Corrupt>> {
-        Places { body: self.0, at: 4 }.map(move |field| {
-            let (name, place) = field?;
-            Ok((name, place.read(self.0).ok_or(Corrupt)?))
-        })
+    /// The fields in their order; ends before bytes that cannot be read.
+    pub(super) fn fields(self) -> impl Iterator<Item = (&'a [u8], Raw<'a>)> {
+        Places { body: self.0, at: 4 }.map_while(move |(name, place)| Some((name, place.read(self.0)?)))
     }
-}
-
-/// Whether these bytes are a whole document of ordinary types, texts and names being UTF-8. `false` says
-/// nothing: there are rarer types, for others to judge.
-pub(super) fn is_plainly_sound(document: &[u8], depth_max: u32) -> bool {
-    let is_framed = int32(document).and_then(|length| usize::try_from(length).ok()) == Some(document.len());
-    let Some(depth_max) = depth_max.checked_sub(1).filter(|_| is_framed && document.len() >= 5) else { return false };
-    let mut fields = Places { body: document, at: 4 };
-    let is_utf8 = |text: &[u8]| text.is_ascii() || std::str::from_utf8(text).is_ok();
-    for field in fields.by_ref() {
-        let Ok((name, place)) = field else { return false };
-        let value = &document[place.start as usize..place.stop as usize];
-        let is_sound = match place.kind {
-            0x02 => value.split_last().is_some_and(|(end, text)| *end == 0 && is_utf8(&text[4..])),
-            0x03 | 0x04 => is_plainly_sound(value, depth_max),
-            0x08 => value[0] <= 1,
-            0x01 | 0x07 | 0x09 | 0x0a | 0x10 | 0x11 | 0x12 => true,
-            _ => false,
-        };
-        if !is_sound || !is_utf8(name) {
-            return false;
-        }
-    }
-    // The zero that ended it is its last byte.
-    fields.at + 1 == document.len()
 }
 
 /// Where the first zero is: eight bytes at a time, for names are short.

@@ -143,7 +143,7 @@ impl Table {
         if self.member > 0
             && let Raw::List(container) | Raw::Map(container) = value
         {
-            for (name, item) in container.fields().map_while(Result::ok) {
+            for (name, item) in container.fields() {
                 let member = if matches!(value, Raw::List(_)) { item } else { Raw::Text(name) };
                 look(keys, spot, Of::Member, member, found);
             }
@@ -177,11 +177,11 @@ impl Ordered {
             Raw::Text(text) => self.texts.stab(text, found),
             // Some of the rarer types count as numbers or as texts.
             Raw::Other(..) if !self.texts.is_empty() || !self.numbers.is_empty() => match value.value() {
-                Ok(Value::Double(number)) => number_key(number).iter().for_each(|key| self.numbers.stab(key, found)),
-                Ok(Value::Text(text)) => self.texts.stab(text.as_bytes(), found),
+                Value::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(key, found)),
+                Value::Text(text) => self.texts.stab(text.as_bytes(), found),
                 _ => {}
             },
-            Raw::Null | Raw::Bool(_) | Raw::List(_) | Raw::Map(_) | Raw::Other(..) => {}
+            Raw::Null | Raw::Bool(_) | Raw::List(_) | Raw::Map(_) | Raw::Other(..) | Raw::Error => {}
         }
     }
 }

@@ -106,7 +106,7 @@ impl Term {
             (Found::Value(value), Test::Exists(wanted)) => (!is_error(value)).then_some(*wanted),
             (Found::Value(value), Test::Compare(op, operand)) => compare(*op, value, operand),
             (Found::Value(value), Test::Between(ends)) => {
-                let value = value.value().ok()?;
+                let value = value.value();
                 Some(value.order(&ends[0])?.is_ge() && value.order(&ends[1])?.is_le())
             }
         }
@@ -114,7 +114,7 @@ impl Term {
 }
 
 fn is_error(value: Raw<'_>) -> bool {
-    matches!(value, Raw::Time(_)) && value.value() == Ok(Value::Error)
+    matches!(value, Raw::Time(_) | Raw::Error) && value.value() == Value::Error
 }
 
 fn compare(op: Operator, value: Raw<'_>, operand: &Value) -> Option<bool> {
@@ -126,7 +126,7 @@ fn compare(op: Operator, value: Raw<'_>, operand: &Value) -> Option<bool> {
         }
         _ => {}
     }
-    let value = value.value().ok().filter(|value| !matches!(value, Value::Error))?;
+    let value = Some(value.value()).filter(|value| !matches!(value, Value::Error))?;
     let ordered = |wanted: fn(Ordering) -> bool| value.order(operand).map(wanted);
     match op {
         Operator::Equal => Some(value.equals(operand)),
@@ -198,8 +198,8 @@ fn compare_container(op: Operator, inner: Container<'_>, is_list: bool, operand:
         // A list of plain values may equal a list: the one case that looks into it as a whole.
         (Operator::Equal | Operator::NotEqual, Some(items)) => {
             let is = is_list && inner.fields().take(items.len() + 1).count() == items.len() && {
-                let mut pairs = inner.fields().map_while(Result::ok).zip(items);
-                pairs.all(|((_, raw), item)| !is_container(raw) && raw.value().is_ok_and(|value| value.equals(item)))
+                let mut pairs = inner.fields().zip(items);
+                pairs.all(|((_, raw), item)| !is_container(raw) && raw.value().equals(item))
             };
             Some(is == (op == Operator::Equal))
         }
@@ -219,7 +219,7 @@ fn members(inner: Container<'_>, is_list: bool, wanted: &[Value]) -> Vec<Option<
     if !is_list {
         for (found, wanted) in found.iter_mut().zip(wanted) {
             *found = match wanted {
-                Value::Text(name) => inner.get(name).ok().map(|field| field.is_some()),
+                Value::Text(name) => Some(inner.get(name).is_some()),
                 // No field has such a name, but a map could have such a key.
                 Value::Int(_) | Value::Double(_) | Value::Bool(_) => Some(false),
                 _ => None,
@@ -227,8 +227,8 @@ fn members(inner: Container<'_>, is_list: bool, wanted: &[Value]) -> Vec<Option<
         }
         return found;
     }
-    for (_, raw) in inner.fields().map_while(Result::ok).filter(|(_, raw)| !is_container(*raw)) {
-        match raw {
+    for (_, raw) in inner.fields().filter(|(_, raw)| !is_container(*raw)) {
+        match raw.checked() {
             Raw::Text(text) => {
                 for (found, wanted) in found.iter_mut().zip(wanted) {
                     if matches!(wanted, Value::Text(wanted) if wanted.as_bytes() == text) {
@@ -238,8 +238,8 @@ fn members(inner: Container<'_>, is_list: bool, wanted: &[Value]) -> Vec<Option<
             }
             // To search a list with an error in it is an error.
             raw => match raw.value() {
-                Ok(Value::Error) | Err(_) => return vec![None; wanted.len()],
-                Ok(value) => {
+                Value::Error => return vec![None; wanted.len()],
+                value => {
                     for (found, wanted) in found.iter_mut().zip(wanted) {
                         if value.equals(wanted) {
                             *found = Some(true);

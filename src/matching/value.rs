@@ -10,10 +10,9 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
-use bson::{Bson, RawArray, RawBsonRef, RawDocument};
+use bson::{Bson, RawBsonRef, RawDocument};
 
-use super::raw;
-use crate::limits;
+use super::raw::{Container, Raw};
 
 /// A BSON value as CEL sees it.
 #[derive(Clone, PartialEq, Debug)]
@@ -38,13 +37,9 @@ pub(crate) enum Value {
     /// A document; of fields with the same name the first.
     #[allow(clippy::box_collection, reason = "a million filters have a value that is no map")]
     Map(Box<BTreeMap<Box<str>, Value>>),
-    /// A date that CEL cannot express. To look at it is an error.
+    /// A date that CEL cannot express, or a text that is no UTF-8. To look at it is an error.
     Error,
 }
-
-/// Bytes that are no BSON; to look at them is an error.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Corrupt;
 
 /// 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999Z in milliseconds since 1970.
 const TIME_MS: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
@@ -72,38 +67,19 @@ impl Value {
         }
     }
 
-    /// The value of a document's field.
-    pub(crate) fn of_raw(value: RawBsonRef<'_>) -> Result<Self, Corrupt> {
-        Ok(match value {
-            RawBsonRef::Null | RawBsonRef::Undefined => Self::Null,
-            RawBsonRef::Boolean(value) => Self::Bool(value),
-            RawBsonRef::Int32(value) => Self::Int(i64::from(value)),
-            RawBsonRef::Int64(value) => Self::Int(value),
-            RawBsonRef::Double(value) => Self::Double(value),
+    /// The value of a field that has one of the types of which there are few.
+    pub(super) fn of_rarer(value: RawBsonRef<'_>) -> Option<Self> {
+        Some(match value {
             RawBsonRef::Decimal128(value) => nearest_double(&value),
-            RawBsonRef::String(text) | RawBsonRef::Symbol(text) => Self::Text(text.into()),
             RawBsonRef::ObjectId(id) => Self::Text(id.to_hex().into()),
-            RawBsonRef::DateTime(time) => Self::time(time.timestamp_millis()),
             RawBsonRef::Binary(binary) => Self::Bytes(binary.bytes.into()),
-            RawBsonRef::Array(items) => Self::of_array(items)?,
-            RawBsonRef::Document(document) => Self::of_document(document)?,
-            other => Self::of(&Bson::try_from(other).map_err(|_| Corrupt)?),
+            other => Self::of(&Bson::try_from(other).ok()?),
         })
     }
 
     /// A whole body.
-    pub(crate) fn of_document(document: &RawDocument) -> Result<Self, Corrupt> {
-        let mut map = BTreeMap::new();
-        for field in document {
-            let (name, value) = field.map_err(|_| Corrupt)?;
-            let value = Self::of_raw(value)?;
-            map.entry(Box::from(AsRef::<str>::as_ref(&name))).or_insert(value);
-        }
-        Ok(Self::Map(Box::new(map)))
-    }
-
-    fn of_array(array: &RawArray) -> Result<Self, Corrupt> {
-        array.into_iter().map(|item| Self::of_raw(item.map_err(|_| Corrupt)?)).collect::<Result<_, _>>().map(Self::List)
+    pub(crate) fn of_document(document: &RawDocument) -> Self {
+        Raw::Map(Container::of(document)).value()
     }
 
     pub(crate) fn time(milliseconds: i64) -> Self {
@@ -178,24 +154,6 @@ impl Hash for Value {
             Self::List(items) => items.hash(state),
             Self::Map(fields) => fields.hash(state),
         }
-    }
-}
-
-/// Whether a whole body is BSON: exactly when [`Value::of_document`] succeeds, without its copies.
-pub(crate) fn is_sound(body: &RawDocument) -> bool {
-    raw::is_plainly_sound(body.as_bytes(), limits::body_depth_max as u32) || is_sound_document(body)
-}
-
-fn is_sound_document(body: &RawDocument) -> bool {
-    body.into_iter().all(|field| field.is_ok_and(|(_, value)| is_sound_value(value)))
-}
-
-fn is_sound_value(value: RawBsonRef<'_>) -> bool {
-    match value {
-        RawBsonRef::Document(document) => is_sound_document(document),
-        RawBsonRef::Array(array) => array.into_iter().all(|item| item.is_ok_and(is_sound_value)),
-        RawBsonRef::JavaScriptCodeWithScope(code) => is_sound_document(code.scope),
-        _ => true,
     }
 }
 

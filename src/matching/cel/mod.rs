@@ -114,19 +114,17 @@ pub(super) fn empty_context() -> Context<'static, 'static> {
 pub(super) struct Variables(Context<'static, 'static>);
 
 impl Variables {
-    /// The variables for an image; to be made once for all programs. A body whose bytes are no BSON
-    /// is left out: to look at it is an error.
+    /// The variables for an image; to be made once for all programs.
     pub(super) fn new(change: &Change, image: Image) -> Self {
         let mut context = empty_context();
         let mut put = |name: &str, value: Box<dyn Val>| context.add_variable_as_val(name, value);
         let text = |text: &str| -> Box<dyn Val> { Box::new(CelString::from(text.to_owned())) };
-        if let Some(Ok(doc)) = image.body(change).map(Value::of_document) {
+        if let Some(doc) = image.body(change).map(Value::of_document) {
             put("doc", to_cel(&doc));
         }
         match image.before(change).map(Value::of_document) {
             None => put("before", Box::new(CelNull)),
-            Some(Ok(before)) => put("before", to_cel(&before)),
-            Some(Err(_)) => {}
+            Some(before) => put("before", to_cel(&before)),
         }
         put("op", text(change.operation.name()));
         put("key", text(&change.key));

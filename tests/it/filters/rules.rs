@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bson::{Bson, Document, doc};
 use serde_json::{Value, json};
 use streamer::change::{Change, Flags, Operation, Scope};
-use streamer::matching::{Certainty, Match, Matcher, SubscriptionIndex, Transition, Verdict};
+use streamer::matching::{BloomUse, Certainty, Match, Matcher, SubscriptionIndex, Transition, Verdict};
 
 use super::{change, filter, is_match, raw};
 
@@ -247,25 +247,43 @@ fn a_document_that_changes_its_scope_leaves_there_and_enters_here() {
     assert_eq!(asks("old", true, "true").evaluate(&moved), None);
 }
 
+/// MongoDB stores whatever bytes a client sends as a text, and hands them out again.
 #[test]
-fn bytes_that_are_no_bson_match_nothing_that_looks_at_them() {
-    let mut broken = change(&doc! {"a": 1, "b": "text"});
-    let mut bytes = broken.document.take().expect("a body").into_bytes();
-    let length = bytes.len();
-    bytes[length - 4] = 0xff;
-    broken.document = Some(bson::RawDocumentBuf::from_bytes(bytes).expect("the frame is whole"));
+fn a_text_that_is_no_utf8_is_an_error_for_whoever_looks_at_it() {
+    let mut odd = change(&doc! {"a": 1, "b": "text", "l": ["text", 1], "c": 2});
+    let mut bytes = odd.document.take().expect("a body").into_bytes();
+    for at in 0..bytes.len() - 4 {
+        if &bytes[at..at + 4] == b"text" {
+            bytes[at + 3] = 0xff;
+        }
+    }
+    odd.document = Some(bson::RawDocumentBuf::from_bytes(bytes).expect("the frame is whole"));
+    let term = |field: &str, op: &str, value: Value| json!({"filters": [{"field": field, "op": op, "value": value}]});
     for (fields, expected) in [
-        (json!({"filters": [{"field": "a", "op": "==", "value": 1}]}), false),
-        (json!({"filters": [{"field": "z", "op": "exists", "value": false}]}), false),
-        (json!({"cel": "doc.a == 1"}), false),
+        (term("a", "==", json!(1)), true),
+        (term("c", "==", json!(2)), true),
+        (term("z", "exists", json!(false)), true),
+        (term("b", "!=", json!("x")), false),
+        (term("b", ">", json!("a")), false),
+        (term("b", "starts-with", json!("te")), false),
+        (term("b", "not-in", json!(["x"])), false),
+        (term("b", "exists", json!(true)), false),
+        (term("b", "exists", json!(false)), false),
+        (term("l", "exists", json!(true)), true),
+        (term("l", "array-contains", json!(1)), false),
+        (term("l.1", "==", json!(1)), true),
+        (json!({"cel": "doc.a == 1 && size(doc.l) == 2"}), true),
+        (json!({"cel": "doc.b != 'x' || doc.c == 2"}), true),
+        (json!({"cel": "doc.b != 'x'"}), false),
+        (json!({"cel": "!(doc.b == 'x')"}), false),
         (json!({"cel": "op == 'update'"}), true),
         (json!({}), true),
     ] {
-        assert_eq!(filter(fields.clone()).evaluate(&broken).is_some(), expected, "{fields}");
+        assert_eq!(filter(fields.clone()).evaluate(&odd).is_some(), expected, "{fields}");
         let mut matcher = Matcher::new();
         matcher.insert(SubscriptionIndex(0), filter(fields.clone()));
         let mut out = Vec::new();
-        matcher.matches(&broken, &mut out);
+        matcher.matches(&odd, &mut out);
         assert_eq!(!out.is_empty(), expected, "{fields}");
     }
 }
@@ -408,4 +426,75 @@ fn nested_conditions_are_compiled_in_bounded_steps() {
             assert_eq!(out.first().map(|found| found.verdict), filter.evaluate(&one), "{last} {body}");
         }
     }
+}
+
+/// Counted: the Bloom filter never hides a key, however it ages, and lets few others through.
+#[test]
+fn the_bloom_filter_hides_nobody_and_stays_sharp() {
+    let mut matcher = Matcher::with_bloom(BloomUse::From(1_000));
+    let on = |n: u32| filter(json!({"filters": [{"field": "a", "op": "==", "value": n}]}));
+    let mut out = Vec::new();
+    let mut finds = |matcher: &mut Matcher, n: u32| {
+        matcher.matches(&change(&doc! {"a": n}), &mut out);
+        out.first().map(|found| found.subscription.0)
+    };
+    let mut live = std::collections::BTreeSet::new();
+    // A set that grows, is exchanged piece by piece, and shrinks to nothing.
+    for n in 0..20_000_u32 {
+        matcher.insert(SubscriptionIndex(n), on(n));
+        live.insert(n);
+        if n >= 5_000 {
+            let gone = n - 5_000;
+            assert!(matcher.remove(SubscriptionIndex(gone)));
+            live.remove(&gone);
+        }
+        if n % 500 == 0 {
+            assert!(live.iter().all(|n| finds(&mut matcher, *n) == Some(*n)), "at {n}");
+        }
+    }
+    let before = matcher.counts().bloom;
+    for n in 1_000_000..1_050_000 {
+        assert_eq!(finds(&mut matcher, n), None);
+    }
+    let after = matcher.counts().bloom;
+    assert_eq!(after.checks - before.checks, 50_000);
+    let passed = after.false_passes - before.false_passes;
+    assert!(passed < 500, "{passed} of 50,000 absent keys");
+    assert!(after.rebuilds >= 4, "{after:?}");
+    for n in live {
+        assert!(matcher.remove(SubscriptionIndex(n)));
+        assert_eq!(finds(&mut matcher, n), None);
+    }
+    assert!(matcher.is_empty());
+}
+
+/// The same conditions are evaluated once, whoever asks and however they are written.
+#[test]
+fn equal_filters_are_one_program() {
+    let mut matcher = Matcher::new();
+    let same = [
+        json!({"filters": [{"field": "a", "op": ">=", "value": 1}, {"field": "b", "op": "==", "value": "x"},
+                           {"field": "a", "op": "<=", "value": 5}]}),
+        json!({"filters": [{"field": "b", "op": "==", "value": "x"}], "interval": {"field": "a", "start": 1, "stop": 5}}),
+        json!({"cel": "doc.b == 'x' && 5 >= doc.a && doc.a >= 1"}),
+        json!({"cel": "doc.a >= 1 && !(!(doc.a <= 5) || !('x' == doc.b))"}),
+        json!({"cel": "doc.a >= 1 && doc.a >= 0 && doc.a <= 5 && doc.b == 'x' && true"}),
+    ];
+    for n in 0..100_u32 {
+        matcher.insert(SubscriptionIndex(n), filter(same[n as usize % same.len()].clone()));
+    }
+    let one = change(&doc! {"a": 3, "b": "x"});
+    let mut out = Vec::new();
+    matcher.matches(&one, &mut out);
+    assert_eq!((out.len(), matcher.candidates(&one)), (100, 1));
+    for n in 0..99 {
+        assert!(matcher.remove(SubscriptionIndex(n)));
+    }
+    matcher.matches(&one, &mut out);
+    assert_eq!(out.iter().map(|found| found.subscription.0).collect::<Vec<_>>(), [99]);
+    // Where doubles are no longer exact, the wider of two ranges may be the one that says no.
+    assert!(!is_match(
+        json!({"cel": "doc.a > 9007199254740992 && doc.a >= 9007199254740993"}),
+        &doc! {"a": 9007199254740992.0}
+    ));
 }
