@@ -10,6 +10,7 @@ mod drill;
 mod embedded_log;
 mod filters;
 mod hub;
+mod machine;
 mod python_consumer;
 mod simulation;
 mod source_mongo;

@@ -2,6 +2,7 @@
 
 mod bridge;
 mod consumers;
+mod costly;
 mod exactness;
 mod history;
 mod lifecycle;
