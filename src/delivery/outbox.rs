@@ -100,6 +100,9 @@ impl Item {
     }
 }
 
+/// The number of what is put into an outbox first: `welcome` has the one before it.
+pub(super) const FIRST_SERIAL: u64 = 2;
+
 /// What a session has written: the state that its last written cursor speaks of.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Written {

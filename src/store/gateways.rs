@@ -2,11 +2,13 @@
 //!
 //! Owns the family's layout and codec. Written when a gateway is born, when it connects and when an
 //! operator changes how it is served. A cursor that it presents is stored with the session that
-//! presents it, for a page of cursors that is older would take a rewind back.
+//! presents it, for a page of cursors that is older would take a rewind back; so is a loss that this
+//! session has to be told of, for only it has seen why.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Key, Revision};
+use crate::change::ResyncReason;
 use crate::subscription::GatewayId;
 
 /// A gateway as stored.
@@ -21,8 +23,22 @@ pub struct GatewayRecord {
     /// The cursor from which it was last served, until a page of cursors says as much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub presented: Option<String>,
+    /// What its sessions are told was lost, until one of them has acked it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owed: Option<Owed>,
     /// Tells one write from every other with the same content.
     pub write: u64,
+}
+
+/// A loss of everything before where a gateway goes on. A later one takes an earlier one's place, for
+/// it says as much. That it was acked is for the gateway's cursor to tell: this may outlive it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Owed {
+    /// The first session that is told.
+    pub since: u64,
+    /// Why it was lost.
+    pub reason: ResyncReason,
 }
 
 /// The prefix of a backend's gateways.

@@ -92,6 +92,7 @@ impl Machine {
         gateway.incarnation = record.incarnation.unwrap_or(entry.revision);
         gateway.sessions = record.sessions;
         gateway.presented = record.presented;
+        gateway.owed = record.owed;
         // Until a cursor says otherwise nothing is known to have been taken.
         gateway.place = Place::default();
         gateway.quiet = false;
@@ -211,9 +212,8 @@ impl Machine {
         let active = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0 as usize]);
         let first_start = active.filter(|sub| sub.parked.is_none()).map(|sub| sub.start).min();
         // Even one that had taken everything is told that it goes on somewhere else.
-        let restored = self.checkpoint.stored.restored;
+        let is_broken_off = self.is_broken_off(self.gateways[index.0].place.position);
         let gateway = &mut self.gateways[index.0];
-        let is_broken_off = restored.is_some_and(|restored| gateway.place.position.epoch < restored.epoch);
         let was_quiet = gateway.quiet;
         if gateway.place == Place::default() {
             // No cursor was ever stored: everyone is served from its own start.
@@ -237,8 +237,7 @@ impl Machine {
     /// with history, from that break.
     fn translated(&self, position: Position) -> Position {
         let epoch = self.reached.epoch;
-        let restored = self.checkpoint.stored.restored.filter(|restored| position.epoch < restored.epoch);
-        let position = restored.unwrap_or(position);
+        let position = self.broken_off_at(position).unwrap_or(position);
         if position.epoch >= epoch { position } else { Position::boundary(epoch, position.time) }
     }
 }

@@ -29,11 +29,13 @@ pub enum Mistake {
     ReplaceKeepsOld,
     /// Where two losses lie at one position, the first one's cursor passes the second.
     PassFirstOfTwo,
+    /// A loss that a session is owed is said in that session only, heard or not.
+    OwedOnce,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::JoinLate,
         Self::UnknownCatchUpDone,
         Self::AckFromDeadSession,
@@ -47,5 +49,6 @@ impl Mistake {
         Self::OverflowDrops,
         Self::ReplaceKeepsOld,
         Self::PassFirstOfTwo,
+        Self::OwedOnce,
     ];
 }

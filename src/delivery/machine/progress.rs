@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::owed::still_owed;
 use super::state::{GatewayIndex, PageState, RecordState, Sub, WriteKind};
 use super::{Checkpointed, Machine, Mistake};
 use crate::cursor::{Cursor, Place, Serial};
@@ -70,6 +71,7 @@ impl Machine {
     fn take_ack(&mut self, index: GatewayIndex, serial: Serial, place: Place) {
         let gateway = &mut self.gateways[index.0];
         gateway.serial = serial;
+        gateway.owed = still_owed(gateway.owed, serial);
         gateway.dirty = true;
         if gateway.quiet {
             return;
@@ -127,7 +129,7 @@ impl Machine {
     pub(super) fn effective(&self, index: GatewayIndex) -> Place {
         let gateway = &self.gateways[index.0];
         if !gateway.quiet {
-            return self.in_epoch(gateway.place.clone()).0;
+            return self.in_epoch(gateway.place.clone());
         }
         Place {
             position: gateway.place.position.max(self.reached),
@@ -196,8 +198,8 @@ impl Machine {
         let mut presented = Vec::new();
         for (index, gateway) in &self.gateways {
             if cursors::page_of(&gateway.id) == page && gateway.incarnation != Revision(0) {
-                // One of an earlier epoch stays as it is until something is acked: it may still have to be
-                // told that its history is lost.
+                // One of an earlier epoch stays as it is until a session starts from it: only then is it
+                // found that its history is lost.
                 let place = if gateway.quiet { self.effective(GatewayIndex(index)) } else { gateway.place.clone() };
                 let record = CursorRecord::new(gateway.incarnation, gateway.serial, &place, gateway.quiet);
                 content.cursors.insert(gateway.id.to_string(), record);
@@ -222,7 +224,8 @@ impl Machine {
         gateway.presented = None;
         gateway.record = RecordState::Busy;
         let (incarnation, sessions) = (Some(gateway.incarnation), gateway.sessions);
-        let record = GatewayRecord { incarnation, sessions, presented: None, write };
+        let owed = still_owed(gateway.owed, gateway.serial);
+        let record = GatewayRecord { incarnation, sessions, presented: None, owed, write };
         let key = gateways::key(self.config.partition.backend(), &gateway.id);
         Write { key, expect: Expect::At(gateway.revision), value: Some(record.encode()) }
     }

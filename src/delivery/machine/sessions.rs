@@ -10,13 +10,14 @@ use std::sync::Arc;
 use super::compose::resync_item;
 use super::lane::{Lane, Mode};
 use super::outcomes::unanswered;
+use super::owed::still_owed;
 use super::state::{Gateway, GatewayIndex, OpenRequest, RecordState, Session, SubLane, WriteKind};
 use super::{Answer, Effect, Machine, Mistake, Waiter};
 use crate::change::ResyncReason;
 use crate::clock::Instant;
 use crate::cursor::{Cursor, Place, Serial};
 use crate::delivery::frame::{CloseReason, Expired, ExpiredReason};
-use crate::delivery::outbox::{Identity, Item, LaneName, Outbox, ResyncItem};
+use crate::delivery::outbox::{Identity, Item, LaneName, Outbox};
 use crate::error::{Code, Problem};
 use crate::handle::Hello;
 use crate::limits;
@@ -47,7 +48,7 @@ impl Machine {
             return self.answer(waiter, Err(Problem::new(Code::GlobalQuotaExceeded, detail).retry_after(60)));
         }
         let index = self.gateway_or_new(&hello.gateway);
-        let request = OpenRequest { hello, waiter, cursor, abandoned: false };
+        let request = OpenRequest { hello, waiter, cursor, owed: None, abandoned: false };
         let gateway = &mut self.gateways[index.0];
         let is_new = gateway.session.is_none();
         if is_new
@@ -82,15 +83,17 @@ impl Machine {
         if gateway.record != RecordState::Free || gateway.removing.is_some() {
             return;
         }
-        let Some(request) = gateway.waiting.pop_front() else { return };
+        let Some(mut request) = gateway.waiting.pop_front() else { return };
         gateway.record = RecordState::Busy;
-        let own = request.cursor.as_ref().filter(|cursor| cursor.incarnation == gateway.incarnation);
+        request.owed = self.owed_by_next(index, request.cursor.as_ref());
+        let own = self.own(index, request.cursor.as_ref());
         let presented = own.and(request.hello.cursor.as_ref()).map(ToString::to_string);
+        let (owed, gateway) = (request.owed, &self.gateways[index.0]);
         let presented = presented.or_else(|| gateway.presented.clone());
         let incarnation = (gateway.incarnation != Revision(0)).then_some(gateway.incarnation);
         let sessions = gateway.sessions + 1;
         let expect = if gateway.revision == Revision(0) { Expect::Absent } else { Expect::At(gateway.revision) };
-        let record = GatewayRecord { incarnation, sessions, presented, write: self.unique() };
+        let record = GatewayRecord { incarnation, sessions, presented, owed, write: self.unique() };
         let key = gateways::key(self.config.partition.backend(), &request.hello.gateway);
         self.write(
             WriteKind::Open(index, Box::new(request)),
@@ -121,6 +124,7 @@ impl Machine {
             record: RecordState::Free,
             waiting: VecDeque::new(),
             presented: None,
+            owed: None,
             removing: None,
         }));
         self.gateway_ids.insert(id.clone(), index);
@@ -129,7 +133,7 @@ impl Machine {
 
     /// The session's number is stored: the old session ends and the new one begins.
     pub(super) fn on_opened(&mut self, index: GatewayIndex, request: OpenRequest, revision: Revision) {
-        let OpenRequest { hello, waiter, cursor, abandoned } = request;
+        let OpenRequest { hello, waiter, cursor, owed, abandoned } = request;
         // If nobody waits for it any more, the number is used up all the same.
         self.end_session(index, if abandoned { CloseReason::Draining } else { CloseReason::Superseded });
         let gateway = &mut self.gateways[index.0];
@@ -140,23 +144,24 @@ impl Machine {
             gateway.incarnation = revision;
         }
         gateway.dirty = true;
-        let own = cursor.as_ref().filter(|cursor| cursor.incarnation == gateway.incarnation);
-        if let (Some(_), Some(text)) = (own, &hello.cursor) {
-            gateway.presented = Some(text.to_string());
+        // What an ack has said since it was sent is in no record before the next.
+        gateway.owed = still_owed(owed, gateway.serial);
+        if let (Some(_), Some(text)) = (self.own(index, cursor.as_ref()), &hello.cursor) {
+            self.gateways[index.0].presented = Some(text.to_string());
         }
         if abandoned {
             return self.next_open(index);
         }
         self.counters.sessions += 1;
-        let (place, lost) = self.resume_place(index, cursor);
+        let place = self.resume_place(index, cursor.as_ref());
         let place = self.normalized(index, place);
         let gateway = &mut self.gateways[index.0];
-        let is_restored = matches!(&lost, Some(Item::Resync(resync)) if resync.reason == ResyncReason::Restored);
-        if !gateway.quiet && !is_restored {
+        if !gateway.quiet {
             // What it stands for from now on: becoming quiet goes by this place alone.
             gateway.place = place.clone();
         }
-        let lost: Vec<Item> = lost.into_iter().chain(self.without_filter(index, &place)).collect();
+        let owed = gateway.owed.map(|owed| self.owed_item(owed, &place));
+        let lost: Vec<Item> = owed.into_iter().chain(self.without_filter(index, &place)).collect();
         let gateway = &self.gateways[index.0];
         let identity = Identity {
             node: Arc::clone(&self.config.node),
@@ -179,63 +184,70 @@ impl Machine {
         };
         self.gateways[index.0].session = Some(session);
         self.begin(index, place);
-        self.say_parked(index);
         if !lost.is_empty() {
             self.freeze(index, self.reached);
+            // What is owed comes before all else, so that no other ack speaks for it.
             self.push_all(index, lost);
         }
+        self.say_parked(index);
         self.answer(waiter, Ok(Answer::Session(outbox, number)));
         self.work();
         self.next_open(index);
     }
 
-    /// Where a session starts: what a presented cursor says, or what is stored.
-    fn resume_place(&mut self, index: GatewayIndex, cursor: Option<Cursor>) -> (Place, Option<Item>) {
-        let gateway = &self.gateways[index.0];
-        let stored = if gateway.quiet { self.effective(index) } else { gateway.place.clone() };
-        let Some(cursor) = cursor else { return self.in_epoch(stored) };
-        let presented = cursor.places.get(&self.config.partition).cloned();
-        let (Some(presented), true) = (presented, cursor.incarnation == gateway.incarnation) else {
-            let stored = self.in_epoch(stored).0;
-            let lost = self.lost(None, stored.position, ResyncReason::Forgotten);
-            return (stored, Some(lost));
-        };
+    /// Where a session starts: what a presented cursor says, which counts as an ack or as a rewind, or
+    /// what is stored.
+    fn resume_place(&mut self, index: GatewayIndex, cursor: Option<&Cursor>) -> Place {
+        let serial = self.own(index, cursor).map(|(serial, _)| serial);
+        let (place, is_news) = self.start(index, cursor);
         let gateway = &mut self.gateways[index.0];
-        if cursor.serial >= gateway.serial {
-            gateway.serial = cursor.serial;
-            if !(gateway.quiet && presented.position <= stored.position) {
-                gateway.place = presented.clone();
-                gateway.quiet = false;
-                return self.in_epoch(presented);
-            }
-            return self.in_epoch(stored);
+        gateway.serial = serial.unwrap_or(gateway.serial);
+        if is_news {
+            gateway.place = place.clone();
+            gateway.quiet = false;
         }
-        // Older than what was acked: a rewind.
-        gateway.serial = cursor.serial;
-        gateway.place = presented.clone();
-        gateway.quiet = false;
-        self.in_epoch(presented)
+        self.in_epoch(place)
     }
 
-    /// A place of an earlier epoch counts from the start of its cluster time; one from before a
-    /// restored deployment is lost.
-    pub(super) fn in_epoch(&self, mut place: Place) -> (Place, Option<Item>) {
+    /// The place, in the epoch of its maker, from which a session with this cursor starts, and whether
+    /// that is other than what is stored.
+    pub(super) fn start(&self, index: GatewayIndex, cursor: Option<&Cursor>) -> (Place, bool) {
+        let gateway = &self.gateways[index.0];
+        let stored = if gateway.quiet { self.effective(index) } else { gateway.place.clone() };
+        match self.own(index, cursor) {
+            // What a quiet gateway has acked says less than that it is quiet.
+            Some((serial, place))
+                if !(gateway.quiet && serial >= gateway.serial && place.position <= stored.position) =>
+            {
+                (place.clone(), true)
+            }
+            _ => (stored, false),
+        }
+    }
+
+    /// A presented cursor, if it is one of this gateway's present life.
+    pub(super) fn own<'a>(&self, index: GatewayIndex, cursor: Option<&'a Cursor>) -> Option<(Serial, &'a Place)> {
+        let gateway = &self.gateways[index.0];
+        let is_own = |cursor: &&Cursor| gateway.incarnation != Revision(0) && cursor.incarnation == gateway.incarnation;
+        let cursor = cursor.filter(is_own)?;
+        Some((cursor.serial, cursor.places.get(&self.config.partition)?))
+    }
+
+    /// A place of an earlier epoch counts from the start of its cluster time; one from before a break
+    /// with history, from that break.
+    pub(super) fn in_epoch(&self, mut place: Place) -> Place {
         let epoch = self.reached.epoch;
         if place.position.epoch >= epoch {
-            return (place, None);
+            return place;
         }
-        if let Some(restored) = self.checkpoint.stored.restored
-            && place.position.epoch < restored.epoch
-        {
-            let lost = self.lost(None, restored, ResyncReason::Restored);
-            let place = Place { position: restored, known: place.known, unfinished: BTreeMap::new() };
-            return (place, Some(lost));
+        if let Some(restored) = self.broken_off_at(place.position) {
+            place = Place { position: restored, known: place.known, unfinished: BTreeMap::new() };
         }
         place.position = Position::boundary(epoch, place.position.time);
         for position in place.unfinished.values_mut() {
             *position = Position::boundary(epoch, position.time);
         }
-        (place, None)
+        place
     }
 
     /// A rewind may go back to before the oldest filter that is still known: what that one's
@@ -254,19 +266,6 @@ impl Machine {
             resync_item(&self.subs, LaneName::Joining, (from, to), ResyncReason::HistoryLost, subs)
         });
         said.collect()
-    }
-
-    pub(super) fn lost(&self, from: Option<Position>, to: Position, reason: ResyncReason) -> Item {
-        let (scopes, subscription_ids) = (None, Vec::new());
-        Item::Resync(Box::new(ResyncItem {
-            lane: LaneName::Joining,
-            advance: true,
-            from,
-            to,
-            reason,
-            scopes,
-            subscription_ids,
-        }))
     }
 
     fn say_parked(&mut self, index: GatewayIndex) {

@@ -14,6 +14,7 @@ use crate::handle::{Hello, Transport};
 use crate::matching::{Filter, SubscriptionIndex};
 use crate::position::Position;
 use crate::store::Revision;
+use crate::store::gateways::Owed;
 use crate::store::subscriptions::ParkedReason;
 use crate::subscription::{GatewayId, Path, Spec, SubscriptionKey};
 
@@ -165,6 +166,8 @@ pub(super) struct Gateway {
     pub(super) waiting: VecDeque<OpenRequest>,
     /// The cursor from which it was last served, until a page says as much.
     pub(super) presented: Option<String>,
+    /// A loss that each of its sessions is told, unless `serial` acks it.
+    pub(super) owed: Option<Owed>,
     pub(super) removing: Option<Removal>,
 }
 
@@ -210,6 +213,8 @@ pub(super) struct OpenRequest {
     pub(super) hello: Hello,
     pub(super) waiter: Waiter,
     pub(super) cursor: Option<crate::cursor::Cursor>,
+    /// What the session will have to say was lost, as it is stored with its number.
+    pub(super) owed: Option<Owed>,
     /// The caller has been told that the store does not answer.
     pub(super) abandoned: bool,
 }

@@ -48,6 +48,11 @@ pub(super) struct Client {
     /// Restored, and not connected since: it must present its own cursor, or the hub cannot know.
     pub(super) is_restored: bool,
     pub(super) was_restored: bool,
+    /// It has presented a cursor that the gateway of this incarnation never had: until it has acked that
+    /// it is told so, each session must say it before anything that could be acked in its stead.
+    pub(super) forgotten_by: Option<Revision>,
+    /// The cursor of the last `welcome`.
+    welcome: String,
 }
 
 /// The application's state at some moment, the client library's table with it.
@@ -56,6 +61,7 @@ struct Backup {
     acked: Option<String>,
     last: BTreeMap<(SubscriptionId, u64), Position>,
     handed: usize,
+    lost: usize,
 }
 
 #[derive(Debug)]
@@ -65,12 +71,25 @@ pub(super) struct Connection {
     /// Written by the hub and not yet read by the gateway.
     pub(super) pipe: VecDeque<Frame>,
     seq: u64,
+    /// It has been told that what it presented, or a session before it, is forgotten.
+    told: bool,
 }
 
 impl Client {
     /// Keeps a backup of what the application holds when it acks.
     pub(super) fn back_up(&mut self) {
-        self.backup = Some(Backup { acked: self.acked.clone(), last: self.last.clone(), handed: self.handed.len() });
+        let (acked, last) = (self.acked.clone(), self.last.clone());
+        self.backup = Some(Backup { acked, last, handed: self.handed.len(), lost: self.lost.len() });
+    }
+
+    /// The ack that is on its way when the application goes back to its backup. What it acks need not
+    /// be said again, though the restored one has not heard it: its own cursor is older, or forgotten.
+    pub(super) fn last_words(&mut self) -> Option<String> {
+        let cursor = self.processed.back().cloned()?;
+        if cursor != self.welcome {
+            self.forgotten_by = None;
+        }
+        Some(cursor)
     }
 
     /// Goes back to the backup, as an application restored after a disaster does: what it has taken
@@ -80,6 +99,7 @@ impl Client {
         self.acked = backup.acked;
         self.last = backup.last;
         self.handed.truncate(backup.handed);
+        self.lost.truncate(backup.lost);
         self.processed.clear();
         self.connection = None;
         self.is_restored = true;
@@ -87,7 +107,7 @@ impl Client {
     }
 
     pub(super) fn connected(&mut self, outbox: Arc<Outbox>, number: u64) {
-        self.connection = Some(Connection { outbox, number, pipe: VecDeque::new(), seq: 0 });
+        self.connection = Some(Connection { outbox, number, pipe: VecDeque::new(), seq: 0, told: false });
         self.processed.clear();
         self.is_restored = false;
     }
@@ -116,8 +136,14 @@ impl Client {
                     other => eprintln!("    reads {other:?}"),
                 }
             }
+            self.check_told(&frame);
             match frame {
-                Frame::Welcome(_) | Frame::Expired(_) => {}
+                Frame::Welcome(welcome) => {
+                    // Browsers present it, and an application may ack it.
+                    self.welcome = welcome.cursor.to_string();
+                    self.processed.push_back(welcome.cursor.to_string());
+                }
+                Frame::Expired(_) => {}
                 Frame::Change(delivery) => {
                     let connection = self.connection.as_mut().expect("read from it");
                     connection.seq += 1;
@@ -170,9 +196,26 @@ impl Client {
     pub(super) fn ack(&mut self, count: usize) -> Option<String> {
         let count = count.min(self.processed.len());
         if let Some(cursor) = self.processed.drain(..count).next_back() {
+            if cursor != self.welcome {
+                self.forgotten_by = None;
+            }
             self.acked = Some(cursor);
         }
         // Said again where there is nothing new: it may have been lost, and the hub waits for it.
         self.acked.clone()
+    }
+
+    fn check_told(&mut self, frame: &Frame) {
+        let Some(connection) = &mut self.connection else { return };
+        match frame {
+            Frame::Resync(resync) if resync.reason == ResyncReason::Forgotten => connection.told = true,
+            Frame::Change(_) | Frame::Progress(_) | Frame::Resync(_) if !connection.told => {
+                let cursor = frame.cursor().and_then(|text| Cursor::decode(text.as_str()).ok()).expect("the hub's own");
+                if self.forgotten_by == Some(cursor.incarnation) {
+                    self.broken = Some(format!("nobody said that its cursor is forgotten before {frame:?}"));
+                }
+            }
+            _ => {}
+        }
     }
 }

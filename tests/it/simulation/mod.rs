@@ -8,6 +8,7 @@
 
 mod client;
 mod model;
+mod owed;
 mod world;
 
 use std::sync::Mutex;

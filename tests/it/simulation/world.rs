@@ -59,7 +59,8 @@ pub(super) struct World {
     machine: Machine,
     on_its_way: Vec<OnItsWay>,
     replays: BTreeMap<ReplayId, (Position, bool)>,
-    opens: HashMap<u64, usize>,
+    /// Who asked for a session, and of which life the cursor was that it presented.
+    opens: HashMap<u64, (usize, Option<Revision>)>,
     next_token: u64,
     clients: Vec<Client>,
     ids: Vec<GatewayId>,
@@ -270,8 +271,8 @@ impl World {
             self.machine.on_disconnect(&self.ids[client], number);
         }
         // What its former self had asked for is not its own; its acks may still be on their way.
-        self.opens.retain(|_, of| *of != client);
-        self.late_acks.extend(self.clients[client].processed.back().map(|cursor| (client, cursor.clone())));
+        self.opens.retain(|_, (of, _)| *of != client);
+        self.late_acks.extend(self.clients[client].last_words().map(|cursor| (client, cursor)));
         self.clients[client].restore();
     }
 
@@ -344,11 +345,10 @@ impl World {
     fn connect(&mut self, client: usize) {
         let forgets = self.chance(5) && !self.clients[client].is_restored;
         let cursor = self.clients[client].acked.clone().filter(|_| !forgets);
-        self.trace(|| {
-            format!("connect {client} at {:?}", cursor.as_deref().and_then(|text| Cursor::decode(text).ok()))
-        });
+        let presented = cursor.as_deref().and_then(|text| Cursor::decode(text).ok());
+        self.trace(|| format!("connect {client} at {presented:?}"));
         let token = self.token();
-        self.opens.insert(token, client);
+        self.opens.insert(token, (client, presented.map(|cursor| cursor.incarnation)));
         let hello = Hello {
             gateway: self.ids[client].clone(),
             cursor: cursor.map(|text| CursorText(text.into())),
@@ -460,9 +460,15 @@ impl World {
     }
 
     fn take_answer(&mut self, waiter: Waiter, answer: Option<Answer>) {
-        let Some(client) = self.opens.remove(&waiter.token) else { return };
+        let Some((client, presented)) = self.opens.remove(&waiter.token) else { return };
         let Some(Answer::Session(outbox, number)) = answer else { return };
         self.clients[client].connected(outbox, number);
+        let view = self.machine.gateway(&self.ids[client]).ok();
+        let current = view.and_then(|view| view.cursor).and_then(|text| Cursor::decode(text.as_str()).ok());
+        let current = current.map(|cursor| cursor.incarnation);
+        if presented.is_some() && presented != current {
+            self.clients[client].forgotten_by = current;
+        }
         if self.clients[client].was_restored && self.chance(3) {
             // Its former self's acks arrive only now, and it will not present its cursor again.
             while !self.late_acks.is_empty() {
