@@ -53,9 +53,7 @@ fn record(spec: Value, at: Position) -> SubscriptionRecord {
 #[test]
 fn a_stored_filter_that_does_not_compile_any_more_is_parked_as_too_costly() {
     let at = Position::boundary(Epoch(1), ClusterTime::new(10, 0));
-    let asked = |id: &str| {
-        json!({"subscriptionId": id, "gatewayId": "gw", "tenant": "acme", "collection": "messages", "cel": "doc.a == 1"})
-    };
+    let asked = |id: &str| json!({"subscriptionId": id, "gatewayId": "gw", "tenant": "acme", "collection": "messages", "cel": "doc.a == 1"});
     let stored = |id: &str| Spec::from_json(&asked(id)).unwrap().to_stored();
     let mut refused = stored("refused");
     refused["cel"] = json!("nobody.knows(doc)");

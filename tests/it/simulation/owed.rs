@@ -13,6 +13,7 @@ use streamer::delivery::machine::{
 };
 use streamer::delivery::outbox::Outbox;
 use streamer::handle::{Hello, Transport};
+use streamer::matching::BloomUse;
 use streamer::matching::Filter;
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
 use streamer::source::Batch;
@@ -54,6 +55,8 @@ impl Hub {
             quota_tenant: 100,
             quota_global: 100,
             park_seconds: 1_000_000,
+            bloom: BloomUse::Off,
+            shadow_every: 0,
             seed: 1,
             mistake: None,
         };
