@@ -4,8 +4,9 @@
 //! so, for whoever is found by a key is still evaluated.
 
 use super::formula::{Atom, Formula};
-use super::ranges::{after_prefix, number_key, time_key};
+use super::ranges::after_prefix;
 use super::raw::Raw;
+use super::spans::{number_key, time_key};
 use super::term::{Term, Test};
 use super::value::Value;
 use crate::limits;

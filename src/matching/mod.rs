@@ -9,7 +9,7 @@
 //! one path, whether they come from `filters` or from CEL. `cel` has the interpreter and its defences.
 //!
 //! A change's way: `index` goes to its scope, whose `names` are looked for in one walk over each image;
-//! what stands there leads through `table`, by hash (`keys`) and by `ranges`, to the `programs` filed there under
+//! what stands there leads through `table`, by hash (`keys`) and by `ranges` and `spans`, to the `programs` filed there under
 //! what `access` chose; each is evaluated over what was found (`images`) and stands for its subscriptions.
 
 mod access;
@@ -31,6 +31,7 @@ mod ranges;
 mod raw;
 mod reference;
 mod shadow;
+mod spans;
 mod table;
 mod term;
 pub(crate) mod value;

@@ -1,4 +1,4 @@
-//! Ranges: which of many intervals a value lies in.
+//! Ranges: which of many intervals of texts a text lies in; prefixes, mostly.
 //!
 //! A key is a string of bits that sorts like the values it stands for. An interval is filed under the
 //! bits that its two ends share, at the first bit in which they differ: all that lies between them
@@ -31,23 +31,6 @@ pub(super) trait Bits: Ord + ToOwned<Owned: Ord + Clone + Debug> {
 
     /// A hash of the bits before this one.
     fn hash_before(&self, at: u32, hashing: &DefaultHashBuilder) -> u64;
-}
-
-impl Bits for u64 {
-    #[inline]
-    fn first_difference(&self, other: &Self) -> u32 {
-        (self ^ other).leading_zeros()
-    }
-
-    #[inline]
-    fn bit(&self, at: u32) -> bool {
-        at < u64::BITS && (self >> (u64::BITS - 1 - at)) & 1 == 1
-    }
-
-    #[inline]
-    fn hash_before(&self, at: u32, hashing: &DefaultHashBuilder) -> u64 {
-        hashing.hash_one(self.checked_shr(u64::BITS - at).unwrap_or(0))
-    }
 }
 
 /// Past the end of every text.
@@ -103,7 +86,7 @@ impl<K: Ord + Clone> Node<K> {
 
 /// Ends of intervals in their order.
 #[derive(Debug)]
-enum Sorted<K> {
+pub(super) enum Sorted<K> {
     Few(Vec<(K, ProgramId)>),
     Many(BTreeSet<(K, ProgramId)>),
 }
@@ -111,11 +94,19 @@ enum Sorted<K> {
 /// So many are kept in one piece of memory.
 const FEW: usize = 32;
 
+impl<K> Default for Sorted<K> {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
 impl<K: Ord + Clone> Sorted<K> {
-    fn insert(&mut self, end: (K, ProgramId)) {
+    pub(super) fn insert(&mut self, end: (K, ProgramId)) {
         match self {
             Self::Few(all) if all.len() < FEW => {
                 if let Err(at) = all.binary_search(&end) {
+                    // Most have one: a vector's own choice would be four.
+                    all.reserve_exact(if all.len() < 4 { 1 } else { all.len() / 2 });
                     all.insert(at, end);
                 }
             }
@@ -124,7 +115,7 @@ impl<K: Ord + Clone> Sorted<K> {
         }
     }
 
-    fn remove(&mut self, end: &(K, ProgramId)) {
+    pub(super) fn remove(&mut self, end: &(K, ProgramId)) {
         match self {
             Self::Few(all) => {
                 if let Ok(at) = all.binary_search(end) {
@@ -140,7 +131,7 @@ impl<K: Ord + Clone> Sorted<K> {
         }
     }
 
-    fn iter(&self) -> impl DoubleEndedIterator<Item = &(K, ProgramId)> {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &(K, ProgramId)> {
         let (few, many) = match self {
             Self::Few(all) => (all.as_slice(), None),
             Self::Many(all) => (&[][..], Some(all)),
@@ -148,7 +139,7 @@ impl<K: Ord + Clone> Sorted<K> {
         few.iter().chain(many.into_iter().flatten())
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }
 }
@@ -178,7 +169,7 @@ impl<K: Bits + ?Sized> Ranges<K> {
         let hash = |node: &Node<K::Owned>| node.sample().map_or(0, |key| key.borrow().hash_before(at, hashing));
         let nodes = &mut self.levels[level].1;
         let node = nodes.entry(start.hash_before(at, hashing), |node| is_at(node, start, at), hash);
-        let node = node.or_insert_with(|| Node { by_start: Sorted::Few(Vec::new()), by_stop: Sorted::Few(Vec::new()) });
+        let node = node.or_insert_with(|| Node { by_start: Sorted::default(), by_stop: Sorted::default() });
         let node = node.into_mut();
         node.by_start.insert((start.to_owned(), program));
         node.by_stop.insert((stop.to_owned(), program));
@@ -229,21 +220,6 @@ fn is_at<K: Bits + ?Sized>(node: &Node<K::Owned>, key: &K, at: u32) -> bool {
     node.sample().is_some_and(|sample| sample.borrow().first_difference(key) >= at)
 }
 
-/// A number as a key: doubles in their order, with one zero; `None` for NaN, which has none.
-pub(super) fn number_key(number: f64) -> Option<u64> {
-    const SIGN: u64 = 1 << 63;
-    if number.is_nan() {
-        return None;
-    }
-    let bits = (number + 0.0).to_bits();
-    Some(if bits & SIGN == 0 { bits | SIGN } else { !bits })
-}
-
-/// Milliseconds as a key.
-pub(super) const fn time_key(milliseconds: i64) -> u64 {
-    milliseconds.cast_unsigned() ^ (1 << 63)
-}
-
 /// The end of all texts that begin with this one: no text has such a byte.
 pub(super) fn after_prefix(prefix: &str) -> Box<[u8]> {
     [prefix.as_bytes(), &[0xff]].concat().into()
@@ -287,15 +263,6 @@ mod tests {
         Ok(())
     }
 
-    fn number() -> impl Strategy<Value = u64> {
-        prop_oneof![
-            4 => (-20_i64..20).prop_map(|n| number_key(n as f64).expect("a number")),
-            2 => any::<f64>().prop_filter_map("a number", number_key),
-            1 => any::<u64>(),
-            1 => proptest::sample::select(vec![0, u64::MAX, 1 << 63]),
-        ]
-    }
-
     /// Without zeros at the end: such a text is filed with the one before it.
     fn text() -> impl Strategy<Value = Vec<u8>> {
         let byte = prop_oneof![4 => proptest::sample::select(vec![b'a', b'b', 0xff]), 1 => 1_u8..];
@@ -304,37 +271,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exactly_the_intervals_around_a_number_are_found(
-            intervals in vec((number(), number(), any::<bool>()), 0..60), keys in vec(number(), 0..20),
-        ) {
-            agree::<u64>(&intervals, &keys)?;
-        }
-
-        #[test]
         fn exactly_the_intervals_around_a_text_are_found(
             intervals in vec((text(), text(), any::<bool>()), 0..60), keys in vec(text(), 0..20),
         ) {
             agree::<[u8]>(&intervals, &keys)?;
         }
-
-        #[test]
-        fn number_keys_sort_like_numbers(a in any::<f64>(), b in any::<f64>()) {
-            let (Some(x), Some(y)) = (number_key(a), number_key(b)) else { return Ok(()) };
-            prop_assert_eq!(a.partial_cmp(&b), Some(x.cmp(&y)));
-        }
-
-        #[test]
-        fn time_keys_sort_like_times(a in any::<i64>(), b in any::<i64>()) {
-            prop_assert_eq!(a.cmp(&b), time_key(a).cmp(&time_key(b)));
-        }
-    }
-
-    #[test]
-    fn the_two_zeros_are_one() {
-        assert_eq!(number_key(0.0), number_key(-0.0));
-        assert_eq!(number_key(f64::NAN), None);
-        assert!(
-            number_key(f64::NEG_INFINITY) < number_key(f64::MIN) && number_key(f64::MAX) < number_key(f64::INFINITY)
-        );
     }
 }

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use super::ProgramId;
 use super::access::{By, KEYS_UNKNOWN, Key, KeyRef, with_key};
 use super::keys::{KeyHash, Keys};
-use super::ranges::{Ranges, number_key, time_key};
+use super::ranges::Ranges;
 use super::raw::Raw;
+use super::spans::{Spans, number_key, time_key};
 use super::value::Value;
 
 /// What is filed under one path of one scope.
@@ -27,8 +28,8 @@ pub(super) struct Table {
 
 #[derive(Default, Debug)]
 struct Ordered {
-    numbers: Ranges<u64>,
-    times: Ranges<u64>,
+    numbers: Spans,
+    times: Spans,
     texts: Ranges<[u8]>,
     present: BTreeSet<ProgramId>,
 }
@@ -65,8 +66,8 @@ impl Table {
                 self.member += list.len() as u32;
                 list.iter().for_each(|key| file(Of::Member, key));
             }
-            By::Numbers(start, stop) => self.ordered().numbers.insert(start, stop, program),
-            By::Times(start, stop) => self.ordered().times.insert(start, stop, program),
+            By::Numbers(start, stop) => self.ordered().numbers.insert(*start, *stop, program),
+            By::Times(start, stop) => self.ordered().times.insert(*start, *stop, program),
             By::Texts(start, stop) => self.ordered().texts.insert(start, stop, program),
             By::Present => drop(self.ordered().present.insert(program)),
         }
@@ -87,8 +88,8 @@ impl Table {
                 self.member -= list.len() as u32;
                 list.iter().for_each(|key| unfile(Of::Member, key));
             }
-            By::Numbers(start, stop) => self.ordered().numbers.remove(start, stop, program),
-            By::Times(start, stop) => self.ordered().times.remove(start, stop, program),
+            By::Numbers(start, stop) => self.ordered().numbers.remove(*start, *stop, program),
+            By::Times(start, stop) => self.ordered().times.remove(*start, *stop, program),
             By::Texts(start, stop) => self.ordered().texts.remove(start, stop, program),
             By::Present => drop(self.ordered().present.remove(&program)),
         }
@@ -171,13 +172,13 @@ impl Ordered {
     fn find(&self, value: Raw<'_>, found: &mut impl FnMut(ProgramId)) {
         self.present.iter().for_each(|program| found(*program));
         match value {
-            Raw::Time(time) => self.times.stab(&time_key(time), found),
-            Raw::Int(number) => self.numbers.stab(&number_key(number as f64).unwrap_or_default(), found),
-            Raw::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(key, found)),
+            Raw::Time(time) => self.times.stab(time_key(time), found),
+            Raw::Int(number) => self.numbers.stab(number_key(number as f64).unwrap_or_default(), found),
+            Raw::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(*key, found)),
             Raw::Text(text) => self.texts.stab(text, found),
             // Some of the rarer types count as numbers or as texts.
             Raw::Other(..) if !self.texts.is_empty() || !self.numbers.is_empty() => match value.value() {
-                Value::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(key, found)),
+                Value::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(*key, found)),
                 Value::Text(text) => self.texts.stab(text.as_bytes(), found),
                 _ => {}
             },
