@@ -1,6 +1,6 @@
 //! Crates for intervals. All are told the tick, and find the numbers of those whose interval has it.
 
-use coitrees::IntervalTree;
+use coitrees::{GenericInterval, IntervalTree};
 use rust_lapper::Lapper;
 use streamer::cmd::bench::matching::{Contender, Event, Plan, Upkeep, Workload, ends};
 use streamer::subscription::Spec;
@@ -84,8 +84,8 @@ impl Contender for CoiTrees {
         let at = i32::try_from(event.at)?;
         let Self { tree, out, .. } = self;
         out.clear();
-        // With SIMD a node holds its number, without it a reference to it.
-        tree.query(at, at, |node| out.push(node.metadata.clone()));
+        // A node has its number or a reference to it, with and without SIMD.
+        tree.query(at, at, |node| out.push(*GenericInterval::<u32>::metadata(node)));
         Ok(out.len())
     }
 }

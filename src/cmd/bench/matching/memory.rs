@@ -9,11 +9,8 @@ use std::process::Command;
 use anyhow::Context;
 
 use super::contender::Contender;
-use super::measure::{Built, Limits, build};
+use super::measure::{Built, Limits, WARM_UP, build};
 use super::workload::{Plan, Workload};
-
-/// Built and dropped beforehand, so that what is made once is there.
-const WARM_UP: u32 = 100;
 
 /// Memory comes in pages and the allocator takes many at a time: fewer subscriptions than these are built
 /// several times over.
@@ -27,6 +24,7 @@ pub(super) fn bytes_a_subscription<C: Contender>(plan: &Plan, limits: &Limits) -
         return Ok(None);
     }
     let copies = ENOUGH.div_ceil(plan.subscriptions.max(1));
+    // What is made once is there already.
     drop(build::<C>(&Plan { subscriptions: WARM_UP, ..*plan }, limits)?);
     let before = resident_bytes()?;
     let mut all = Vec::with_capacity(copies as usize);
