@@ -81,7 +81,10 @@ pub struct DrainArgs {
 pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Drain(args) => drain::run(args).await,
-        // Nothing else runs in this process.
-        BenchCommand::Match(args) => matching::run(&args, &matching::contenders(), &["bench", "match"]),
+        // It waits for nothing, and nothing else runs in this process.
+        BenchCommand::Match(args) => {
+            let (entries, usual) = (&matching::contenders()[..], &matching::Workload::USUAL[..]);
+            matching::run(&args, matching::Setting { entries, usual, before: &["bench", "match"] })
+        }
     }
 }

@@ -25,6 +25,8 @@ pub trait Contender: Sized {
     const UPKEEP: Upkeep;
     /// Whether its matches are counted; a part of the work, measured by itself, has none.
     const COUNTS: bool = true;
+    /// Whether it is given documents, as opposed to the values in them.
+    const READS: bool = true;
     /// Whether its cost is that of every subscription on every change, in the same way.
     const EVALUATES_ALL: bool = false;
     /// A subscription as it takes it.
@@ -65,6 +67,7 @@ pub trait Contender: Sized {
 #[derive(Clone, Copy)]
 pub struct Entry {
     pub(super) name: &'static str,
+    pub(super) reads: bool,
     pub(super) evaluates_all: bool,
     pub(super) fits: fn(Workload) -> bool,
     pub(super) measure: fn(&Plan, &[Event], &Limits) -> anyhow::Result<Measured>,
@@ -76,6 +79,7 @@ impl Entry {
     pub fn of<C: Contender>() -> Self {
         Self {
             name: C::NAME,
+            reads: C::READS,
             evaluates_all: C::EVALUATES_ALL,
             fits: |workload| C::fits(workload) && (!workload.is_churn() || !C::COUNTS || C::UPKEEP == Upkeep::Both),
             measure: measure::measure::<C>,

@@ -35,6 +35,7 @@ impl Equivalent<ChatKey> for ChatKeyRef<'_> {
 impl Contender for HashLookUp {
     const NAME: &'static str = "hash look-up";
     const UPKEEP: Upkeep = Upkeep::Both;
+    const READS: bool = false;
     type Filter = ChatKey;
 
     fn fits(workload: Workload) -> bool {
@@ -106,6 +107,7 @@ impl Grid {
 impl Contender for Grid {
     const NAME: &'static str = "grid";
     const UPKEEP: Upkeep = Upkeep::Both;
+    const READS: bool = false;
     type Filter = (i64, i64);
 
     fn fits(workload: Workload) -> bool {

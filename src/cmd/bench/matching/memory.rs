@@ -9,23 +9,33 @@ use std::process::Command;
 use anyhow::Context;
 
 use super::contender::Contender;
-use super::measure::{Built, Limits, build};
+use super::measure::{Built, Limits, WARM_UP, build};
 use super::workload::{Plan, Workload};
 
-/// Built and dropped beforehand, so that what is made once is there.
-const WARM_UP: u32 = 100;
+/// Memory comes in pages and the allocator takes many at a time: fewer subscriptions than these are built
+/// several times over.
+const ENOUGH: u32 = 200_000;
 
-/// In this process. `None` if it is not built in time, or is nothing to be built.
+/// In this process. `None` if it is not built in time, or is nothing to be built, or if several of its kind
+/// would share what they have.
 pub(super) fn bytes_a_subscription<C: Contender>(plan: &Plan, limits: &Limits) -> anyhow::Result<Option<f64>> {
-    if !C::COUNTS {
+    // Equal programs are one program.
+    if !C::COUNTS || plan.workload == Workload::Cel {
         return Ok(None);
     }
+    let copies = ENOUGH.div_ceil(plan.subscriptions.max(1));
+    // What is made once is there already.
     drop(build::<C>(&Plan { subscriptions: WARM_UP, ..*plan }, limits)?);
     let before = resident_bytes()?;
-    let built = build::<C>(plan, limits)?;
-    let after = resident_bytes()?;
-    let whole = matches!(built, Built::Whole(..));
-    Ok(whole.then(|| after.saturating_sub(before) as f64 / f64::from(plan.subscriptions.max(1))))
+    let mut all = Vec::with_capacity(copies as usize);
+    for _ in 0..copies {
+        match build::<C>(plan, limits)? {
+            Built::Whole(contender, _) => all.push(contender),
+            Built::Part { .. } => return Ok(None),
+        }
+    }
+    let grown = resident_bytes()?.saturating_sub(before);
+    Ok(Some(grown as f64 / f64::from(plan.subscriptions) / f64::from(copies)))
 }
 
 fn resident_bytes() -> anyhow::Result<u64> {
@@ -39,9 +49,7 @@ fn resident_bytes() -> anyhow::Result<u64> {
 pub(super) fn ask(before: &[&str], contender: &str, plan: &Plan, build_seconds: u64) -> anyhow::Result<Option<f64>> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(before).args(["--memory-of", contender, "--workload", &plan.workload.name()]);
-    // Sizes of programs go by another option.
-    let size = if plan.workload == Workload::Cel { "--programs" } else { "--subscriptions" };
-    command.args([size, &plan.subscriptions.to_string(), "--build-seconds", &build_seconds.to_string()]);
+    command.args(["--subscriptions", &plan.subscriptions.to_string(), "--build-seconds", &build_seconds.to_string()]);
     let output = command.output()?;
     anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said = String::from_utf8(output.stdout)?;

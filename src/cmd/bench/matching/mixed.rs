@@ -68,7 +68,7 @@ pub(super) fn wanted(subscriptions: u32, number: u32, with_prefix: bool) -> Want
         3 => wanted.filters.push(("chatId", Equal, format!("nobody-{k:06}").into())),
         _ => {
             wanted.filters.push(("level", GreaterOrEqual, (LEVEL_FIRST + LEVEL_STEP * k as i64).into()));
-            if k % 2 == 0 {
+            if k.is_multiple_of(2) {
                 wanted.filters.push(("sensor", Exists, true.into()));
             } else {
                 wanted.cel = Some("has(doc.sensor)".to_owned());

@@ -98,31 +98,43 @@ pub fn contenders() -> Vec<Entry> {
     ]
 }
 
-/// Measures and prints. `before` stands in front of this process's own arguments.
+/// Who measures, and what where nothing is named.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting<'a> {
+    /// The first is the one that the others are compared with.
+    pub entries: &'a [Entry],
+    /// Measured where none is named.
+    pub usual: &'a [Workload],
+    /// What stands in front of this process's own arguments.
+    pub before: &'a [&'a str],
+}
+
+/// Measures and prints.
 ///
 /// # Errors
 /// Contenders that disagree, and what any of them cannot do.
-pub fn run(args: &MatchArgs, entries: &[Entry], before: &[&str]) -> anyhow::Result<()> {
+pub fn run(args: &MatchArgs, setting: Setting<'_>) -> anyhow::Result<()> {
     let limits = Limits {
         clock: Clock::system(),
         seconds: Duration::from_secs_f64(args.seconds),
         build_seconds: Duration::from_secs(args.build_seconds),
     };
-    let entries = chosen(args, entries)?;
+    let entries = chosen(args, setting.entries)?;
+    let plans = plans(args, setting.usual);
     if let Some(name) = &args.memory_of {
-        let (Some(entry), Some(plan)) = (entries.iter().find(|entry| entry.name == name), plans(args).pop()) else {
+        let (Some(entry), Some(plan)) = (entries.iter().find(|entry| entry.name == name), plans.first()) else {
             return Err(WrongUsage(format!("no contender is called `{name}`")).into());
         };
-        println!("{}", serde_json::to_string(&(entry.memory)(&plan, &limits)?)?);
+        println!("{}", serde_json::to_string(&(entry.memory)(plan, &limits)?)?);
         return Ok(());
     }
     if cfg!(debug_assertions) {
         eprintln!("warning: this is a debug build; its figures say nothing about the product");
     }
     let mut report = Report::new(args.changes, args.seconds, args.build_seconds);
-    for plan in plans(args) {
-        let course = Course { args, limits: &limits, entries: &entries, before };
-        course.measure(&plan, &mut report)?;
+    let course = Course { args, limits: &limits, entries: &entries, before: setting.before };
+    for plan in &plans {
+        course.measure(plan, &mut report)?;
     }
     report.print(args.output.output);
     if let Some(file) = &args.plot {
@@ -142,8 +154,8 @@ fn chosen(args: &MatchArgs, entries: &[Entry]) -> anyhow::Result<Vec<Entry>> {
     Ok(entries.iter().enumerate().filter(is_chosen).map(|(_, entry)| *entry).collect())
 }
 
-fn plans(args: &MatchArgs) -> Vec<Plan> {
-    let workloads = if args.workload.is_empty() { &Workload::USUAL[..] } else { &args.workload };
+fn plans(args: &MatchArgs, usual: &[Workload]) -> Vec<Plan> {
+    let workloads = if args.workload.is_empty() { usual } else { &args.workload };
     let sizes = |workload| if workload == Workload::Cel { &args.programs } else { &args.subscriptions };
     let of = |workload: &Workload| {
         let workload = *workload;

@@ -23,12 +23,14 @@ pub(super) struct Row {
     workload: String,
     pub(super) subscriptions: u32,
     pub(super) contender: &'static str,
+    /// Raw documents, as opposed to the values in them.
+    reads_documents: bool,
     #[serde(flatten)]
     outcome: Outcome,
     nanos_per_change: Option<f64>,
     /// Where every subscription is evaluated on every change.
     nanos_per_evaluation: Option<f64>,
-    /// Its rate by the bare walk's.
+    /// Its rate by the bare walk's, where it reads documents.
     of_walk: Option<f64>,
 }
 
@@ -46,6 +48,7 @@ impl Row {
             workload: plan.workload.name(),
             subscriptions: plan.subscriptions,
             contender: entry.name,
+            reads_documents: entry.reads,
             outcome,
             nanos_per_change: nanos,
             nanos_per_evaluation: each,
@@ -161,7 +164,7 @@ impl Report {
         let is_here = |row: &&mut Row| row.kind == plan.workload && row.subscriptions == plan.subscriptions;
         let walk = self.rows.iter_mut().filter(is_here).find(|row| row.contender == "bare walk");
         let Some(walk) = walk.and_then(|row| row.figures().map(|figures| figures.rate)) else { return };
-        for row in self.rows.iter_mut().filter(is_here) {
+        for row in self.rows.iter_mut().filter(is_here).filter(|row| row.reads_documents) {
             row.of_walk = row.figures().map(|figures| figures.rate / walk);
         }
     }
