@@ -3,7 +3,7 @@
 //! Owns what they share, each made when the first one asks: the walk over the body, whether it is BSON
 //! to its last byte, and the interpreter's variables.
 
-use super::cel::{Part, Variables};
+use super::cel::{Declared, Part, Stop, Variables};
 use super::formula::Atom;
 use super::names::{Names, Walk};
 use super::path::{self, Found};
@@ -46,12 +46,44 @@ impl<'a> Images<'a> {
         }
     }
 
+    /// Where a path leads in what is `before` to an image. No walk need have gone there.
+    pub(super) fn get_before(&self, image: Image, path: &Path) -> Found<'a> {
+        image.before(self.change).map_or(Found::Error, |before| path::find(before, path))
+    }
+
+    /// What they are the images of.
+    pub(super) fn change(&self) -> &'a Change {
+        self.change
+    }
+
     /// Whether an atom comes out as wanted.
     pub(super) fn holds(&mut self, image: Image, atom: &Atom, wanted: bool) -> bool {
         match atom {
             Atom::Term(term) => term.outcome(self.get(image, &term.path)) == Some(wanted) && self.is_sound(image),
-            Atom::Cel(part) => part.holds(wanted, self.variables(image)),
+            Atom::Cel(part) => match self.compiled_holds(image, part, wanted) {
+                Some(holds) => holds,
+                None => part.holds(wanted, self.variables(image)),
+            },
         }
+    }
+
+    /// Whether a part comes out as wanted; `None` where only the interpreter can tell.
+    fn compiled_holds(&mut self, image: Image, part: &Part, wanted: bool) -> Option<bool> {
+        let compiled = part.compiled()?;
+        let is = |outcome| match outcome {
+            Err(Stop::Interpreter) => None,
+            outcome => Some(outcome == Ok(wanted)),
+        };
+        if !is(compiled.outcome(self, image, Declared::BOTH))? {
+            return Some(false);
+        }
+        // Now it matters whether what was looked at is BSON: if not, it is not there.
+        let reads = compiled.reads();
+        let declared = Declared {
+            doc: !reads.doc || self.is_sound(image),
+            before: !reads.before || image.before(self.change).is_none() || self.is_sound(Image::Pre),
+        };
+        if declared == Declared::BOTH { Some(true) } else { is(compiled.outcome(self, image, declared)) }
     }
 
     /// What the interpreter makes of a part.
