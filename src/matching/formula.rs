@@ -156,10 +156,11 @@ impl Formula {
         }
     }
 
-    /// Calls `each` with every path that a term looks at, as often as it stands there.
+    /// Calls `each` with every path of `doc` that a term or a compiled part looks at, as often as it stands there.
     pub(super) fn paths(&self, each: &mut impl FnMut(&Path)) {
         match self {
-            Self::Constant(_) | Self::Atom(Atom::Cel(_), _) => {}
+            Self::Constant(_) => {}
+            Self::Atom(Atom::Cel(part), _) => part.paths().iter().for_each(each),
             Self::Atom(Atom::Term(term), _) => each(&term.path),
             Self::All(parts) | Self::Any(parts) => parts.iter().for_each(|part| part.paths(each)),
         }

@@ -2,7 +2,7 @@
 //!
 //! Owns what they share: what the walks found, and the interpreter's variables, made when the first one asks.
 
-use super::cel::{Part, Variables};
+use super::cel::{Part, Stop, Variables};
 use super::formula::Atom;
 use super::names::{Names, Walk};
 use super::path::{self, Found};
@@ -46,11 +46,28 @@ impl<'a> Images<'a> {
         }
     }
 
+    /// Where a path leads in what is `before` to an image. No walk need have gone there.
+    pub(super) fn get_before(&self, image: Image, path: &Path) -> Found<'a> {
+        match image.before(self.change).map_or(Found::Error, |before| path::find(before, path)) {
+            Found::Value(value) => Found::Value(value.checked()),
+            other => other,
+        }
+    }
+
+    /// What they are the images of.
+    pub(super) fn change(&self) -> &'a Change {
+        self.change
+    }
+
     /// Whether an atom comes out as wanted.
     pub(super) fn holds(&mut self, image: Image, atom: &Atom, wanted: bool) -> bool {
         match atom {
             Atom::Term(term) => term.outcome(self.get(image, &term.path)) == Some(wanted),
-            Atom::Cel(part) => part.holds(wanted, self.variables(image)),
+            Atom::Cel(part) => match part.compiled().map(|compiled| compiled.outcome(self, image)) {
+                Some(Ok(outcome)) => outcome == wanted,
+                Some(Err(Stop::Error)) => false,
+                Some(Err(Stop::Interpreter)) | None => part.holds(wanted, self.variables(image)),
+            },
         }
     }
 

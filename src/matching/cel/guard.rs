@@ -13,8 +13,10 @@ use cel_interpreter::{DeclarationError, Env, ExecutionError};
 use super::pattern;
 use crate::limits;
 
-const RANGE: &str = "@range";
-const OPERAND: &str = "@operand";
+/// The guard of what a loop goes over.
+pub(super) const RANGE: &str = "@range";
+/// The guard of what a loop takes from outside.
+pub(super) const OPERAND: &str = "@operand";
 
 /// Declares the guards.
 pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
@@ -71,7 +73,7 @@ fn visit(expression: &mut IdedExpr, variable: Option<&str>) {
 }
 
 /// Whether an expression is a path from `doc` or `before`.
-fn is_taken_from_outside(expression: &IdedExpr, variable: Option<&str>) -> bool {
+pub(super) fn is_taken_from_outside(expression: &IdedExpr, variable: Option<&str>) -> bool {
     match &expression.expr {
         Expr::Ident(name) => matches!(name.as_str(), "doc" | "before") && Some(name.as_str()) != variable,
         Expr::Select(select) => !select.test && is_taken_from_outside(&select.operand, variable),

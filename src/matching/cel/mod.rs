@@ -5,6 +5,7 @@
 //! with a large stack, and the tree is held against static limits (`check`) before anyone runs it.
 
 mod check;
+mod compiled;
 mod compiler;
 mod convert;
 mod guard;
@@ -26,6 +27,7 @@ use super::verdict::Image;
 use crate::change::Change;
 use crate::error::Problem;
 
+pub(super) use compiled::{Compiled, Stop};
 pub(super) use convert::to_cel;
 pub(super) use shape::{Expression, Part, Shape};
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use cel_interpreter::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
 
-use super::{Variables, explained, print, value_of};
+use super::{Compiled, Variables, explained, print, value_of};
 use crate::matching::path::array_index;
 use crate::matching::term::{Term, Test};
 use crate::matching::value::Value;
@@ -43,40 +43,55 @@ pub(in crate::matching) enum Shape<'a> {
     Other,
 }
 
-/// An expression that is evaluated by the interpreter.
+/// An expression that is evaluated as a whole: compiled, or else by the interpreter.
 #[derive(Clone)]
 pub(in crate::matching) struct Part {
-    tree: Arc<IdedExpr>,
+    inner: Arc<Inner>,
     source: Arc<str>,
+}
+
+struct Inner {
+    tree: IdedExpr,
+    compiled: Option<Compiled>,
 }
 
 /// Expressions are numbered within their source.
 impl PartialEq for Part {
     fn eq(&self, other: &Self) -> bool {
-        self.tree.id == other.tree.id && self.source == other.source
+        self.inner.tree.id == other.inner.tree.id && self.source == other.source
     }
 }
 
 impl Hash for Part {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.tree.id, &self.source).hash(state);
+        (self.inner.tree.id, &self.source).hash(state);
     }
 }
 
 impl Part {
-    /// Whether it comes out as wanted. An error, or a value that is no truth value, does not.
+    /// The expression for those who do without the interpreter, if it is understood.
+    pub(in crate::matching) fn compiled(&self) -> Option<&Compiled> {
+        self.inner.compiled.as_ref()
+    }
+
+    /// The paths of `doc` that are looked at without the interpreter.
+    pub(in crate::matching) fn paths(&self) -> &[Path] {
+        self.inner.compiled.as_ref().map_or(&[], Compiled::paths)
+    }
+
+    /// Whether it comes out as wanted, by the interpreter. An error, or a value that is no truth value, does not.
     pub(in crate::matching) fn holds(&self, wanted: bool, variables: &Variables) -> bool {
-        value_of(&self.tree, &variables.0) == Some(wanted)
+        value_of(&self.inner.tree, &variables.0) == Some(wanted)
     }
 
     /// What it comes out as, or why it does not.
     pub(in crate::matching) fn outcome(&self, variables: &Variables) -> Result<bool, String> {
-        explained(&self.tree, &variables.0)
+        explained(&self.inner.tree, &variables.0)
     }
 
     /// The expression as text.
     pub(in crate::matching) fn text(&self) -> String {
-        print::text(&self.tree)
+        print::text(&self.inner.tree)
     }
 }
 
@@ -89,7 +104,8 @@ impl std::fmt::Debug for Part {
 impl<'a> Expression<'a> {
     /// The expression by itself.
     pub(in crate::matching) fn part(self) -> Part {
-        Part { tree: Arc::new(self.tree.clone()), source: Arc::clone(self.source) }
+        let inner = Inner { tree: self.tree.clone(), compiled: Compiled::new(self.tree) };
+        Part { inner: Arc::new(inner), source: Arc::clone(self.source) }
     }
 
     /// What it is.

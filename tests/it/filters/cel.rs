@@ -243,6 +243,295 @@ fn strings() {
     ]);
 }
 
+/// Of what no index takes: these are compiled, so the two evaluations share nothing.
+#[test]
+fn compiled_paths_mean_what_they_mean_in_cel() {
+    let document = doc! {
+        "0": {"1": "x", "a": 5}, "list": [3, {"0": 4, "b": 5}, [6]], "map": {"0": 1, "list": [1]}, "n": 0, "one": 1,
+        "key": "list", "k": 7, "twice": {"a": 1}, "far": bson::DateTime::from_millis(i64::MAX),
+        "dates": [1, bson::DateTime::from_millis(i64::MAX)], "marred": {"far": bson::DateTime::from_millis(i64::MAX), "a": 1},
+        "none": Bson::Null,
+    };
+    for (cel, expected) in [
+        ("doc['0'].a + 0 == 5 && doc['0']['1'] + '' == 'x'", true),
+        ("doc.map['0'] + 0 == 1", true),
+        // To a path it would be the first element.
+        ("doc.list['0'] + 0 == 3", false),
+        ("doc.list['0'] + 0 == 3 || true", true),
+        ("has(doc.list.b) || size(doc.list) < 0", false),
+        ("doc.map[0] + 0 == 1", false),
+        ("doc.list[0] + doc.list[1]['0'] + doc.list[1].b + doc.list[2][0] == 18", true),
+        ("doc.list[doc.n] + doc.list[0u] + doc.list[0.0] + doc.list[-0.0] == 12", true),
+        ("doc.list[0.5] + 0 == 3", false),
+        ("doc.list[doc.n - 1] + 0 == 3", false),
+        ("doc.list[doc.one + 2] + 0 == 3", false),
+        ("doc[doc.key][0] + 0 == 3 && doc[key] + 0 == 7", true),
+        ("[1, doc.one + 1][doc.one] == 2", true),
+        ("[1, doc.one + 1][2] == 2", false),
+        ("[1, doc.missing][0] == 1", false),
+        ("has(doc.map.list) && has(doc['0'].a) && !has(doc.map['list2'].a)", false),
+        ("!has(doc.list[1].c) && has(doc.list[1].b)", true),
+        ("!has(doc.list[7].c)", false),
+        ("has(doc.far) || doc.one + 1 == 3", false),
+        ("has(doc.marred.far) || doc.one + 1 == 3", false),
+        ("[1].all(x, has(doc.far) || has(doc.marred.far) || has(doc.map['list2'].far))", false),
+        ("!has(doc.marred.other) && has(doc.marred.a) && size(doc.marred) == 2", true),
+        ("has(doc.none) && !has(doc.other) && doc.none == (doc.n == 1 ? 1 : null)", true),
+        ("doc.dates[0] + 0 == 1 && size(doc.dates) == 2", true),
+        ("doc.dates[1] == doc.dates[0]", false),
+        ("doc.dates[1] != doc.dates[0]", false),
+        ("doc.dates == doc.dates", false),
+        ("doc.dates != doc.dates && doc.marred != doc.marred", true),
+        ("[doc.dates] != [doc.dates]", true),
+        ("doc.n + 1 in doc.dates", false),
+        ("!(doc.n + 1 in doc.dates)", false),
+        ("doc.dates.exists(x, x + 0 == 1)", false),
+        ("doc.dates.exists(x, x + 0 == 1) || true", true),
+        ("[doc.dates].exists(x, x[0] == 1)", true),
+        ("doc.marred.exists(name, name.endsWith('ar'))", true),
+        ("doc.dates + [1] != []", false),
+        ("[1] + doc.dates != []", false),
+        ("type(doc.dates) == list && type(doc.marred) == map && type(doc.twice.a) == int", true),
+        ("type(doc.far) == null_type", false),
+        ("type(type(doc.n)) == type && type(doc.n) != uint && type(doc.n) in [list, int]", true),
+    ] {
+        assert_eq!(is_match(json!({"cel": cel}), &document), expected, "{cel}");
+    }
+}
+
+#[test]
+fn compiled_comparisons_and_arithmetic() {
+    check(&[
+        ("doc.i + 0u == 5u", false),
+        ("doc.i - 2 == 3 && doc.i * 2 == 10 && doc.i / 2 == 2 && doc.i % 3 == 2 && -doc.i == -5", true),
+        ("doc.d + 0.5 == 3.0 && doc.d - 0.5 == 2 && doc.d * 2.0 == 5 && doc.d / 2.0 == 1.25 && -doc.d == -2.5", true),
+        ("doc.d % 2.0 == 0.5", false),
+        (
+            "uint(doc.i) + 1u == 6 && uint(doc.i) - 1u == 4 && uint(doc.i) % 3u == 2u && uint(doc.i) / 2u * 2u == 4u",
+            true,
+        ),
+        ("uint(doc.i) - 6u < 0", false),
+        ("-uint(doc.i) < 0", false),
+        ("uint(doc.i) / 0u == 0u || true", true),
+        ("doc.max - doc.least > 0", false),
+        ("doc.max * 2 > 0", false),
+        ("-doc.least != 0 || doc.least % -1 == 0 || doc.least / -1 > 0", false),
+        ("-doc.zero == doc.neg", true),
+        ("doc.d / doc.zero > double(doc.max) && -doc.d / doc.zero < double(doc.least)", true),
+        ("double(doc.max) == 9223372036854775807.0 && doc.max == 9223372036854775808.0", true),
+        ("uint(doc.max) < 9223372036854775808u && uint(doc.max) + 1u > doc.max && uint(doc.i) > doc.least", true),
+        (
+            "uint(doc.i) == doc.i && doc.i + 0 == 5.0 && uint(doc.i) == 5.0 && uint(doc.i) < 5.5 && 4.5 < uint(doc.i)",
+            true,
+        ),
+        ("doc.nan == doc.d || doc.nan < doc.d", false),
+        ("!(doc.nan < doc.d)", false),
+        ("doc.nan != doc.nan && !(doc.nan in [doc.nan])", true),
+        ("doc.s + doc.empty + '!' == 'héllo!' && doc.bin + b'a' == b'\\x01\\x02\\xffa'", true),
+        ("doc.s + doc.i == ''", false),
+        ("doc.s < doc.empty || doc.f < doc.t && doc.bin > b''", true),
+        ("doc.oid + '' == 'abababababababababababab' && doc.oid.startsWith('ab') && size(doc.oid) == 24", true),
+        ("doc.ts.contains('timestamp') && doc.min.endsWith('}') && doc.dec + doc.d == 5.0", true),
+        ("doc.date < timestamp('2025-11-21T01:53:20.124Z') && doc.date >= timestamp('2025-11-21T01:53:20.123Z')", true),
+        (
+            "doc.date == timestamp('2025-11-21T02:53:20.123+01:00') && doc.date != timestamp('2025-11-21T01:53:20.1230001Z')",
+            true,
+        ),
+        ("doc.date - doc.date == doc.date - doc.date", true),
+        (
+            "doc.date - doc.date == doc.missing - doc.date || type(doc.date - doc.date) == google.protobuf.Duration",
+            true,
+        ),
+        ("doc.date + doc.i == doc.date", false),
+        ("doc.date > doc.i", false),
+        ("doc.n == doc.u && doc.n != doc.f", true),
+        ("doc.list == [1, 2] + ['x', null] && doc.list != [1, 2, 'x'] && doc.ints != doc.list", true),
+        ("doc.nested == doc.nested && doc.nested.a != doc.nested && [doc.nested] == [doc.nested]", true),
+        ("size(doc.ints + doc.nested) == 5", true),
+        ("doc.nested + doc.ints == []", false),
+    ]);
+}
+
+#[test]
+fn compiled_functions() {
+    check(&[
+        (
+            "size(doc.s) == 5 && doc.s.size() == 5 && size(doc.bin) == 3 && size(doc.list) == 4 && size(doc.nested) == 2",
+            true,
+        ),
+        ("size(doc.i) == 1 || size(doc.n) == 0", false),
+        ("doc.s.contains('éll') && doc.s.contains('') && !doc.s.contains('e') && doc.s.endsWith('o')", true),
+        ("doc.bin.contains(b'a')", false),
+        ("doc.s.contains(doc.i)", false),
+        ("doc.s.matches('^h.l+o$') && !doc.s.matches('^h...l+o$') && matches(doc.s, 'é')", true),
+        ("doc.i.matches('5')", false),
+        ("int(doc.d) == 2 && int('-12') == -12 && int(uint(doc.i)) == 5 && int(doc.date) == 1763690000", true),
+        ("int(doc.s) == 0 || int(doc.t) == 1 || int(doc.nan) == 0 || int(double(doc.least)) < 0", false),
+        ("uint(doc.d) == 2u && uint('7') == 7 && uint(0.5 * doc.zero) == 0", true),
+        ("uint(-doc.i) == 5u || uint('-1') == 1u || uint(doc.n) == 0u", false),
+        ("double(doc.i) == 5.0 && double('1e3') == 1000 && double(uint(doc.i)) == 5 && double(doc.d) == 2.5", true),
+        ("double(doc.s) > 0.0 || double(doc.t) > 0.0", false),
+        (
+            "string(doc.i) + string(doc.d) + string(doc.t) + string(uint(doc.i)) + string(doc.s) == '52.5true5héllo'",
+            true,
+        ),
+        ("string(doc.zero) == '0' && string(doc.neg) == '-0' && string(doc.nan) == 'NaN'", true),
+        ("string(doc.date) == '2025-11-21T01:53:20.123Z'", true),
+        ("string(doc.bin) == ''", false),
+        ("string(bytes(doc.s)) == doc.s && size(bytes(doc.s)) == 6 && bytes(doc.bin) == doc.bin", true),
+        ("string(doc.n) == 'null' || string(doc.list) == '' || bytes(doc.i) == b''", false),
+        ("bool(doc.t) && bool('1') && !bool('False') && bool(string(doc.t))", true),
+        ("bool(doc.i) || bool('T') || bool(doc.n)", false),
+        ("dyn(doc.i) + 1 == 6 && dyn(doc.list)[0] == 1", true),
+        ("doc.i + 1 in [5.0, 6.0] && doc.i - 4 in doc.list && !(doc.i in doc.list)", true),
+        ("doc.s + '' in doc.nested || doc.i + 1 in doc.nested || doc.t in doc.nested || 1.5 in doc.nested", false),
+        ("'k' + '' in doc.nested && !(doc.empty + 'b' in doc.nested)", true),
+        ("doc.date in doc.nested", false),
+        ("doc.s + 'x' in doc.s", false),
+        ("(doc.t ? doc.i : doc.missing) + 1 == 6 && (doc.f ? doc.missing : doc.i) + 1 == 6", true),
+        ("(doc.i ? doc.i : doc.i) + 1 == 6", false),
+    ]);
+}
+
+#[test]
+fn compiled_loops() {
+    check(&[
+        ("doc.mixed.exists(x, x + 1 == 2)", true),
+        ("doc.mixed.exists(x, x + 1 == 3)", false),
+        ("!doc.mixed.exists(x, x + 1 == 3)", false),
+        ("!doc.mixed.exists(x, x == 3)", true),
+        ("doc.mixed.all(x, x + 1 == 2)", false),
+        ("!doc.mixed.all(x, x + 1 == 2)", false),
+        ("!doc.mixed.all(x, x + 1 == 3)", true),
+        ("doc.mixed.exists_one(x, x == 1)", true),
+        ("doc.mixed.exists_one(x, x + 1 == 2)", false),
+        ("doc.mixed.exists_one(x, x != 'b')", false),
+        ("doc.ints.exists(x, x)", false),
+        ("!doc.ints.all(x, x)", false),
+        ("doc.none.all(x, doc.missing) && !doc.none.exists(x, doc.missing) && !doc.none.exists_one(x, x)", true),
+        ("doc.none.exists(x, doc.missing) || doc.missing.exists(x, true)", false),
+        ("doc.s.exists(x, true) || doc.i.all(x, true) || doc.n.all(x, true)", false),
+        ("doc.nested.exists(name, doc.i == 5 && name == 'k') && doc.nested.all(name, size(name) == 1)", true),
+        ("doc.nested.exists_one(name, name == 'k') && doc.nested.filter(name, name == 'k') == ['k']", true),
+        ("doc.people.exists(p, has(p.age) && p.age > doc.i && has(doc.i) && !has(doc.other))", true),
+        ("doc.people.filter(p, has(p.age)).map(p, p.name) == ['bob']", true),
+        ("doc.people.map(p, p.age) == [30]", false),
+        ("doc.people.map(p, has(p.age), p.age) == [30] && doc.ints.map(x, [x]) == [[3], [1], [2]]", true),
+        ("[doc.i, doc.d].exists(x, x == 2.5) && [1, 2].all(x, x < doc.i) && [].all(x, doc.i)", true),
+        ("doc.ints.filter(doc, doc > 1) == [3, 2] && doc.ints.exists(google, google == 3)", true),
+        ("doc.people.exists(int, type(int) == int) || doc.people.exists(op, op.name == 'eve')", true),
+        ("doc.ints.exists(x, x in [doc.i - 2]) && doc.ints.exists(x, x in doc.ints && [x] != doc.ints)", true),
+        // What only the interpreter can tell may still be what decides.
+        ("doc.ints.all(x, doc.date - doc.date == doc.date - doc.date || doc.missing)", true),
+        ("doc.dates.exists(x, true) || doc.ints.exists(x, doc.dates == doc.dates || size(doc.dates) == 2)", false),
+        ("doc.ints.exists(x, has(doc.dates) && doc.dates[1] == x)", true),
+    ]);
+}
+
+#[track_caller]
+fn agreed(cel: &str, change: &streamer::change::Change) -> bool {
+    let filter = filter(json!({"cel": cel}));
+    let (mut matcher, mut out) = (streamer::matching::Matcher::new(), Vec::new());
+    let subscription = streamer::matching::SubscriptionIndex(0);
+    matcher.insert(subscription, std::sync::Arc::clone(&filter));
+    matcher.matches(change, &mut out);
+    let expected = filter.evaluate(change);
+    assert_eq!(out.first().map(|found| found.verdict), expected, "{cel} {change:?}");
+    assert_eq!(filter.explain(change).verdict, expected, "{cel} {change:?}");
+    expected.is_some()
+}
+
+#[test]
+fn what_was_before() {
+    let mut with = change(&doc! {"a": 1, "l": [1, 2]});
+    with.before = Some(super::raw(&doc! {"a": 0, "b": {"c": 1}, "l": [1]}));
+    let without = change(&doc! {"a": 1, "l": [1, 2]});
+    for (cel, expected, expected_without) in [
+        ("before.a != doc.a", true, false),
+        ("doc.a - before.a == 1 && size(doc.l) > size(before.l)", true, false),
+        ("before != null", true, false),
+        ("before == null || before.a < doc.a", true, true),
+        ("has(before.b) && !has(before.x) && has(before.b.c)", true, false),
+        ("!has(before.x.y)", false, false),
+        ("doc.l.exists(x, !(x in before.l))", true, false),
+        ("doc.l.all(x, has(before.a) && before.a < x)", true, false),
+        ("'b' in before && before['b'].c + 0 == 1 && type(before) == map", true, false),
+        ("type(before) == null_type || size(before) == 3", true, true),
+        ("before.exists(name, name in doc && before != doc)", true, false),
+    ] {
+        assert_eq!(agreed(cel, &with), expected, "{cel}");
+        assert_eq!(agreed(cel, &without), expected_without, "{cel}");
+    }
+    // Of a document that is gone the last image is `doc`, and nothing was before it.
+    with.operation = streamer::change::Operation::Delete;
+    with.document = None;
+    assert!(agreed("before == null && doc.a + 1 == 1 && op.startsWith('del')", &with));
+}
+
+/// A body that is no BSON to its last byte is not there at all: to look at it is an error, which may be absorbed.
+#[test]
+fn what_is_no_bson_is_not_there() {
+    let broken = |document: &Document| {
+        let mut bytes = super::raw(document).into_bytes();
+        let length = bytes.len();
+        // The last text is not UTF-8 any more.
+        bytes[length - 3] = 0xff;
+        bson::RawDocumentBuf::from_bytes(bytes).expect("the frame is whole")
+    };
+    let mut of_doc = change(&doc! {"a": 1});
+    of_doc.document = Some(broken(&doc! {"a": 1, "l": [1], "z": "z"}));
+    of_doc.before = Some(super::raw(&doc! {"a": 1}));
+    let mut of_before = change(&doc! {"a": 1, "l": [1]});
+    of_before.before = Some(broken(&doc! {"a": 1, "z": "z"}));
+    for (cel, expected, expected_before) in [
+        ("doc.a + 1 == 2", false, true),
+        ("!(doc.a + 1 == 3)", false, true),
+        ("has(doc.a) || doc.a + 1 == 2", false, true),
+        ("doc.a + 1 == 2 || op.endsWith('date')", true, true),
+        ("doc.a + 1 == 2 && before.a + 1 == 2", false, false),
+        ("before.a + 1 == 2", true, false),
+        ("before.a + 1 == 3 || key + '' == 'k'", true, true),
+        ("before != null", true, false),
+        ("before == null", false, false),
+        ("doc.l.exists(x, x + 0 == 1)", false, true),
+        ("doc.l.exists(x, before.a == x)", false, false),
+        ("[1].all(x, doc.a + 1 == 2 || x + 1 == 2)", true, true),
+        ("size(doc) > 0", false, true),
+        ("doc == doc", false, true),
+        ("op + key == 'updatek'", true, true),
+    ] {
+        assert_eq!(agreed(cel, &of_doc), expected, "{cel}");
+        assert_eq!(agreed(cel, &of_before), expected_before, "{cel}");
+    }
+}
+
+/// Of fields with one name the first counts, wherever it is looked for.
+#[test]
+fn of_repeated_fields_the_first_counts() {
+    let field = |name: &str, value: i32| {
+        let bytes = super::raw(&doc! {name: value}).into_bytes();
+        bytes[4..bytes.len() - 1].to_vec()
+    };
+    let inner: Vec<u8> = [field("a", 1), field("b", 2), field("a", 3)].concat();
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "a", "i", "j", "i"];
+    let many: Vec<u8> = names.iter().zip(0..).flat_map(|(name, value)| field(name, value)).collect();
+    let framed = |inner: &[u8]| [&(inner.len() as i32 + 5).to_le_bytes()[..], inner, &[0]].concat();
+    let body = framed(&[&[3][..], b"m\0", &framed(&inner), &[3], b"many\0", &framed(&many)].concat());
+    let mut change = change(&doc! {});
+    change.document = Some(bson::RawDocumentBuf::from_bytes(body).expect("a frame"));
+    change.before = Some(super::raw(&doc! {"a": 1, "b": 2}));
+    for (cel, expected) in [
+        ("doc.m.a + 0 == 1", true),
+        ("size(doc.m) == 2", true),
+        ("doc.m.exists_one(name, name == 'a') && size(doc.m.filter(name, true)) == 2", true),
+        ("before == doc.m && doc.m == before", true),
+        ("size(doc.many) == 10 && doc.many.filter(name, name == 'i') == ['i'] && doc.many.j + 0 == 11", true),
+        ("doc.m == doc.m && [doc.m].exists(m, m.a == 1 && m['b'] == 2)", true),
+    ] {
+        assert_eq!(agreed(cel, &change), expected, "{cel}");
+    }
+}
+
 #[test]
 fn the_other_variables() {
     let document = doc! {"a": 1};
@@ -456,6 +745,18 @@ fn loops_over_large_documents_are_an_error_where_they_would_be_quadratic() {
         ("doc.names.exists(x, doc[size(doc.many) > 1 ? 'limit' : 'limit'] == 5)", false),
         ("doc.names.exists(doc, doc == 'few')", true),
         ("doc.many.filter(x, x > 5).exists(y, y == 9)", true),
+        // Whatever an element before the end decides.
+        ("doc.too_many.exists(x, x == 0)", false),
+        ("doc.too_many.all(x, x > 0) || !doc.too_many.all(x, x > 0)", false),
+        ("doc.too_many.exists_one(x, x == 0)", false),
+        ("size(doc.thousands.map(x, x + 1)) == 100000", true),
+        ("size(doc.too_many.map(x, x + 1)) > 0", false),
+        ("doc.few.exists(x, x == doc.limit && size(doc.few) == 1000 && size(doc.text) > x)", true),
+        ("doc.few.exists(x, [doc.longer] == [doc.longer])", false),
+        ("doc.few.exists(x, doc.longer == doc.longer || true)", true),
+        ("doc.few.exists(x, doc.many[999] == x && doc['deep'][1][599] == 599)", true),
+        ("doc.few.exists(x, doc.deep[1] == doc.deep[0] && x == 1)", true),
+        ("doc.few.exists(x, doc.map == doc.map && x == 1)", true),
     ] {
         assert_eq!(is_match(json!({"cel": cel}), &document), expected, "{cel}");
     }

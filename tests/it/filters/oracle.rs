@@ -350,6 +350,158 @@ proptest! {
     }
 }
 
+/// Values that expressions can do something with, in lists and maps and by themselves.
+fn workable() -> BoxedStrategy<Bson> {
+    let plain = prop_oneof![
+        3 => (-2..4_i64).prop_map(Bson::Int64),
+        2 => select(vec!["a", "ab", "é", "", "1", "true"]).prop_map(Bson::from),
+        1 => any::<bool>().prop_map(Bson::Boolean),
+        1 => select(vec![1.0, 1.5, -0.5]).prop_map(Bson::Double),
+        2 => scalar(),
+    ]
+    .boxed();
+    let map = vec((select(&NAMES[..]), plain.clone()), 0..4)
+        .prop_map(|fields| Bson::Document(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()));
+    let element = prop_oneof![6 => plain.clone(), 1 => map.clone(), 1 => bson(2)];
+    prop_oneof![5 => plain, 3 => vec(element, 0..5).prop_map(Bson::Array), 2 => map, 1 => bson(3)].boxed()
+}
+
+fn workable_document() -> impl Strategy<Value = Document> {
+    vec((select(&["a", "a", "b", "b", "x", "0"][..]), workable()), 2..7)
+        .prop_map(|fields| fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+/// Any expression that is worked out over a body, `within` a loop or not.
+fn a_value(depth: u32, within: bool) -> BoxedStrategy<String> {
+    let steps = || select(vec!["", "", "", ".a", "['b']", "['0']", "[0]", "[1u]", "[key]"]);
+    let body = select(vec!["doc.a", "doc.a", "doc.b", "doc.b", "doc.x", "before.a", "before.b", "doc", "before"]);
+    let path = (body, steps()).prop_map(|(path, step)| format!("{path}{step}"));
+    let text = select(vec!["'a'", "'é'", "b'a'", "op", "key", "tenant", "collection", "2", "0u", "'2'"]);
+    let literal = prop_oneof![select(&LITERALS[..]), text].prop_map(str::to_owned);
+    let instant = select(vec!["timestamp('1970-01-01T00:00:00Z')", "timestamp('1970-01-01T01:00:00.001+01:00')"]);
+    let types = select(vec!["int", "string", "list", "google.protobuf.Timestamp"]);
+    let leaf = prop_oneof![
+        6 => path,
+        4 => literal.clone(),
+        1 => instant.prop_map(str::to_owned),
+        1 => types.prop_map(str::to_owned),
+        if within { 8 } else { 1 } => steps().prop_map(move |step| format!("{}{step}", if within { "x" } else { "key" })),
+    ]
+    .boxed();
+    if depth == 0 {
+        return leaf;
+    }
+    let inner = || a_value(depth - 1, within);
+    let one = select(vec!["size", "int", "uint", "double", "string", "bytes", "bool", "type", "dyn"]);
+    let list = vec(inner(), 0..3).prop_map(|items| format!("[{}]", items.join(", ")));
+    let looped = if within {
+        leaf.clone()
+    } else {
+        let parts = (inner(), a_test(depth - 1, true), a_value(depth - 1, true), 0..3_u8);
+        let looped = |(range, test, value, kind)| match kind {
+            0 => format!("({range}).filter(x, {test})"),
+            1 => format!("({range}).map(x, {value})"),
+            _ => format!("({range}).map(x, {test}, {value})"),
+        };
+        parts.prop_map(looped).boxed()
+    };
+    prop_oneof![
+        4 => leaf,
+        4 => (inner(), select(vec!["+", "-", "*", "/", "%"]), inner()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+        3 => (one, inner()).prop_map(|(function, a)| format!("{function}({a})")),
+        1 => inner().prop_map(|a| format!("({a}).size()")),
+        1 => inner().prop_map(|a| format!("-({a})")),
+        1 => list,
+        1 => (inner(), inner()).prop_map(|(a, b)| format!("({a})[{b}]")),
+        1 => (a_test(depth - 1, within), inner(), inner()).prop_map(|(test, a, b)| format!("({test} ? {a} : {b})")),
+        1 => a_test(depth - 1, within),
+        1 => looped,
+    ]
+    .boxed()
+}
+
+/// The same, most likely true or false.
+fn a_test(depth: u32, within: bool) -> BoxedStrategy<String> {
+    let value = || a_value(depth.saturating_sub(1), within);
+    let literal = || select(&LITERALS[..]);
+    let comparison = || select(vec!["==", "!=", "<", "<=", ">", ">="]);
+    let text = select(vec!["contains", "startsWith", "endsWith"]);
+    let compared = (value(), comparison(), value()).prop_map(|(a, op, b)| format!("({a} {op} {b})"));
+    let leaf = prop_oneof![
+        5 => compared,
+        3 => (value(), comparison(), literal()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+        2 => (value(), value()).prop_map(|(a, b)| format!("({a} in {b})")),
+        1 => (value(), vec(literal(), 0..4)).prop_map(|(a, items)| format!("({a} in [{}])", items.join(", "))),
+        2 => (value(), text, value()).prop_map(|(a, test, b)| format!("({a}).{test}({b})")),
+        1 => (value(), select(vec!["a", "b", "x"])).prop_map(|(a, name)| format!("has(({a}).{name})")),
+        1 => value().prop_map(move |a| if within { a } else { format!("({a}).matches('^(a|b)+$')") }),
+    ]
+    .boxed();
+    if depth == 0 {
+        return leaf;
+    }
+    let inner = || a_test(depth - 1, within);
+    let looped = if within {
+        leaf.clone()
+    } else {
+        let kind = select(vec!["exists", "exists", "all", "exists_one"]);
+        let parts = (value(), kind, a_test(depth - 1, true));
+        parts.prop_map(|(range, kind, test)| format!("({range}).{kind}(x, {test})")).boxed()
+    };
+    prop_oneof![
+        4 => leaf,
+        2 => (inner(), select(vec!["&&", "||"]), inner()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+        1 => inner().prop_map(|a| format!("!({a})")),
+        1 => (inner(), inner(), inner()).prop_map(|(test, a, b)| format!("({test} ? {a} : {b})")),
+        3 => looped,
+    ]
+    .boxed()
+}
+
+/// A filter of one such expression. Not all are within CEL's limits.
+fn a_worked_out_filter() -> impl Strategy<Value = Arc<Filter>> {
+    (a_test(3, false), any::<bool>()).prop_filter_map("within the limits", |(cel, transitions)| {
+        super::compile(json!({"cel": cel, "transitions": transitions})).ok()
+    })
+}
+
+fn a_worked_out_change() -> impl Strategy<Value = Change> {
+    let before = proptest::option::weighted(0.6, workable_document());
+    (workable_document(), before, 0..20_u8).prop_map(|(now, before, odd)| {
+        let mut made = change(&now);
+        made.before = before.map(|before| if odd == 0 { broken() } else { super::raw(&before) });
+        if odd == 1 {
+            made.document = Some(broken());
+        }
+        if odd == 2 && made.before.is_some() {
+            (made.operation, made.document) = (Operation::Delete, None);
+        }
+        made
+    })
+}
+
+proptest! {
+    #![proptest_config(super::cases(3000))]
+
+    #[test]
+    fn what_is_worked_out_over_bodies_is_what_the_interpreter_says(
+        filters in vec(a_worked_out_filter(), 1..6),
+        changes in vec(a_worked_out_change(), 1..6),
+    ) {
+        let (mut matcher, mut out) = (Matcher::new(), Vec::new());
+        for (number, filter) in filters.iter().enumerate() {
+            matcher.insert(SubscriptionIndex(number as u32), Arc::clone(filter));
+        }
+        for change in &changes {
+            matcher.matches(change, &mut out);
+            for (number, filter) in filters.iter().enumerate() {
+                let found = out.iter().find(|found| found.subscription == SubscriptionIndex(number as u32));
+                prop_assert_eq!(found.map(|found| found.verdict), filter.evaluate(change), "{:?} {:?}", filter, change);
+            }
+        }
+    }
+}
+
 /// Every operator, every pair of values, bare and inside containers.
 #[test]
 fn every_operator_agrees_on_every_pair_of_values() {
