@@ -3,6 +3,7 @@
 //! Owns the crate's interpreter and its defences. The crate has neither fuel nor deadline, and its
 //! parser recurses, so all that can go wrong is refused beforehand: sources are parsed on one thread
 //! with a large stack, and the tree is held against static limits (`check`) before anyone runs it.
+//! What of it no index takes is `compiled` for evaluation over raw BSON; the interpreter has the rest.
 
 mod check;
 mod compiled;

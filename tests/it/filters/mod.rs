@@ -22,7 +22,9 @@ use streamer::subscription::Spec;
 fn cases(ordinarily: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { ordinarily };
-    ProptestConfig { cases, max_shrink_iters: 4000, ..default }
+    // What is drawn and no valid request is drawn again; by default no oftener than some thousand cases need.
+    let max_local_rejects = default.max_local_rejects.max(cases.saturating_mul(100));
+    ProptestConfig { cases, max_shrink_iters: 4000, max_local_rejects, ..default }
 }
 
 /// A subscription to everything of `t`/`c`, with these fields instead.
