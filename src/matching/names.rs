@@ -132,7 +132,13 @@ impl Names {
                 entry.remove();
             }
             let children = &self.nodes[parent as usize].children;
-            let mask = children.iter().fold(0, |mask, child| mask | bit(self.nodes[*child as usize].name.as_bytes()));
+            // Of many names the mask is full anyway, and they need not be gone through for each that goes.
+            let mask = match children.len() {
+                0..64 => {
+                    children.iter().map(|child| bit(self.nodes[*child as usize].name.as_bytes())).fold(0, |a, b| a | b)
+                }
+                _ => u64::MAX,
+            };
             self.nodes[parent as usize].mask = mask;
             self.nodes[parent as usize].indexes -= u32::from(self.nodes[at as usize].index.is_some());
             self.free.push(at);

@@ -35,7 +35,7 @@ async fn matching_is_measured_on_every_workload_and_all_count_the_same() {
     let plot = folder.path().join("cost.svg");
     let mut command = Command::new(env!("CARGO_BIN_EXE_streamer"));
     command.args(["bench", "match", "--subscriptions", "40,400", "--programs", "10", "--changes", "300"]);
-    command.args(["--seconds", "0.3", "-o", "json", "--plot"]).arg(&plot).kill_on_drop(true);
+    command.args(["--seconds", "0.05", "-o", "json", "--plot"]).arg(&plot).kill_on_drop(true);
     let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
