@@ -64,7 +64,7 @@ async fn matching_is_measured_on_every_workload_and_all_count_the_same() {
             for row in rows {
                 assert_eq!(row["state"], "measured", "{row}");
                 assert!(row["rate"].as_f64().unwrap() > 0.0, "{row}");
-                assert_eq!(row["matchesPerChange"].as_f64().unwrap() > 0.0, contender != "bare walk", "{row}");
+                assert!(contender == "bare walk" || row["matchesPerChange"].as_f64().unwrap() > 0.0, "{row}");
             }
         }
         for row in of(workload, "engine") {
