@@ -34,7 +34,7 @@ pub(super) enum Formula {
 pub(super) enum Atom {
     /// A test of one path of `doc`.
     Term(Term),
-    /// For the interpreter.
+    /// CEL that no term says.
     Cel(Part),
 }
 
@@ -68,7 +68,7 @@ impl Formula {
             Shape::Choice([condition, yes, no]) => {
                 let is = Self::of_expression(condition, true, left)?;
                 // To run the interpreter twice for one condition would gain nothing.
-                if is.needs_interpreter() {
+                if is.has_cel() {
                     return Some(Self::Atom(Atom::Cel(expression.part()), wanted));
                 }
                 let is_not = Self::of_expression(condition, false, left)?;
@@ -132,7 +132,7 @@ impl Formula {
         if is_all {
             parts = without_wider_ranges(parts);
         }
-        parts.sort_by_cached_key(|part| (part.needs_interpreter(), part.first_path().cloned(), part.digest()));
+        parts.sort_by_cached_key(|part| (part.has_cel(), part.first_path().cloned(), part.digest()));
         parts.dedup();
         parts.shrink_to_fit();
         match parts.len() {
@@ -167,11 +167,11 @@ impl Formula {
     }
 
     /// Whether there is CEL in it that no term says.
-    pub(super) fn needs_interpreter(&self) -> bool {
+    pub(super) fn has_cel(&self) -> bool {
         match self {
             Self::Constant(_) | Self::Atom(Atom::Term(_), _) => false,
             Self::Atom(Atom::Cel(_), _) => true,
-            Self::All(parts) | Self::Any(parts) => parts.iter().any(Self::needs_interpreter),
+            Self::All(parts) | Self::Any(parts) => parts.iter().any(Self::has_cel),
         }
     }
 

@@ -109,7 +109,7 @@ impl Programs {
             self.of.put(subscription.0, program);
             return (program, false);
         }
-        let (subscriptions, has_cel) = (Subscriptions::One(subscription), filter.formula.needs_interpreter());
+        let (subscriptions, has_cel) = (Subscriptions::One(subscription), filter.formula.has_cel());
         self.with_cel += usize::from(has_cel);
         let program = Program { filter, subscriptions, digest, has_cel, conjunct: None, found_by: 0 };
         let program = ProgramId(all.insert(program));
