@@ -230,11 +230,7 @@ fn cover(formula: &Formula) -> Option<Cover> {
         Formula::Constant(false) => Some(Vec::new()),
         Formula::Constant(true) | Formula::Atom(Atom::Cel(_), _) => None,
         Formula::Atom(Atom::Term(term), wanted) => Access::of(term, *wanted).map(|access| vec![access]),
-        Formula::All(parts) => {
-            let share = |cover: &Cover| cover.iter().map(|access| access.share(KEYS_UNKNOWN)).sum::<f64>();
-            let covers = covers(parts).map(|(_, cover)| (share(&cover), cover));
-            covers.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, cover)| cover)
-        }
+        Formula::All(parts) => cover_of_all(parts).map(|(_, cover)| cover),
         Formula::Any(parts) => {
             let all = parts.iter().map(cover).collect::<Option<Vec<_>>>()?.concat();
             let keys: usize = all.iter().map(Access::keys_len).sum();
@@ -265,4 +261,16 @@ pub(super) fn covers(conjuncts: &[Formula]) -> impl Iterator<Item = (usize, Cove
         Some((number, cover))
     };
     (0..conjuncts.len()).filter_map(narrowed)
+}
+
+/// Which of these lets the fewest changes through, given what each key does; of equals the first.
+pub(super) fn cheapest(covers: &[(usize, Cover)], share: impl Fn(&Access) -> f64) -> Option<usize> {
+    let costs = covers.iter().map(|(_, cover)| cover.iter().map(&share).sum::<f64>());
+    costs.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)
+}
+
+/// What is found by the cheapest of some conjuncts, by number, where nothing is known but the conditions.
+pub(super) fn cover_of_all(conjuncts: &[Formula]) -> Option<(usize, Cover)> {
+    let mut covers: Vec<_> = covers(conjuncts).collect();
+    cheapest(&covers, |access| access.share(KEYS_UNKNOWN)).map(|at| covers.swap_remove(at))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
-use super::access::{self, By, Cover, KEYS_UNKNOWN};
+use super::access::{self, By, Cover};
 use super::cel::Program;
 use super::formula::{Atom, Formula};
 use super::images::Images;
@@ -99,9 +99,7 @@ impl Filter {
     /// in `residual` is evaluated for those that the look-up finds.
     pub fn plan(&self) -> Json {
         let conjuncts = self.formula.conjuncts();
-        let share = |cover: &Cover| cover.iter().map(|access| access.share(KEYS_UNKNOWN)).sum::<f64>();
-        let cheapest = access::covers(conjuncts).map(|(number, cover)| (share(&cover), number, cover));
-        let found_by = cheapest.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, number, cover)| (number, cover));
+        let found_by = access::cover_of_all(conjuncts);
         // What the look-up decides need not be evaluated, but for what meets under one key.
         let decided = |(number, cover): &(usize, Cover)| {
             let by_value = cover.iter().all(|access| access.by != By::Present);

@@ -101,30 +101,27 @@ impl Formula {
 
     /// The conjunction, flat and without what makes no difference; what is cheap comes first.
     fn all(parts: Vec<Self>) -> Self {
-        let mut flat = Vec::with_capacity(parts.len());
-        for part in parts {
-            match part {
-                Self::Constant(true) => {}
-                Self::Constant(false) => return Self::Constant(false),
-                Self::All(parts) => flat.extend(parts),
-                part => flat.push(part),
-            }
-        }
-        Self::sorted(flat, true)
+        Self::joined(parts, true)
     }
 
     /// The disjunction, likewise.
     fn any(parts: Vec<Self>) -> Self {
+        Self::joined(parts, false)
+    }
+
+    /// Of a conjunction `true` is no part and `false` is the whole; of a disjunction the other way round.
+    fn joined(parts: Vec<Self>, is_all: bool) -> Self {
         let mut flat = Vec::with_capacity(parts.len());
         for part in parts {
             match part {
-                Self::Constant(false) => {}
-                Self::Constant(true) => return Self::Constant(true),
-                Self::Any(parts) => flat.extend(parts),
+                Self::Constant(value) if value == is_all => {}
+                Self::Constant(value) => return Self::Constant(value),
+                Self::All(parts) if is_all => flat.extend(parts),
+                Self::Any(parts) if !is_all => flat.extend(parts),
                 part => flat.push(part),
             }
         }
-        Self::sorted(flat, false)
+        Self::sorted(flat, is_all)
     }
 
     /// Equal sets of parts come out equal: each once, in one order, what is cheap first.

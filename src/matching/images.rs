@@ -19,14 +19,9 @@ pub(super) struct Images<'a> {
     shared: &'a mut Shared,
 }
 
-/// What is made at most once a change: of the post-image and of the pre-image.
+/// What is made at most once a change: the interpreter's variables for the post-image and the pre-image.
 #[derive(Default)]
-pub(super) struct Shared([OfImage; 2]);
-
-#[derive(Default)]
-struct OfImage {
-    variables: Option<Variables>,
-}
+pub(super) struct Shared([Option<Variables>; 2]);
 
 impl<'a> Images<'a> {
     pub(super) fn new(change: &'a Change, walked: Option<(&'a Names, &'a [Walk; 2])>, shared: &'a mut Shared) -> Self {
@@ -40,18 +35,12 @@ impl<'a> Images<'a> {
             Some((names, walks)) => walks[image as usize].get(names, path, body.as_bytes()),
             None => path::find(body, path),
         };
-        match found {
-            Found::Value(value) => Found::Value(value.checked()),
-            other => other,
-        }
+        found.checked()
     }
 
     /// Where a path leads in what is `before` to an image. No walk need have gone there.
     pub(super) fn get_before(&self, image: Image, path: &Path) -> Found<'a> {
-        match image.before(self.change).map_or(Found::Error, |before| path::find(before, path)) {
-            Found::Value(value) => Found::Value(value.checked()),
-            other => other,
-        }
+        image.before(self.change).map_or(Found::Error, |before| path::find(before, path)).checked()
     }
 
     /// What they are the images of.
@@ -77,6 +66,6 @@ impl<'a> Images<'a> {
     }
 
     fn variables(&mut self, image: Image) -> &Variables {
-        self.shared.0[image as usize].variables.get_or_insert_with(|| Variables::new(self.change, image))
+        self.shared.0[image as usize].get_or_insert_with(|| Variables::new(self.change, image))
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
-use super::access::{self, Cover};
+use super::access::{self, Access, Cover};
 use super::bloom::{BloomCounts, BloomUse};
 use super::filter::Filter;
 use super::images::{Images, Shared};
@@ -308,8 +308,7 @@ impl Shelf {
             self.names.add(path);
         });
         let covers: Vec<(usize, Cover)> = access::covers(filter.formula.conjuncts()).collect();
-        let costs = covers.iter().map(|(_, cover)| self.cost(keys, cover));
-        let cheapest = costs.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at);
+        let cheapest = access::cheapest(&covers, |access| self.share(keys, access));
         for access in covers.iter().flat_map(|(_, cover)| cover) {
             if let Some(node) = self.names.find(&access.path) {
                 self.names.table_mut(node).note(keys, Spot(self.id, node), &access.by);
@@ -327,14 +326,11 @@ impl Shelf {
         u16::try_from(*conjunct).ok()
     }
 
-    /// The share of changes that this is expected to let through; among equals, the less crowded first.
-    fn cost(&self, keys: &Keys, cover: &Cover) -> f64 {
-        let cost = |access: &access::Access| {
-            let Some(node) = self.names.find(&access.path) else { return 1.0 };
-            let table = self.names.table(node);
-            access.share(table.keys_seen()) * (1.0 + table.crowd(keys, Spot(self.id, node), &access.by) as f64 * 1e-6)
-        };
-        cover.iter().map(cost).sum()
+    /// The share of changes that this is expected to let through; among equals, the less crowded has less.
+    fn share(&self, keys: &Keys, access: &Access) -> f64 {
+        let Some(node) = self.names.find(&access.path) else { return 1.0 };
+        let table = self.names.table(node);
+        access.share(table.keys_seen()) * (1.0 + table.crowd(keys, Spot(self.id, node), &access.by) as f64 * 1e-6)
     }
 
     /// Evaluates some of the programs that were found, and some that were not, by the reference.

@@ -19,6 +19,17 @@ pub(super) enum Found<'a> {
     Error,
 }
 
+impl Found<'_> {
+    /// The same, a text being UTF-8.
+    #[inline]
+    pub(super) fn checked(self) -> Self {
+        match self {
+            Self::Value(value) => Self::Value(value.checked()),
+            other => other,
+        }
+    }
+}
+
 /// Follows a path from a body.
 pub(super) fn find<'a>(body: &'a RawDocument, path: &Path) -> Found<'a> {
     let Some((last, earlier)) = path.0.split_last() else { return Found::Error };
