@@ -45,7 +45,7 @@ impl Key {
             Value::Bool(value) => Self::Bool(*value),
             Value::Int(value) => Self::Number(number(*value as f64)?),
             Value::Double(value) => Self::Number(number(*value)?),
-            Value::Text(text) => Self::Text(text.clone()),
+            Value::Text(text) => Self::Text(text.as_str().into()),
             Value::Time(time) => Self::Time(*time),
             Value::Bytes(bytes) => Self::Bytes(bytes.clone()),
             Value::List(_) | Value::Map(_) | Value::Error => return None,
@@ -135,6 +135,14 @@ impl Access {
         }
     }
 
+    /// Whether a conjunct is true of just the documents that are found by this, or of more: a range is what all
+    /// ranges on its path leave (see [`covers`]), and exact where each of them is.
+    pub(super) fn decides(&self, conjunct: &Formula) -> bool {
+        let Formula::Atom(Atom::Term(term), true) = conjunct else { return false };
+        let of_one_kind = |by: &By| std::mem::discriminant(by) == std::mem::discriminant(&self.by);
+        term.path == self.path && By::of_exact(&term.test).is_some_and(|by| of_one_kind(&by))
+    }
+
     fn keys_len(&self) -> usize {
         match &self.by {
             By::In(keys) | By::Member(keys) => keys.len(),
@@ -163,7 +171,7 @@ pub(super) const KEYS_UNKNOWN: f64 = 200.0;
 
 impl By {
     fn of(test: &Test) -> Option<Self> {
-        Some(match test {
+        let by = match test {
             Test::Compare(Operator::Equal, value) => Self::Equal(Key::of(value)?),
             Test::Compare(Operator::In, Value::List(items)) => Self::In(keys(items)?),
             Test::Compare(Operator::ArrayContains, value) => Self::Member(keys(std::slice::from_ref(value))?),
@@ -175,10 +183,43 @@ impl By {
             Test::Compare(Operator::Greater | Operator::GreaterOrEqual, value) => Self::between(Some(value), None)?,
             Test::Between(ends) => Self::between(Some(&ends[0]), Some(&ends[1]))?,
             Test::Compare(..) | Test::Exists(_) => return None,
-        })
+        };
+        Some(by.without_open_end(test))
     }
 
-    /// Open ends are filed as closed ones.
+    /// A range that is met by exactly the values that a test is true for.
+    pub(super) fn of_exact(test: &Test) -> Option<Self> {
+        let is_exact = match test {
+            // Texts have a next one, but none before: what is below one is filed with it.
+            Test::Compare(Operator::Less, Value::Text(_)) => false,
+            Test::Compare(
+                Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual | Operator::StartsWith,
+                value,
+            ) => value.is_exact(),
+            _ => false,
+        };
+        let by = Self::of(test).filter(|_| is_exact)?;
+        matches!(by, Self::Numbers(..) | Self::Times(..) | Self::Texts(..)).then_some(by)
+    }
+
+    /// Of a test without its end, closed at the last value that it is true for, where there is one to be named.
+    fn without_open_end(self, test: &Test) -> Self {
+        let Test::Compare(op, value) = test else { return self };
+        // Ints that a double cannot tell apart share a key.
+        if !value.is_exact() {
+            return self;
+        }
+        match (op, self) {
+            (Operator::Less, Self::Numbers(start, stop)) => Self::Numbers(start, stop.saturating_sub(1)),
+            (Operator::Less, Self::Times(start, stop)) => Self::Times(start, stop.saturating_sub(1)),
+            (Operator::Greater, Self::Numbers(start, stop)) => Self::Numbers(start.saturating_add(1), stop),
+            (Operator::Greater, Self::Times(start, stop)) => Self::Times(start.saturating_add(1), stop),
+            (Operator::Greater, Self::Texts(start, stop)) => Self::Texts([&*start, &[0]].concat().into(), stop),
+            (_, by) => by,
+        }
+    }
+
+    /// Between two ends, both included.
     fn between(start: Option<&Value>, stop: Option<&Value>) -> Option<Self> {
         let number = |value: &Value| match value {
             Value::Int(value) => number_key(*value as f64),

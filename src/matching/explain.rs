@@ -70,7 +70,7 @@ impl Filter {
         for (image, name) in both {
             let is_asked = match image {
                 Image::Post => !is_delete,
-                Image::Pre => is_delete || self.concern.transitions,
+                Image::Pre => is_delete || self.concern.asks.transitions,
             };
             if !is_asked {
                 continue;
@@ -103,9 +103,9 @@ impl Filter {
     }
 
     fn operation_step(&self, change: &Change) -> Step {
-        let asked: Vec<&str> = self.concern.operations.iter().map(Operation::name).collect();
+        let asked: Vec<&str> = self.concern.asks.operations.iter().map(Operation::name).collect();
         let detail = format!("asks for {}, and this is {}", asked.join(", "), change.operation.name());
-        step("operation", passed(self.concern.operations.contains(change.operation)), detail)
+        step("operation", passed(self.concern.asks.operations.contains(change.operation)), detail)
     }
 
     /// By a matcher of its own, so that it is the look-up itself that answers.

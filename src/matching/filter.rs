@@ -13,7 +13,7 @@ use super::formula::{Atom, Formula};
 use super::images::Images;
 use super::term::{Term, Test};
 use super::value::Value;
-use super::verdict::{Concern, Home};
+use super::verdict::{Asks, Concern, Home};
 use super::{Verdict, intern, reference};
 use crate::change::Change;
 use crate::error::Problem;
@@ -49,14 +49,10 @@ impl Filter {
         let cel = spec.cel.as_deref().map(Program::compile).transpose()?;
         let concern = Concern {
             home: intern::home(Home::new(Arc::clone(&spec.tenant), Arc::clone(&spec.collection))),
-            operations: spec.operations,
-            transitions: spec.transitions,
+            asks: Asks { operations: spec.operations, transitions: spec.transitions },
         };
         let formula = Formula::of(&terms, cel.as_deref());
-        let is_all = match (&formula, terms.as_slice(), &cel) {
-            (Formula::Atom(Atom::Term(term), true), [asked], None) => term == asked,
-            _ => false,
-        };
+        let is_all = cel.is_none() && formula.is_just(&terms);
         let asked = (!is_all).then(|| Box::new(Asked { terms, cel }));
         Ok(Arc::new(Self { concern, formula, asked }))
     }
@@ -64,18 +60,23 @@ impl Filter {
     /// In the place of one that compiled once and does not any more: it is true for nothing.
     pub(crate) fn never(spec: &Spec) -> Arc<Self> {
         let home = Home::new(Arc::clone(&spec.tenant), Arc::clone(&spec.collection));
-        let concern = Concern { home, operations: Operations::of([]), transitions: false };
+        let asks = Asks { operations: Operations::of([]), transitions: false };
+        let concern = Concern { home, asks };
         let asked = Some(Box::new(Asked { terms: Vec::new(), cel: None }));
         Arc::new(Self { concern, formula: Formula::of_nothing(), asked })
     }
 
-    /// `filters` and `interval` as they were asked for.
-    pub(super) fn terms(&self) -> &[Term] {
-        match (&self.asked, &self.formula) {
-            (Some(asked), _) => &asked.terms,
-            (None, Formula::Atom(Atom::Term(term), _)) => std::slice::from_ref(term),
-            (None, _) => &[],
-        }
+    /// `filters` and `interval` as they were asked for; an interval perhaps as its two ends.
+    pub(super) fn terms(&self) -> impl Iterator<Item = &Term> {
+        let (asked, others) = match &self.asked {
+            Some(asked) => (asked.terms.as_slice(), &[][..]),
+            None => (&[][..], self.formula.conjuncts()),
+        };
+        let others = others.iter().filter_map(|conjunct| match conjunct {
+            Formula::Atom(Atom::Term(term), _) => Some(term),
+            _ => None,
+        });
+        asked.iter().chain(others)
     }
 
     /// `cel` as it was asked for.

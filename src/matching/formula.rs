@@ -182,6 +182,20 @@ impl Formula {
         }
     }
 
+    /// Whether its conjuncts are these terms and nothing else, each true, an interval being its two ends.
+    pub(super) fn is_just(&self, terms: &[Term]) -> bool {
+        let mut missing: Vec<&Self> = self.conjuncts().iter().collect();
+        let asked = terms.iter().flat_map(|term| match term.ends() {
+            Some(ends) => ends.to_vec(),
+            None => vec![term.clone()],
+        });
+        let found = asked.map(|asked| {
+            let is = |part: &&Self| matches!(part, Self::Atom(Atom::Term(term), true) if *term == asked);
+            missing.iter().position(is).map(|at| missing.swap_remove(at))
+        });
+        found.fold(true, |all, found| all && found.is_some()) && missing.is_empty()
+    }
+
     /// Its conjuncts.
     pub(super) fn conjuncts(&self) -> &[Self] {
         match self {

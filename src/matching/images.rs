@@ -4,7 +4,7 @@
 
 use super::cel::{Part, Stop, Variables};
 use super::formula::Atom;
-use super::names::{Names, Walk};
+use super::names::{Names, NodeId, Walk};
 use super::path::{self, Found};
 use super::verdict::Image;
 use crate::change::Change;
@@ -36,6 +36,15 @@ impl<'a> Images<'a> {
             None => path::find(body, path),
         };
         found.checked()
+    }
+
+    /// What stands at a node in an image; a text is not looked at.
+    #[inline]
+    pub(super) fn at(&self, image: Image, node: NodeId) -> Found<'a> {
+        match (image.body(self.change), self.walked) {
+            (Some(body), Some((names, walks))) => walks[image as usize].at(names, node, body.as_bytes()),
+            _ => Found::Error,
+        }
     }
 
     /// Where a path leads in what is `before` to an image. No walk need have gone there.

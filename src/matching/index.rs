@@ -19,9 +19,11 @@ use super::images::{Images, Shared};
 use super::keys::Keys;
 use super::meter::Meter;
 use super::names::{Names, Walk};
-use super::programs::{Program, Programs};
+use super::programs::{EVERYWHERE, Programs};
+use super::residual::Residual;
 use super::shadow::{self, Difference, Shadow, ShadowCounts};
 use super::table::Spot;
+use super::verdict::{Image, Side};
 use super::{Match, ProgramId, SubscriptionIndex};
 use crate::change::{Change, Operation, Scope};
 use crate::clock::Clock;
@@ -29,7 +31,7 @@ use crate::clock::Clock;
 /// The live subscriptions of one partition.
 #[derive(Default, Debug)]
 pub struct Matcher {
-    tenants: HashMap<Arc<str>, HashMap<Arc<str>, Shelf, FxBuildHasher>, FxBuildHasher>,
+    tenants: HashMap<Arc<str>, Shelves, FxBuildHasher>,
     programs: Programs,
     keys: Keys,
     search: Search,
@@ -137,9 +139,9 @@ impl Matcher {
             self.shelves_made = self.shelves_made.wrapping_add(1);
             Shelf::new(self.shelves_made)
         });
-        let conjunct = shelf.file(&mut self.keys, program, &filter);
+        let (conjunct, residual) = shelf.file(&mut self.keys, program, &filter);
         if let Some(program) = self.programs.get_mut(program) {
-            program.conjunct = conjunct;
+            program.filed(conjunct, residual);
         }
     }
 
@@ -159,7 +161,7 @@ impl Matcher {
         let home = &last.filter.concern.home;
         if let Some(shelves) = self.tenants.get_mut(&**home.tenant()) {
             if let Some(shelf) = shelves.get_mut(&**home.collection()) {
-                shelf.unfile(&mut self.keys, program, &last.filter, last.conjunct);
+                shelf.unfile(&mut self.keys, program, &last.filter, last.conjunct());
                 if shelf.all.is_empty() {
                     shelves.remove(&**home.collection());
                 }
@@ -179,17 +181,17 @@ impl Matcher {
         let mut meter = self.meter.take_if(|_| self.programs.with_cel() > 0);
         let mut shadow = std::mem::take(&mut self.shadow);
         let (is_checked, began) = (shadow.is_due(), meter.as_ref().map(Meter::now));
-        self.search(change, |shelf, programs, found, images| {
+        self.search(change, |shelf, side, programs, found, images| {
             for id in found {
                 let Some(program) = programs.get(*id) else { continue };
                 let timed = meter.as_mut().filter(|meter| meter.is_close() && program.has_cel);
                 let began = timed.as_ref().map(|meter| meter.now());
-                let verdict = program.filter.verdict(change, images);
+                let verdict = program.asks.verdict(change, side, |image| program.holds(image, images));
                 if let (Some(meter), Some(began)) = (timed, began) {
                     meter.ran(*id, began);
                 }
                 if let Some(verdict) = verdict {
-                    out.extend(program.subscriptions().map(|subscription| Match { subscription, verdict }));
+                    program.subscriptions(|subscription| out.push(Match { subscription, verdict }));
                 }
             }
             if is_checked {
@@ -200,8 +202,9 @@ impl Matcher {
         self.counts.matches += out.len() as u64;
         self.shadow = shadow;
         if let (Some(mut meter), Some(began)) = (meter, began) {
-            let costly = meter.matched(began).into_iter().filter_map(|program| self.programs.get(program));
-            self.too_costly.extend(costly.flat_map(Program::subscriptions));
+            for program in meter.matched(began).into_iter().filter_map(|program| self.programs.get(program)) {
+                program.subscriptions(|subscription| self.too_costly.push(subscription));
+            }
             self.meter = Some(meter);
         }
     }
@@ -218,12 +221,16 @@ impl Matcher {
     /// How many programs have to be evaluated for a change: what the tables leave over.
     pub fn candidates(&mut self, change: &Change) -> usize {
         let mut candidates = 0;
-        self.search(change, |_, _, found, _| candidates += found.len());
+        self.search(change, |_, _, _, found, _| candidates += found.len());
         candidates
     }
 
     /// Calls `each` for every shelf with the programs there that a change may concern, each once.
-    fn search(&mut self, change: &Change, mut each: impl FnMut(&Shelf, &Programs, &[ProgramId], &mut Images<'_>)) {
+    fn search(
+        &mut self,
+        change: &Change,
+        mut each: impl FnMut(&Shelf, Side, &Programs, &[ProgramId], &mut Images<'_>),
+    ) {
         let Self { tenants, programs, keys, search, counts, .. } = self;
         search.begin(programs);
         let (document, before) = (change.document.as_deref(), change.before.as_deref());
@@ -231,35 +238,39 @@ impl Matcher {
         // Not to be evaluated: it goes to everyone in its scope.
         let unseen = if is_delete { before.is_none() } else { document.is_none() };
         let mut shared = Shared::default();
-        let here = shelves(tenants, &change.scope).map(|shelf| (shelf, document, unseen));
-        let left = change.left.iter().flat_map(|left| shelves(tenants, left)).map(|shelf| (shelf, None, false));
-        for (shelf, document, unseen) in here.chain(left) {
+        let mut visit = |shelf: &Shelf, side: Side| {
+            let is_here = side == Side::Here;
             search.found.clear();
-            let bodies = [document, before.filter(|_| is_delete || shelf.transitions > 0)];
-            if unseen {
-                shelf.all.iter().for_each(|program| search.note(programs, *program));
+            if is_here && unseen {
+                shelf.all.iter().for_each(|program| search.note(programs, *program, EVERYWHERE));
             } else {
-                shelf.scanned.iter().for_each(|program| search.note(programs, *program));
+                let bodies = [document.filter(|_| is_here), before.filter(|_| is_delete || shelf.transitions > 0)];
+                shelf.scanned.iter().for_each(|program| search.note(programs, *program, EVERYWHERE));
                 search.look(shelf, keys, programs, bodies.map(|body| body.map(|body| body.as_bytes())));
             }
             counts.candidates += search.found.len() as u64;
             let walked = Some((&shelf.names, &search.walks));
-            each(shelf, programs, &search.found, &mut Images::new(change, walked, &mut shared));
+            each(shelf, side, programs, &search.found, &mut Images::new(change, walked, &mut shared));
+        };
+        each_shelf(tenants, &change.scope, &mut |shelf| visit(shelf, Side::Here));
+        if let Some(left) = &change.left {
+            each_shelf(tenants, left, &mut |shelf| visit(shelf, Side::Left));
         }
     }
 }
 
-/// The shelves that a scope is, or may be.
-fn shelves<'a>(
-    tenants: &'a HashMap<Arc<str>, HashMap<Arc<str>, Shelf, FxBuildHasher>, FxBuildHasher>,
-    scope: &'a Scope,
-) -> impl Iterator<Item = &'a Shelf> {
-    let one = scope.tenant.as_ref().map(|tenant| tenants.get(&**tenant));
-    let tenants = one.is_none().then(|| tenants.values()).into_iter().flatten().chain(one.flatten());
-    tenants.flat_map(|shelves| {
-        let one = scope.collection.as_ref().map(|collection| shelves.get(&**collection));
-        one.is_none().then(|| shelves.values()).into_iter().flatten().chain(one.flatten())
-    })
+type Shelves = HashMap<Arc<str>, Shelf, FxBuildHasher>;
+
+/// Calls `each` with the shelves that a scope is, or may be.
+fn each_shelf(tenants: &HashMap<Arc<str>, Shelves, FxBuildHasher>, scope: &Scope, each: &mut impl FnMut(&Shelf)) {
+    let mut of_tenant = |shelves: &Shelves| match &scope.collection {
+        Some(collection) => shelves.get(&**collection).into_iter().for_each(&mut *each),
+        None => shelves.values().for_each(&mut *each),
+    };
+    match &scope.tenant {
+        Some(tenant) => tenants.get(&**tenant).into_iter().for_each(of_tenant),
+        None => tenants.values().for_each(&mut of_tenant),
+    }
 }
 
 impl Search {
@@ -271,10 +282,10 @@ impl Search {
         }
     }
 
-    /// A program was found, perhaps again.
+    /// A program was found in these images, perhaps again.
     #[inline]
-    fn note(&mut self, programs: &mut Programs, program: ProgramId) {
-        if programs.get_mut(program).is_some_and(|found| found.found_by(self.number)) {
+    fn note(&mut self, programs: &mut Programs, program: ProgramId, images: u8) {
+        if programs.get_mut(program).is_some_and(|found| found.found_by(self.number, images)) {
             self.found.push(program);
         }
     }
@@ -282,11 +293,11 @@ impl Search {
     /// Walks over the bodies and follows what stands there.
     fn look(&mut self, shelf: &Shelf, keys: &mut Keys, programs: &mut Programs, bodies: [Option<&[u8]>; 2]) {
         let mut walks = std::mem::take(&mut self.walks);
-        for (walk, body) in walks.iter_mut().zip(bodies) {
+        for ((walk, body), image) in walks.iter_mut().zip(bodies).zip([Image::Post, Image::Pre]) {
             let Some(body) = body else { continue };
             walk.run(&shelf.names, body);
             for (node, value) in walk.found(body) {
-                let mut found = |program| self.note(programs, program);
+                let mut found = |program| self.note(programs, program, 1 << image as u8);
                 shelf.names.table(node).find(keys, Spot(shelf.id, node), value, &mut found);
             }
         }
@@ -301,9 +312,10 @@ impl Shelf {
     }
 
     /// Files a program under the conjunct that lets the fewest changes through, by what is known by now.
-    fn file(&mut self, keys: &mut Keys, program: ProgramId, filter: &Filter) -> Option<u16> {
+    /// What is left to evaluate once it is found comes back with the conjunct's number.
+    fn file(&mut self, keys: &mut Keys, program: ProgramId, filter: &Filter) -> (Option<u16>, Residual) {
         self.all.insert(program);
-        self.transitions += usize::from(filter.concern.transitions);
+        self.transitions += usize::from(filter.concern.asks.transitions);
         filter.formula.paths(&mut |path| {
             self.names.add(path);
         });
@@ -316,14 +328,14 @@ impl Shelf {
         }
         let Some((conjunct, cover)) = cheapest.map(|at| &covers[at]) else {
             self.scanned.insert(program);
-            return None;
+            return (None, Residual::of(filter, &[], &self.names));
         };
         for access in cover {
             if let Some(node) = self.names.find(&access.path) {
                 self.names.table_mut(node).insert(keys, Spot(self.id, node), &access.by, program);
             }
         }
-        u16::try_from(*conjunct).ok()
+        (u16::try_from(*conjunct).ok(), Residual::of(filter, cover, &self.names))
     }
 
     /// The share of changes that this is expected to let through; among equals, the less crowded has less.
@@ -340,7 +352,7 @@ impl Shelf {
         shadow.at = if others.len() < shadow::PROGRAMS_MAX { None } else { others.last().copied() };
         for program in found.iter().take(shadow::PROGRAMS_MAX).chain(&others) {
             let Some(program) = programs.get(*program) else { continue };
-            let is_its = |found: &&Match| program.subscriptions().next() == Some(found.subscription);
+            let is_its = |found: &&Match| program.subscription() == Some(found.subscription);
             let found = out.iter().find(is_its).map(|found| found.verdict);
             let expected = program.filter.evaluate(change);
             shadow.counts.checks += 1;
@@ -357,7 +369,7 @@ impl Shelf {
 
     fn unfile(&mut self, keys: &mut Keys, program: ProgramId, filter: &Filter, conjunct: Option<u16>) {
         self.all.remove(&program);
-        self.transitions -= usize::from(filter.concern.transitions);
+        self.transitions -= usize::from(filter.concern.asks.transitions);
         let is_filed = |(number, _): &(usize, Cover)| Some(*number) == conjunct.map(usize::from);
         match access::covers(filter.formula.conjuncts()).find(is_filed) {
             None => drop(self.scanned.remove(&program)),

@@ -4,7 +4,6 @@
 //! beside the shard that the other bits name, and a program or a list of them: keys are not kept.
 //! Two keys that meet in all those bits share an entry, which costs an evaluation and nothing else.
 
-use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hash};
 
 use hashbrown::hash_table::Entry as Place;
@@ -12,6 +11,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::ProgramId;
 use super::bloom::{Bloom, BloomCounts, BloomUse};
+use super::ids::Ids;
 use super::paged::Paged;
 
 /// A table grows shard by shard, so that no insertion moves more than this part of it.
@@ -22,7 +22,7 @@ const SHARDS: usize = 256;
 pub(super) struct Keys {
     hashing: DefaultHashBuilder,
     shards: Vec<HashTable<Entry>>,
-    lists: Paged<BTreeSet<ProgramId>>,
+    lists: Paged<Ids>,
     len: usize,
     bloom: Bloom,
 }
@@ -104,10 +104,12 @@ impl Keys {
                 let filed = &mut entry.get_mut().filed;
                 if *filed & LIST != 0 {
                     if let Some(list) = self.lists.get_mut(*filed & !LIST) {
-                        list.insert(program);
+                        list.insert(program.0);
                     }
                 } else if *filed != program.0 {
-                    *filed = LIST | self.lists.insert(BTreeSet::from([ProgramId(*filed), program]));
+                    let mut list = Ids::one(*filed);
+                    list.insert(program.0);
+                    *filed = LIST | self.lists.insert(list);
                 }
             }
         }
@@ -129,10 +131,10 @@ impl Keys {
             return;
         }
         let Some(list) = self.lists.get_mut(filed & !LIST) else { return };
-        list.remove(&program);
-        if let (1, Some(last)) = (list.len(), list.first().copied()) {
+        list.remove(program.0);
+        if let Some(last) = list.only() {
             self.lists.remove(filed & !LIST);
-            found.get_mut().filed = last.0;
+            found.get_mut().filed = last;
         }
     }
 
@@ -150,7 +152,7 @@ impl Keys {
         if entry.filed & LIST == 0 {
             found(ProgramId(entry.filed));
         } else if let Some(list) = self.lists.get(entry.filed & !LIST) {
-            list.iter().for_each(|program| found(*program));
+            list.each(|program| found(ProgramId(program)));
         }
     }
 
@@ -160,7 +162,7 @@ impl Keys {
         let entry = self.shards.get(key.shard()).and_then(|shard| shard.find(place(tag), |entry| entry.tag == tag));
         entry.map_or(0, |entry| match entry.filed & LIST {
             0 => 1,
-            _ => self.lists.get(entry.filed & !LIST).map_or(0, BTreeSet::len),
+            _ => self.lists.get(entry.filed & !LIST).map_or(0, Ids::len),
         })
     }
 }

@@ -232,7 +232,12 @@ impl Walk {
 
     /// Where a path leads in the body that was walked.
     pub(super) fn get<'a>(&self, names: &Names, path: &Path, body: &'a [u8]) -> Found<'a> {
-        let Some(node) = names.find(path) else { return Found::Error };
+        names.find(path).map_or(Found::Error, |node| self.at(names, node, body))
+    }
+
+    /// What stands at a node in the body that was walked.
+    #[inline]
+    pub(super) fn at<'a>(&self, names: &Names, node: NodeId, body: &'a [u8]) -> Found<'a> {
         if let Some(place) = self.place(node) {
             return place.read(body).map_or(Found::Error, Found::Value);
         }

@@ -2,7 +2,6 @@
 //!
 //! Owns their numbers, and who has which. Filters are equal if their formulas and their concerns are.
 
-use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -10,7 +9,11 @@ use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
 use super::filter::Filter;
+use super::ids::Ids;
+use super::images::Images;
 use super::paged::Paged;
+use super::residual::Residual;
+use super::verdict::{Asks, Image};
 use super::{ProgramId, SubscriptionIndex};
 
 /// All programs of a matcher.
@@ -24,27 +27,33 @@ pub(super) struct Programs {
     with_cel: usize,
 }
 
-/// One of them.
+/// One of them: all that most changes that find it look at, in one line of memory.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Program {
-    pub(super) filter: Arc<Filter>,
-    subscriptions: Subscriptions,
-    digest: u32,
-    /// Whether it runs CEL that no term says.
-    pub(super) has_cel: bool,
-    /// Under which of its conjuncts it is filed; scanned if under none.
-    pub(super) conjunct: Option<u16>,
+    /// What is to be evaluated where it was found.
+    residual: Residual,
+    subscriptions: Ids,
     /// The last search that found it.
     found_by: u32,
+    /// In which images: a bit for each.
+    found_in: u8,
+    /// Whether it runs CEL that no term says.
+    pub(super) has_cel: bool,
+    pub(super) asks: Asks,
+    digest: u32,
+    /// Under which of its conjuncts it is filed; scanned if under none.
+    conjunct: u16,
+    pub(super) filter: Arc<Filter>,
 }
 
-/// Whose it is; nearly always one's.
-#[derive(Debug)]
-enum Subscriptions {
-    One(SubscriptionIndex),
-    #[allow(clippy::box_collection, reason = "a program with one subscription is to be small")]
-    Many(Box<BTreeSet<SubscriptionIndex>>),
-}
+const _: () = assert!(size_of::<Option<Program>>() == 64, "a program is to be one line of memory");
+
+/// Filed under no conjunct.
+const SCANNED: u16 = u16::MAX;
+
+/// Found in both images, or neither is to be evaluated.
+pub(super) const EVERYWHERE: u8 = 3;
 
 const SHARDS: usize = 256;
 
@@ -104,14 +113,17 @@ impl Programs {
         };
         if let Some(program) = self.known[shard].find(hash, is).copied() {
             if let Some(known) = all.get_mut(program.0) {
-                known.subscriptions.insert(subscription);
+                known.subscriptions.insert(subscription.0);
             }
             self.of.put(subscription.0, program);
             return (program, false);
         }
-        let (subscriptions, has_cel) = (Subscriptions::One(subscription), filter.formula.has_cel());
+        let (has_cel, asks) = (filter.formula.has_cel(), filter.concern.asks);
         self.with_cel += usize::from(has_cel);
-        let program = Program { filter, subscriptions, digest, has_cel, conjunct: None, found_by: 0 };
+        let (residual, subscriptions) = (Residual::Nothing, Ids::one(subscription.0));
+        let (conjunct, found_by, found_in) = (SCANNED, 0, 0);
+        let program =
+            Program { residual, subscriptions, found_by, found_in, has_cel, asks, digest, conjunct, filter };
         let program = ProgramId(all.insert(program));
         let rehash = |program: &ProgramId| place(all.get(program.0).map_or(0, |program| program.digest)).1;
         self.known[shard].insert_unique(hash, program, rehash);
@@ -124,7 +136,7 @@ impl Programs {
     pub(super) fn remove(&mut self, subscription: SubscriptionIndex) -> Option<(ProgramId, Option<Program>)> {
         let program = self.of.take(subscription.0)?;
         self.len -= 1;
-        if self.all.get_mut(program.0)?.subscriptions.remove(subscription) {
+        if !self.all.get_mut(program.0)?.subscriptions.remove(subscription.0) {
             return Some((program, None));
         }
         let last = self.all.remove(program.0)?;
@@ -142,37 +154,41 @@ fn is_same(a: &Arc<Filter>, b: &Arc<Filter>) -> bool {
 }
 
 impl Program {
-    /// A search found it; whether for the first time.
+    /// A search found it in these images; whether for the first time.
     #[inline]
-    pub(super) fn found_by(&mut self, search: u32) -> bool {
-        std::mem::replace(&mut self.found_by, search) != search
-    }
-
-    /// Everyone who has it.
-    pub(super) fn subscriptions(&self) -> impl Iterator<Item = SubscriptionIndex> {
-        let (one, many) = match &self.subscriptions {
-            Subscriptions::One(one) => (Some(*one), None),
-            Subscriptions::Many(many) => (None, Some(many)),
-        };
-        one.into_iter().chain(many.into_iter().flat_map(|many| many.iter().copied()))
-    }
-}
-
-impl Subscriptions {
-    fn insert(&mut self, subscription: SubscriptionIndex) {
-        match self {
-            Self::One(one) => *self = Self::Many(Box::new(BTreeSet::from([*one, subscription]))),
-            Self::Many(many) => drop(many.insert(subscription)),
+    pub(super) fn found_by(&mut self, search: u32, images: u8) -> bool {
+        let is_first = self.found_by != search;
+        if is_first {
+            (self.found_by, self.found_in) = (search, 0);
         }
+        self.found_in |= images;
+        is_first
     }
 
-    /// Whether there are others left.
-    fn remove(&mut self, subscription: SubscriptionIndex) -> bool {
-        let Self::Many(many) = self else { return false };
-        many.remove(&subscription);
-        if let (1, Some(last)) = (many.len(), many.first().copied()) {
-            *self = Self::One(last);
-        }
-        true
+    /// It is filed under this conjunct, none if scanned, and this is left to evaluate.
+    pub(super) fn filed(&mut self, conjunct: Option<u16>, residual: Residual) {
+        (self.conjunct, self.residual) = (conjunct.unwrap_or(SCANNED), residual);
+    }
+
+    /// Under which of its conjuncts it is filed; scanned if under none.
+    pub(super) fn conjunct(&self) -> Option<u16> {
+        (self.conjunct != SCANNED).then_some(self.conjunct)
+    }
+
+    /// Whether its filter is true of an image, for the search that found it last: where it is not found it is not true.
+    #[inline]
+    pub(super) fn holds(&self, image: Image, images: &mut Images<'_>) -> bool {
+        self.found_in & (1 << image as u8) != 0 && self.residual.holds(&self.filter, image, images)
+    }
+
+    /// Any of those who have it.
+    pub(super) fn subscription(&self) -> Option<SubscriptionIndex> {
+        self.subscriptions.any().map(SubscriptionIndex)
+    }
+
+    /// Calls `each` with everyone who has it.
+    #[inline]
+    pub(super) fn subscriptions(&self, mut each: impl FnMut(SubscriptionIndex)) {
+        self.subscriptions.each(|subscription| each(SubscriptionIndex(subscription)));
     }
 }

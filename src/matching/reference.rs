@@ -26,7 +26,7 @@ pub(super) fn evaluate(filter: &Filter, change: &Change) -> Option<Verdict> {
 fn matches(filter: &Filter, change: &Change, image: Image) -> bool {
     let Some(body) = image.body(change) else { return false };
     let doc = Value::of_document(body);
-    let hold = filter.terms().iter().all(|term| holds(term, &doc));
+    let hold = filter.terms().all(|term| holds(term, &doc));
     hold && filter.cel().is_none_or(|cel| cel.holds(&Variables::new(change, image)))
 }
 

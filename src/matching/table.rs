@@ -172,6 +172,9 @@ impl Ordered {
     fn find(&self, value: Raw<'_>, found: &mut impl FnMut(ProgramId)) {
         self.present.iter().for_each(|program| found(*program));
         match value {
+            // Found is true: what is an error to look at must not be.
+            Raw::Time(time) if !Value::is_time(time) => {}
+            Raw::Text(text) if self.texts.is_empty() || std::str::from_utf8(text).is_err() => {}
             Raw::Time(time) => self.times.stab(time_key(time), found),
             Raw::Int(number) => self.numbers.stab(number_key(number as f64).unwrap_or_default(), found),
             Raw::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(*key, found)),

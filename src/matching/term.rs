@@ -275,7 +275,7 @@ fn has_member(container: &Value, wanted: &Value) -> Option<bool> {
     match (container, wanted) {
         (Value::List(items), _) if items.contains(&Value::Error) => None,
         (Value::List(_), _) => Some(contains(container, wanted)),
-        (Value::Map(fields), Value::Text(key)) => Some(fields.contains_key(key)),
+        (Value::Map(fields), Value::Text(key)) => Some(fields.contains_key(key.as_str())),
         // No field has such a name, but a map could have such a key.
         (Value::Map(_), Value::Int(_) | Value::Double(_) | Value::Bool(_)) => Some(false),
         _ => None,

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
 use bson::{Bson, RawBsonRef, RawDocument};
+use compact_str::CompactString;
 
 use super::raw::{Container, Raw};
 
@@ -26,8 +27,8 @@ pub(crate) enum Value {
     /// double, and the double nearest to a decimal128.
     Double(f64),
     /// string, symbol, an ObjectId's hex digits, and whatever CEL has no type for as canonical
-    /// Extended JSON.
-    Text(Box<str>),
+    /// Extended JSON. Short ones, such as an ObjectId's, stand in place.
+    Text(CompactString),
     /// A date: milliseconds since 1970, within the years 1 to 9999.
     Time(i64),
     /// Binary data of any subtype.
@@ -83,7 +84,20 @@ impl Value {
     }
 
     pub(crate) fn time(milliseconds: i64) -> Self {
-        if TIME_MS.contains(&milliseconds) { Self::Time(milliseconds) } else { Self::Error }
+        if Self::is_time(milliseconds) { Self::Time(milliseconds) } else { Self::Error }
+    }
+
+    /// Whether CEL can express a date of so many milliseconds since 1970.
+    pub(super) fn is_time(milliseconds: i64) -> bool {
+        TIME_MS.contains(&milliseconds)
+    }
+
+    /// A double.
+    pub(super) const fn double(&self) -> Option<f64> {
+        match self {
+            Self::Double(value) => Some(*value),
+            _ => None,
+        }
     }
 
     /// Whether an error is in it, at any depth.

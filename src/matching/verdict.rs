@@ -16,10 +16,26 @@ use crate::subscription::Operations;
 pub(super) struct Concern {
     /// Only changes here.
     pub(super) home: Home,
+    /// What it asks of them.
+    pub(super) asks: Asks,
+}
+
+/// What a filter asks of a change to its collection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Asks {
     /// Only these.
     pub(super) operations: Operations,
     /// Whether pre-images are evaluated too.
     pub(super) transitions: bool,
+}
+
+/// What a filter's home is to a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Side {
+    /// Where it happened, or may have.
+    Here,
+    /// What it took the document out of.
+    Left,
 }
 
 /// A tenant's collection.
@@ -86,15 +102,29 @@ impl Image {
 }
 
 impl Concern {
-    /// What a change is to the filter; `matches` evaluates the body of one of its images and is asked
+    /// What a change is to the filter; see [`Asks::verdict`].
+    pub(super) fn verdict(&self, change: &Change, matches: impl FnMut(Image) -> bool) -> Option<Verdict> {
+        let is_left = || change.left.as_ref().is_some_and(|left| self.home.is(left));
+        let side = if self.home.is(&change.scope) { Some(Side::Here) } else { is_left().then_some(Side::Left) };
+        self.asks.verdict(change, side?, matches)
+    }
+}
+
+impl Asks {
+    /// What a change to either side is to the filter; `matches` evaluates the body of one of its images and is asked
     /// only for images that are there.
-    pub(super) fn verdict(&self, change: &Change, mut matches: impl FnMut(Image) -> bool) -> Option<Verdict> {
+    #[inline]
+    pub(super) fn verdict(
+        self,
+        change: &Change,
+        side: Side,
+        mut matches: impl FnMut(Image) -> bool,
+    ) -> Option<Verdict> {
         if !self.operations.contains(change.operation) {
             return None;
         }
-        if !self.home.is(&change.scope) {
-            let left = change.left.as_ref().is_some_and(|left| self.home.is(left));
-            let was = left && self.transitions && change.before.is_some() && matches(Image::Pre);
+        if side == Side::Left {
+            let was = self.transitions && change.before.is_some() && matches(Image::Pre);
             return was.then(|| Verdict { left_scope: true, ..told(Transition::Leave, Certainty::Exact) });
         }
         if change.operation == Operation::Delete {

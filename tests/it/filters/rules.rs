@@ -383,9 +383,10 @@ fn ranges_prefixes_and_members_are_no_scan() {
     };
     assert_eq!(candidates(doc! {"at": 5_000}), (3, 3));
     assert_eq!(candidates(doc! {"at": 5_001}), (2, 2));
-    // The ends of this range are open; what lies on them is found and turned down.
+    // The ends of this range are open; what lies on them is not found.
     assert_eq!(candidates(doc! {"price": 7.25}), (1, 1));
-    assert_eq!(candidates(doc! {"price": 7}), (2, 1));
+    assert_eq!(candidates(doc! {"price": 7}), (1, 1));
+    assert_eq!(candidates(doc! {"price": 7.5}), (1, 1));
     assert_eq!(candidates(doc! {"path": "/home/17/file"}), (1, 1));
     assert_eq!(candidates(doc! {"path": "/home/"}), (0, 0));
     assert_eq!(candidates(doc! {"tags": ["x", "tag-3", "tag-1999"]}), (2, 2));
