@@ -189,11 +189,11 @@ impl Formula {
             Some(ends) => ends.to_vec(),
             None => vec![term.clone()],
         });
-        let found = asked.map(|asked| {
+        let mut found = asked.map(|asked| {
             let is = |part: &&Self| matches!(part, Self::Atom(Atom::Term(term), true) if *term == asked);
             missing.iter().position(is).map(|at| missing.swap_remove(at))
         });
-        found.fold(true, |all, found| all && found.is_some()) && missing.is_empty()
+        found.all(|found| found.is_some()) && missing.is_empty()
     }
 
     /// Its conjuncts.

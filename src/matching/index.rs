@@ -22,7 +22,7 @@ use super::names::{Names, Walk};
 use super::programs::{EVERYWHERE, Programs};
 use super::residual::Residual;
 use super::shadow::{self, Difference, Shadow, ShadowCounts};
-use super::table::Spot;
+use super::table::{Finds, Spot};
 use super::verdict::{Image, Side};
 use super::{Match, ProgramId, SubscriptionIndex};
 use crate::change::{Change, Operation, Scope};
@@ -77,6 +77,8 @@ struct Search {
     number: u32,
     found: Vec<ProgramId>,
     walks: [Walk; 2],
+    finds: Finds,
+    leads: Vec<ProgramId>,
 }
 
 impl Matcher {
@@ -242,10 +244,10 @@ impl Matcher {
             let is_here = side == Side::Here;
             search.found.clear();
             if is_here && unseen {
-                shelf.all.iter().for_each(|program| search.note(programs, *program, EVERYWHERE));
+                search.note_all(&shelf.all, programs);
             } else {
                 let bodies = [document.filter(|_| is_here), before.filter(|_| is_delete || shelf.transitions > 0)];
-                shelf.scanned.iter().for_each(|program| search.note(programs, *program, EVERYWHERE));
+                search.note_all(&shelf.scanned, programs);
                 search.look(shelf, keys, programs, bodies.map(|body| body.map(|body| body.as_bytes())));
             }
             counts.candidates += search.found.len() as u64;
@@ -282,26 +284,33 @@ impl Search {
         }
     }
 
-    /// A program was found in these images, perhaps again.
-    #[inline]
-    fn note(&mut self, programs: &mut Programs, program: ProgramId, images: u8) {
-        if programs.get_mut(program).is_some_and(|found| found.found_by(self.number, images)) {
-            self.found.push(program);
-        }
+    /// Programs that are to be evaluated, or not to be, whatever the bodies.
+    fn note_all(&mut self, all: &BTreeSet<ProgramId>, programs: &mut Programs) {
+        all.iter().for_each(|program| note(&mut self.found, self.number, programs, *program, EVERYWHERE));
     }
 
-    /// Walks over the bodies and follows what stands there.
+    /// Walks over the bodies and follows what stands there. Step by step for all that was found, because what a step
+    /// looks up lies far apart in memory: looked up together, one need not wait for the other.
     fn look(&mut self, shelf: &Shelf, keys: &mut Keys, programs: &mut Programs, bodies: [Option<&[u8]>; 2]) {
-        let mut walks = std::mem::take(&mut self.walks);
+        let Self { walks, finds, leads, number, found } = self;
         for ((walk, body), image) in walks.iter_mut().zip(bodies).zip([Image::Post, Image::Pre]) {
             let Some(body) = body else { continue };
             walk.run(&shelf.names, body);
             for (node, value) in walk.found(body) {
-                let mut found = |program| self.note(programs, program, 1 << image as u8);
-                shelf.names.table(node).find(keys, Spot(shelf.id, node), value, &mut found);
+                shelf.names.table(node).find(keys, Spot(shelf.id, node), value, finds);
             }
+            finds.filed.extend(finds.keys.drain(..).filter_map(|key| keys.find(key)));
+            finds.filed.drain(..).for_each(|filed| keys.programs(filed, |program| leads.push(program)));
+            leads.drain(..).for_each(|program| note(found, *number, programs, program, 1 << image as u8));
         }
-        self.walks = walks;
+    }
+}
+
+/// A program was found in these images, perhaps again.
+#[inline]
+fn note(found: &mut Vec<ProgramId>, search: u32, programs: &mut Programs, program: ProgramId, images: u8) {
+    if programs.get_mut(program).is_some_and(|known| known.found_by(search, images)) {
+        found.push(program);
     }
 }
 

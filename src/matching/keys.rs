@@ -44,6 +44,16 @@ impl Entry {
 
 const LIST: u32 = 1 << 31;
 
+/// What a key leads to: a program, or a list of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Filed(u32);
+
+impl From<ProgramId> for Filed {
+    fn from(program: ProgramId) -> Self {
+        Self(program.0)
+    }
+}
+
 /// The hash of a key, computed once for all that is asked of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct KeyHash(u64);
@@ -138,21 +148,27 @@ impl Keys {
         }
     }
 
-    /// Calls `found` with each program filed under a key.
+    /// What is filed under a key.
     #[inline]
-    pub(super) fn find(&mut self, key: KeyHash, found: &mut impl FnMut(ProgramId)) {
+    pub(super) fn find(&mut self, key: KeyHash) -> Option<Filed> {
         if self.len == 0 || !self.bloom.may_have(key) {
-            return;
+            return None;
         }
         let tag = key.tag();
         let Some(entry) = self.shards[key.shard()].find(place(tag), |entry| entry.tag == tag) else {
             self.bloom.passed_in_vain();
-            return;
+            return None;
         };
-        if entry.filed & LIST == 0 {
-            found(ProgramId(entry.filed));
-        } else if let Some(list) = self.lists.get(entry.filed & !LIST) {
-            list.each(|program| found(ProgramId(program)));
+        Some(Filed(entry.filed))
+    }
+
+    /// Calls `each` with every program there.
+    #[inline]
+    pub(super) fn programs(&self, filed: Filed, mut each: impl FnMut(ProgramId)) {
+        if filed.0 & LIST == 0 {
+            each(ProgramId(filed.0));
+        } else if let Some(list) = self.lists.get(filed.0 & !LIST) {
+            list.each(|program| each(ProgramId(program)));
         }
     }
 

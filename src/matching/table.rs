@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::ProgramId;
 use super::access::{By, KEYS_UNKNOWN, Key, KeyRef, with_key};
-use super::keys::{KeyHash, Keys};
+use super::keys::{Filed, KeyHash, Keys};
 use super::ranges::Ranges;
 use super::raw::Raw;
 use super::spans::{Spans, number_key, time_key};
@@ -32,6 +32,14 @@ struct Ordered {
     times: Spans,
     texts: Ranges<[u8]>,
     present: BTreeSet<ProgramId>,
+}
+
+/// What values have led to so far; memory to be reused.
+#[derive(Default, Debug)]
+pub(super) struct Finds {
+    /// To be looked up.
+    pub(super) keys: Vec<KeyHash>,
+    pub(super) filed: Vec<Filed>,
 }
 
 /// Which table: scope and node.
@@ -135,31 +143,24 @@ impl Table {
         }
     }
 
-    /// Calls `found` with each program filed here that this value may be for.
+    /// Adds each program filed here by a range that this value is in, and the keys that it has.
     #[inline]
-    pub(super) fn find(&self, keys: &mut Keys, spot: Spot, value: Raw<'_>, found: &mut impl FnMut(ProgramId)) {
+    pub(super) fn find(&self, keys: &Keys, spot: Spot, value: Raw<'_>, found: &mut Finds) {
+        let mut look = |of, value| found.keys.extend(with_key(value, |key| hash(keys, spot, of, key)));
         if self.equal > 0 {
-            look(keys, spot, Of::Value, value, found);
+            look(Of::Value, value);
         }
         if self.member > 0
             && let Raw::List(container) | Raw::Map(container) = value
         {
             for (name, item) in container.fields() {
                 let member = if matches!(value, Raw::List(_)) { item } else { Raw::Text(name) };
-                look(keys, spot, Of::Member, member, found);
+                look(Of::Member, member);
             }
         }
         if let Some(ordered) = &self.ordered {
-            ordered.find(value, found);
+            ordered.find(value, &mut |program| found.filed.push(program.into()));
         }
-    }
-}
-
-#[inline]
-fn look(keys: &mut Keys, spot: Spot, of: Of, value: Raw<'_>, found: &mut impl FnMut(ProgramId)) {
-    let hash = with_key(value, |key| hash(keys, spot, of, key));
-    if let Some(hash) = hash {
-        keys.find(hash, found);
     }
 }
 
