@@ -5,7 +5,7 @@
 
 use super::formula::{Atom, Formula};
 use super::ranges::after_prefix;
-use super::raw::Raw;
+use super::raw::{OBJECT_ID, Raw, hex};
 use super::spans::{number_key, time_key};
 use super::term::{Term, Test};
 use super::value::Value;
@@ -75,6 +75,7 @@ pub(super) fn with_key<R>(value: Raw<'_>, look: impl FnOnce(KeyRef<'_>) -> R) ->
         Raw::Text(text) => KeyRef::Text(text),
         Raw::Time(time) => KeyRef::Time(time),
         Raw::List(_) | Raw::Map(_) | Raw::Error => return None,
+        Raw::Other(OBJECT_ID, id) => return id.first_chunk().map(|id| look(KeyRef::Text(&hex(*id)))),
         other @ Raw::Other(..) => return Key::of(&other.value()).map(|key| look(key.as_ref())),
     };
     Some(look(key))

@@ -17,6 +17,8 @@ use crate::subscription::Path;
 pub(super) type NodeId = u32;
 
 const ROOT: NodeId = 0;
+/// The parent of nodes that are not in use.
+const FREE: NodeId = NodeId::MAX;
 
 /// The paths of a scope as a tree of steps.
 #[derive(Debug)]
@@ -89,6 +91,13 @@ impl Names {
         node.children.find(self.hashing.hash_one(name), is).copied()
     }
 
+    /// Whether a node, which may have been freed, is this child of another.
+    #[inline]
+    fn is_child(&self, node: NodeId, parent: NodeId, name: &[u8]) -> bool {
+        let known = &self.nodes[node as usize];
+        known.parent == parent && known.name.as_bytes() == name && node != ROOT
+    }
+
     /// Has a path walked to from now on, once more.
     pub(super) fn add(&mut self, path: &Path) -> NodeId {
         let node = path.0.iter().fold(ROOT, |node, step| match self.child(node, step.as_bytes()) {
@@ -141,6 +150,7 @@ impl Names {
             };
             self.nodes[parent as usize].mask = mask;
             self.nodes[parent as usize].indexes -= u32::from(self.nodes[at as usize].index.is_some());
+            self.nodes[at as usize].parent = FREE;
             self.free.push(at);
             at = parent;
         }
@@ -150,11 +160,22 @@ impl Names {
 /// What a walk found; to be reused for the next.
 #[derive(Default, Debug)]
 pub(super) struct Walk {
-    /// By node: the number of the walk that found it, and where.
-    places: Vec<(u32, Option<Place>)>,
+    slots: Vec<Slot>,
     walks: u32,
     /// The nodes found, in the body's order.
     found: Vec<NodeId>,
+}
+
+/// What a walk knows of a node.
+#[derive(Clone, Copy, Default, Debug)]
+struct Slot {
+    /// The number of the walk that found it last, and where it did.
+    walk: u32,
+    place: Option<Place>,
+    /// The nodes that were found after it and first in it, last time: documents of a collection have their fields in
+    /// one order.
+    next: NodeId,
+    first: NodeId,
 }
 
 impl Walk {
@@ -163,11 +184,11 @@ impl Walk {
         self.found.clear();
         self.walks = self.walks.wrapping_add(1);
         if self.walks == 0 {
-            self.places.clear();
+            self.slots.clear();
             self.walks = 1;
         }
-        if self.places.len() < names.nodes.len() {
-            self.places.resize(names.nodes.len(), (0, None));
+        if self.slots.len() < names.nodes.len() {
+            self.slots.resize(names.nodes.len(), Slot::default());
         }
         if let Some(whole) = Place::whole(body) {
             self.descend(names, ROOT, whole, body);
@@ -193,10 +214,22 @@ impl Walk {
         if left == 0 {
             return;
         }
+        let mut last = None;
         for (name, place) in container.fields(body) {
-            if let Some(child) = names.child(node, name)
-                && self.put(names, child, place, body)
-            {
+            if parent.mask & bit(name) == 0 {
+                continue;
+            }
+            let guess = match last {
+                None => &mut self.slots[node as usize].first,
+                Some(last) => &mut self.slots[last as usize].next,
+            };
+            if !names.is_child(*guess, node, name) {
+                let Some(child) = names.child(node, name) else { continue };
+                *guess = child;
+            }
+            let child = *guess;
+            last = Some(child);
+            if self.put(names, child, place, body) {
                 left -= 1;
                 if left == 0 {
                     break;
@@ -207,11 +240,11 @@ impl Walk {
 
     /// Of fields with one name the first counts. Whether this is it.
     fn put(&mut self, names: &Names, node: NodeId, place: Place, body: &[u8]) -> bool {
-        let slot = &mut self.places[node as usize];
-        if slot.0 == self.walks {
+        let slot = &mut self.slots[node as usize];
+        if slot.walk == self.walks {
             return false;
         }
-        *slot = (self.walks, Some(place));
+        (slot.walk, slot.place) = (self.walks, Some(place));
         self.found.push(node);
         if place.is_container() {
             self.descend(names, node, place, body);
@@ -226,8 +259,8 @@ impl Walk {
 
     #[inline]
     fn place(&self, node: NodeId) -> Option<Place> {
-        let (walk, place) = self.places.get(node as usize)?;
-        if *walk == self.walks { *place } else { None }
+        let slot = self.slots.get(node as usize)?;
+        if slot.walk == self.walks { slot.place } else { None }
     }
 
     /// Where a path leads in the body that was walked.

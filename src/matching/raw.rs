@@ -94,8 +94,11 @@ impl<'a> Raw<'a> {
     }
 }
 
-/// A value of the rarer types, by way of a document of this one field.
+/// A value of the rarer types, by way of a document of this one field where it is none of the frequent ones.
 fn rarer(kind: u8, bytes: &[u8]) -> Option<Value> {
+    if kind == OBJECT_ID {
+        return Some(Value::Text(std::str::from_utf8(&hex(*bytes.first_chunk()?)).ok()?.into()));
+    }
     let mut document = Vec::with_capacity(bytes.len() + 7);
     document.extend_from_slice(&i32::try_from(bytes.len() + 7).ok()?.to_le_bytes());
     document.extend_from_slice(&[kind, 0]);
@@ -243,6 +246,20 @@ fn zero(bytes: &[u8]) -> Option<usize> {
         at += 8;
     }
     bytes[at..].iter().position(|byte| *byte == 0).map(|found| at + found)
+}
+
+/// The type of ObjectIds.
+pub(super) const OBJECT_ID: u8 = 0x07;
+
+/// An ObjectId's digits.
+pub(super) fn hex(id: [u8; 12]) -> [u8; 24] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0; 24];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(id) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    digits
 }
 
 fn int32(bytes: &[u8]) -> Option<i32> {

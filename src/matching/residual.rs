@@ -10,7 +10,7 @@ use super::formula::{Atom, Formula};
 use super::images::Images;
 use super::names::{Names, NodeId};
 use super::path::Found;
-use super::raw::Raw;
+use super::raw::{OBJECT_ID, Raw, hex};
 use super::spans::{number_key, time_key};
 use super::term::{Term, Test};
 use super::value::Value;
@@ -31,6 +31,8 @@ pub(super) enum Residual {
 pub(super) enum Check {
     /// The value is this text.
     Text { node: NodeId, text: Short },
+    /// It is this ObjectId, or its digits as a text.
+    Id { node: NodeId, id: [u8; 12] },
     /// It is a number between these keys.
     Numbers { node: NodeId, start: u64, stop: u64 },
     /// It is a date between these.
@@ -61,6 +63,12 @@ impl Short {
     fn is(&self, text: &[u8]) -> bool {
         self.bytes.get(..usize::from(self.len)) == Some(text)
     }
+}
+
+/// The ObjectId that has these digits.
+fn id_of(digits: &str) -> Option<[u8; 12]> {
+    let id = bson::oid::ObjectId::parse_str(digits).ok()?.bytes();
+    (hex(id) == digits.as_bytes()).then_some(id)
 }
 
 impl Residual {
@@ -110,7 +118,10 @@ impl Check {
     fn quick(term: &Term, node: NodeId) -> Option<Self> {
         if let Test::Compare(Operator::Equal, value) = &term.test {
             return match value {
-                Value::Text(text) => Some(Self::Text { node, text: Short::of(text)? }),
+                Value::Text(text) => match id_of(text) {
+                    Some(id) => Some(Self::Id { node, id }),
+                    None => Some(Self::Text { node, text: Short::of(text)? }),
+                },
                 Value::Int(_) | Value::Double(_) if value.is_exact() => {
                     let number = if let Value::Int(number) = value { Some(*number as f64) } else { value.double() };
                     number.and_then(number_key).map(|key| Self::Numbers { node, start: key, stop: key })
@@ -147,6 +158,11 @@ impl Check {
                 Found::Value(Raw::Text(found)) => text.is(found),
                 // Some of the rarer types count as texts.
                 Found::Value(other @ Raw::Other(..)) => matches!(other.value(), Value::Text(found) if text.is(found.as_bytes())),
+                _ => false,
+            },
+            Self::Id { node, id } => match images.at(image, *node) {
+                Found::Value(Raw::Other(OBJECT_ID, found)) => found == id,
+                Found::Value(Raw::Text(found)) => found == hex(*id),
                 _ => false,
             },
             Self::Numbers { node, start, stop } => {

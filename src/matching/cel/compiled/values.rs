@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::{Outcome, Stop, containers};
-use crate::matching::raw::{Container, Raw};
+use crate::matching::raw::{Container, Raw, hex};
 use crate::matching::value::Value;
 
 /// A value.
@@ -345,14 +345,4 @@ pub(super) fn utf8(bytes: &[u8]) -> Outcome<&str> {
 
 fn parsed<T: std::str::FromStr>(text: &[u8]) -> Outcome<T> {
     utf8(text)?.parse().map_err(|_| Stop::Error)
-}
-
-fn hex(id: [u8; 12]) -> [u8; 24] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut digits = [0; 24];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(id) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
-    digits
 }
