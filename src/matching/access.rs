@@ -270,7 +270,12 @@ fn cover(formula: &Formula) -> Option<Cover> {
     match formula {
         // It is true for nothing and need not be found.
         Formula::Constant(false) => Some(Vec::new()),
-        Formula::Constant(true) | Formula::Atom(Atom::Cel(_), _) => None,
+        Formula::Atom(Atom::Cel(part), true) => {
+            let (path, values) = part.members()?;
+            let keys = keys(&values).filter(|keys| keys.len() <= limits::cover_keys_max)?;
+            Some(vec![Access { path, by: By::Member(keys) }])
+        }
+        Formula::Constant(true) | Formula::Atom(Atom::Cel(_), false) => None,
         Formula::Atom(Atom::Term(term), wanted) => Access::of(term, *wanted).map(|access| vec![access]),
         Formula::All(parts) => cover_of_all(parts).map(|(_, cover)| cover),
         Formula::Any(parts) => {

@@ -108,11 +108,12 @@ impl Filter {
             (conjuncts[*number].is_flat() && (by_value || is_presence)).then_some(*number)
         };
         let chosen = found_by.as_ref().and_then(decided);
-        let indexes = match found_by {
+        let filed = found_by.as_ref().map_or(&[][..], |(_, cover)| cover.as_slice());
+        let indexes = match &found_by {
             None => vec![json!({"kind": "scan", "field": null})],
             Some((_, cover)) => {
                 let mut indexes: Vec<Json> = Vec::new();
-                for access in &cover {
+                for access in cover {
                     let index = json!({"kind": access.kind(), "field": access.path.to_string()});
                     if !indexes.contains(&index) {
                         indexes.push(index);
@@ -121,7 +122,10 @@ impl Filter {
                 indexes
             }
         };
-        let others = conjuncts.iter().enumerate().filter(|(number, _)| Some(*number) != chosen);
+        let others = conjuncts.iter().enumerate().filter(|(number, conjunct)| {
+            let is_decided = matches!(filed, [only] if only.decides(conjunct));
+            Some(*number) != chosen && !is_decided
+        });
         let residual: Vec<String> = others.map(|(_, formula)| self.described(formula)).collect();
         json!({"indexes": indexes, "residual": residual})
     }

@@ -204,11 +204,11 @@ impl Formula {
         }
     }
 
-    /// Whether it is an atom, or atoms of which any will do.
+    /// Whether it is a term, or terms of which any will do.
     pub(super) fn is_flat(&self) -> bool {
         match self {
-            Self::Any(parts) => parts.iter().all(|part| matches!(part, Self::Atom(..))),
-            other => matches!(other, Self::Atom(..)),
+            Self::Any(parts) => parts.iter().all(|part| matches!(part, Self::Atom(Atom::Term(_), _))),
+            other => matches!(other, Self::Atom(Atom::Term(_), _)),
         }
     }
 }

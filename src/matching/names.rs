@@ -91,11 +91,11 @@ impl Names {
         node.children.find(self.hashing.hash_one(name), is).copied()
     }
 
-    /// Whether a node, which may have been freed, is this child of another.
+    /// Whether a node, which may have been freed or be another tree's, is this child of another.
     #[inline]
     fn is_child(&self, node: NodeId, parent: NodeId, name: &[u8]) -> bool {
-        let known = &self.nodes[node as usize];
-        known.parent == parent && known.name.as_bytes() == name && node != ROOT
+        let is = |known: &Node| known.parent == parent && known.name.as_bytes() == name && node != ROOT;
+        self.nodes.get(node as usize).is_some_and(is)
     }
 
     /// Has a path walked to from now on, once more.

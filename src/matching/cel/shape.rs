@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cel_interpreter::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
 
+use super::compiled::{exists, instant};
 use super::{Compiled, Variables, explained, print, value_of};
 use crate::matching::path::array_index;
 use crate::matching::term::{Term, Test};
@@ -79,6 +80,15 @@ impl Part {
         self.inner.compiled.as_ref().map_or(&[], Compiled::paths)
     }
 
+    /// A path and values of which one must be in the container there for this to be true, if it asks so.
+    pub(in crate::matching) fn members(&self) -> Option<(Path, Vec<Value>)> {
+        let Expr::Comprehension(parts) = &self.inner.tree.expr else { return None };
+        let (range, body) = exists(parts)?;
+        // What is not walked to is not found.
+        let path = path(range).filter(|path| self.paths().contains(path))?;
+        Some((path, equals(body, &parts.iter_var)?))
+    }
+
     /// Whether it comes out as wanted, by the interpreter. An error, or a value that is no truth value, does not.
     pub(in crate::matching) fn holds(&self, wanted: bool, variables: &Variables) -> bool {
         value_of(&self.inner.tree, &variables.0) == Some(wanted)
@@ -140,6 +150,24 @@ impl<'a> Expression<'a> {
             },
             _ => Shape::Other,
         }
+    }
+}
+
+/// Values of which a variable equals one wherever an expression is true.
+fn equals(expression: &IdedExpr, variable: &str) -> Option<Vec<Value>> {
+    let Expr::Call(call) = &expression.expr else { return None };
+    let [a, b] = call.args.as_slice() else { return None };
+    let is_it = |expression: &IdedExpr| matches!(&expression.expr, Expr::Ident(name) if name == variable);
+    match call.func_name.as_str() {
+        operators::LOGICAL_AND => equals(a, variable).or_else(|| equals(b, variable)),
+        operators::LOGICAL_OR => Some([equals(a, variable)?, equals(b, variable)?].concat()),
+        operators::EQUALS if is_it(a) => Some(vec![literal(b)?]),
+        operators::EQUALS if is_it(b) => Some(vec![literal(a)?]),
+        operators::IN if is_it(a) => match list(b)? {
+            Value::List(items) => Some(items),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -219,6 +247,12 @@ fn literal(expression: &IdedExpr) -> Option<Value> {
             Expr::Literal(LiteralValue::Double(value)) => Value::Double(-*value.inner()),
             _ => return None,
         },
+        // Of a time between two milliseconds there is no value of ours.
+        Expr::Call(call) if call.func_name == "timestamp" && call.target.is_none() => {
+            let (seconds, nanos) = instant(expression, call.args.first()?)?;
+            let milliseconds = seconds.checked_mul(1_000)?.checked_add(i64::from(nanos / 1_000_000))?;
+            Some(Value::time(milliseconds)).filter(|time| nanos % 1_000_000 == 0 && *time != Value::Error)?
+        }
         _ => return None,
     })
 }

@@ -127,7 +127,7 @@ fn term(value: BoxedStrategy<Bson>) -> impl Strategy<Value = Value> {
     })
 }
 
-const CEL: [&str; 16] = [
+const CEL: [&str; 20] = [
     "doc.a == 1",
     "doc.a == doc.b",
     "doc.a != doc.b",
@@ -135,6 +135,10 @@ const CEL: [&str; 16] = [
     "doc.a in doc.b",
     "doc.a < doc.b",
     "doc.a.exists(x, x == 1)",
+    "doc.a.exists(x, x == 'x' || x in [2, 2.5, null] || x == 3u)",
+    "doc.b.exists(x, doc.a == 1 && x == doc.b || 1 == x && doc.a != 2)",
+    "doc.a > timestamp('1970-01-01T00:00:00Z') && doc.a <= timestamp('1970-01-01T00:00:00.001Z')",
+    "doc.a != timestamp('1970-01-01T00:00:00.0001Z') || doc.b == timestamp('0001-01-01T00:00:00Z')",
     "doc.a.all(x, x != 1)",
     "!(doc.a == 'a')",
     "op == 'insert'",

@@ -309,6 +309,21 @@ fn a_plan_names_the_index_and_the_rest() {
         plan("!(doc.a != 1 || doc.b > 2)"),
         json!({"indexes": [{"kind": "equality", "field": "a"}], "residual": ["!(doc.b > 2)"]})
     );
+    assert_eq!(
+        plan("doc.n > 1 && doc.n <= 5 && doc.m != 2"),
+        json!({"indexes": [{"kind": "range", "field": "n"}], "residual": ["doc.m != 2"]})
+    );
+    assert_eq!(
+        plan("doc.at >= timestamp('2025-11-21T00:00:00Z') && doc.at < timestamp('2025-11-22T00:00:00Z')"),
+        json!({"indexes": [{"kind": "range", "field": "at"}], "residual": []})
+    );
+    let tags = "doc.tags.exists(t, t == 'a' || t in ['b', 'c'] || 'd' == t && doc.n > 1)";
+    let member = json!([{"kind": "member", "field": "tags"}]);
+    assert_eq!(plan(tags)["indexes"], member);
+    assert_eq!(plan(tags)["residual"].as_array().map(Vec::len), Some(1));
+    for scanned in ["doc.tags.exists(t, t == 'a' || t > 'b')", "!doc.tags.exists(t, t == 'a')", "doc.tags.all(t, t == 'a')"] {
+        assert_eq!(plan(scanned)["indexes"], json!([{"kind": "scan", "field": null}]), "{scanned}");
+    }
     assert_eq!(plan("doc.a == 1 && false"), json!({"indexes": [], "residual": ["false"]}));
     let fields = json!({"filters": [term("a", "in", json!([1, 2]))]});
     assert_eq!(filter(fields).plan(), json!({"indexes": [{"kind": "in", "field": "a"}], "residual": []}));
@@ -368,11 +383,15 @@ fn ranges_prefixes_and_members_are_no_scan() {
         matcher.insert(SubscriptionIndex(number), filter(fields));
         number += 1;
     };
-    for n in 0..2_000 {
+    let time = |seconds: i64| bson::DateTime::from_millis(seconds * 1_000).try_to_rfc3339_string().unwrap();
+    for n in 0..2_000_i64 {
         add(&mut matcher, json!({"interval": {"field": "at", "start": n * 5, "stop": n * 5 + 10}}));
         add(&mut matcher, json!({"cel": format!("doc.price > {n}.5 && doc.price < {}", n + 2)}));
         add(&mut matcher, json!({"filters": [{"field": "path", "op": "starts-with", "value": format!("/home/{n}/")}]}));
         add(&mut matcher, json!({"cel": format!("'tag-{n}' in doc.tags")}));
+        add(&mut matcher, json!({"cel": format!("doc.labels.exists(l, l == 'label-{n}')")}));
+        let (day, next) = (time(n * 86_400), time((n + 1) * 86_400));
+        add(&mut matcher, json!({"cel": format!("doc.seen >= timestamp('{day}') && timestamp('{next}') > doc.seen")}));
         add(&mut matcher, json!({"cel": format!("doc.kind == 'x' && (doc.a == {n} || doc.b == {n})")}));
     }
     let mut candidates = |body: Document| {
@@ -390,6 +409,13 @@ fn ranges_prefixes_and_members_are_no_scan() {
     assert_eq!(candidates(doc! {"path": "/home/17/file"}), (1, 1));
     assert_eq!(candidates(doc! {"path": "/home/"}), (0, 0));
     assert_eq!(candidates(doc! {"tags": ["x", "tag-3", "tag-1999"]}), (2, 2));
+    assert_eq!(candidates(doc! {"labels": ["x", "label-3", "label-3", "label-4"]}), (2, 2));
+    assert_eq!(candidates(doc! {"labels": {"label-3": 1}}), (1, 1));
+    for milliseconds in [86_400_000 * 7, 86_400_000 * 8 - 1] {
+        assert_eq!(candidates(doc! {"seen": bson::DateTime::from_millis(milliseconds)}), (1, 1));
+    }
+    assert_eq!(candidates(doc! {"seen": bson::DateTime::from_millis(-1)}), (0, 0));
+    assert_eq!(candidates(doc! {"seen": bson::DateTime::MAX}), (0, 0));
     // After a few it is noticed that all of them ask for this kind, and that `a` and `b` tell them apart.
     assert_eq!(candidates(doc! {"a": 5_000, "b": 5_000, "kind": "x"}), (5, 0));
     assert_eq!(candidates(doc! {"a": 500, "b": 900, "kind": "x"}), (7, 2));

@@ -219,7 +219,7 @@ fn unary(
     notes: &mut Notes,
 ) -> Option<Node> {
     if name == "timestamp" {
-        return instant(expression, inner);
+        return instant(expression, inner).map(|(seconds, nanos)| Node::Literal(Val::Time(seconds, nanos)));
     }
     if name == guard::OPERAND {
         // With an index that changes, a search through what is outside would begin anew with every turn.
@@ -243,13 +243,11 @@ fn unary(
     Some(Node::Convert(conversion, boxed(inner, variable, notes)?))
 }
 
-/// `timestamp('…')`, by way of the interpreter.
-fn instant(expression: &IdedExpr, text: &IdedExpr) -> Option<Node> {
+/// `timestamp('…')`, by way of the interpreter: seconds since 1970, and nanoseconds.
+pub(in crate::matching::cel) fn instant(expression: &IdedExpr, text: &IdedExpr) -> Option<(i64, u32)> {
     let Expr::Literal(LiteralValue::String(_)) = &text.expr else { return None };
     match resolve(expression, &empty_context())? {
-        Ok(CelValue::Timestamp(time)) => {
-            Some(Node::Literal(Val::Time(time.timestamp(), time.timestamp_subsec_nanos())))
-        }
+        Ok(CelValue::Timestamp(time)) => Some((time.timestamp(), time.timestamp_subsec_nanos())),
         _ => None,
     }
 }
@@ -326,12 +324,7 @@ fn comprehension(parts: &ComprehensionExpr, notes: &mut Notes) -> Option<Node> {
         return is_made.then(|| Node::Collect(Box::new([range, wanted, made])));
     }
     let (kind, body) = match literal(init)? {
-        // false, `@not_strictly_false(!@result)`, `@result || body`, `@result`
-        Val::Bool(false) => {
-            let not = call(condition, operators::NOT_STRICTLY_FALSE).and_then(<[_]>::first)?;
-            let is_open = call(not, operators::LOGICAL_NOT).and_then(<[_]>::first).is_some_and(is_result);
-            (Loop::Exists, folded(step, operators::LOGICAL_OR, is_open && is_result(&parts.result), is_result)?)
-        }
+        Val::Bool(false) => (Loop::Exists, exists(parts)?.1),
         // true, `@not_strictly_false(@result)`, `@result && body`, `@result`
         Val::Bool(true) => {
             let is_open = call(condition, operators::NOT_STRICTLY_FALSE).and_then(<[_]>::first).is_some_and(is_result);
@@ -352,6 +345,18 @@ fn comprehension(parts: &ComprehensionExpr, notes: &mut Notes) -> Option<Node> {
         _ => return None,
     };
     Some(Node::Loop(kind, Box::new([range, node(body, variable, notes)?])))
+}
+
+/// What `exists` goes over and what it asks, if this is one: false, `@not_strictly_false(!@result)`, `@result || body`,
+/// `@result`.
+pub(in crate::matching::cel) fn exists(parts: &ComprehensionExpr) -> Option<(&IdedExpr, &IdedExpr)> {
+    let is_result = |expression: &IdedExpr| is_name(expression, &parts.accu_var);
+    let (None, Some([range])) = (&parts.iter_var2, call(&parts.iter_range, guard::RANGE)) else { return None };
+    let Expr::Literal(LiteralValue::Boolean(init)) = &parts.accu_init.expr else { return None };
+    let not = call(&parts.loop_cond, operators::NOT_STRICTLY_FALSE).and_then(<[_]>::first)?;
+    let is_open = call(not, operators::LOGICAL_NOT).and_then(<[_]>::first).is_some_and(is_result);
+    let is_ordinary = is_open && !*init.inner() && is_result(&parts.result);
+    Some((range, folded(&parts.loop_step, operators::LOGICAL_OR, is_ordinary, is_result)?))
 }
 
 fn folded<'a>(

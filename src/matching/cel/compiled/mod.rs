@@ -11,6 +11,8 @@ mod containers;
 mod tests;
 mod values;
 
+pub(super) use compile::{exists, instant};
+
 use std::cell::OnceCell;
 use std::cmp::Ordering;
 
