@@ -14,7 +14,7 @@ use super::workload::{Plan, Workload};
 
 /// Memory comes in pages and the allocator takes many at a time: fewer subscriptions than these are built
 /// several times over.
-const ENOUGH: u32 = 200_000;
+const ENOUGH: u32 = 50_000;
 
 /// In this process. `None` if it is not built in time, or is nothing to be built, or if several of its kind
 /// would share what they have.

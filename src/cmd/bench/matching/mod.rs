@@ -57,7 +57,7 @@ pub struct MatchArgs {
     /// Different changes
     #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub changes: u64,
-    /// How long each contender may look up
+    /// How long each contender may look up, in processor time
     #[arg(long, default_value_t = 2.0, value_name = "S", value_parser = seconds)]
     pub seconds: f64,
     /// How long each may take to be built; what takes longer is skipped
