@@ -44,7 +44,7 @@ async fn matching_is_measured_on_every_workload_and_all_count_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let plot = folder.path().join("cost.svg");
     let sizes = ["--subscriptions", "40,400", "--programs", "10", "--changes", "300", "--seconds", "0.2"];
-    let rest = ["--no-memory", "--plot", plot.to_str().unwrap()];
+    let rest = ["--together", "--plot", plot.to_str().unwrap()];
     let report = matching(&[&sizes[..], &rest[..]].concat()).await;
     assert_eq!(report["disagreements"], serde_json::json!([]), "{report}");
 

@@ -7,7 +7,7 @@ use super::measure::{Figures, Limits, Steps, cpu_nanos};
 use super::workload::{Event, Plan};
 
 /// Removals and inserts measured after the look-ups, at most.
-const AFTERWARDS: u32 = 20_000;
+const AFTERWARDS: u32 = 100_000;
 /// Changes counted again after them, at most.
 const RECOUNTED: usize = 1_000;
 /// Look-ups in a row between removals and inserts, at most.

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::churn;
 use super::contender::{Contender, Upkeep};
@@ -56,7 +56,7 @@ pub(super) enum Outcome {
 }
 
 /// The figures of a run.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Figures {
     /// Different changes.
@@ -79,8 +79,33 @@ pub(super) struct Figures {
     pub longest_insert_micros: Option<f64>,
     /// The longest single removal.
     pub longest_remove_micros: Option<f64>,
-    /// Resident memory; see `memory`.
+    /// Resident memory; see `alone`.
     pub bytes_per_subscription: Option<f64>,
+}
+
+impl Figures {
+    /// Those of the inserts while it was built.
+    pub(super) fn built<C: Contender>(steps: &Steps) -> Self {
+        Self {
+            build_insert_rate: if C::COUNTS { steps.rate() } else { None },
+            // A static one is built in a single step.
+            longest_insert_micros: if C::UPKEEP == Upkeep::Static { None } else { steps.longest_micros() },
+            ..Self::default()
+        }
+    }
+
+    /// Takes over what a process of its own found out.
+    pub(super) fn learn(&mut self, alone: &Self, is_churn: bool) {
+        self.bytes_per_subscription = alone.bytes_per_subscription;
+        // Churn is measured where it happens: between look-ups.
+        if !is_churn {
+            self.build_insert_rate = alone.build_insert_rate;
+            self.insert_rate = alone.insert_rate;
+            self.remove_rate = alone.remove_rate;
+            self.longest_insert_micros = alone.longest_insert_micros;
+            self.longest_remove_micros = alone.longest_remove_micros;
+        }
+    }
 }
 
 /// Processor time of this thread so far, in nanoseconds.
@@ -178,13 +203,8 @@ pub(super) fn measure<C: Contender>(plan: &Plan, events: &[Event], limits: &Limi
             return Ok(Measured { outcome: Outcome::NotBuilt { inserted }, counts: Vec::new(), fault: None });
         }
     };
-    let mut figures = Figures {
-        build_seconds: limits.clock.now().since(began).as_secs_f64(),
-        build_insert_rate: if C::COUNTS { built.rate() } else { None },
-        // A static one is built in a single step.
-        longest_insert_micros: if C::UPKEEP == Upkeep::Static { None } else { built.longest_micros() },
-        ..Figures::default()
-    };
+    let build_seconds = limits.clock.now().since(began).as_secs_f64();
+    let mut figures = Figures { build_seconds, ..Figures::built::<C>(&built) };
     if plan.workload.is_churn() && C::UPKEEP == Upkeep::Both {
         let counts = churn::interleaved(plan, &mut contender, events, limits, &mut figures)?;
         return Ok(Measured { outcome: Outcome::Measured(figures), counts, fault: None });
