@@ -194,7 +194,11 @@ impl By {
             // Texts have a next one, but none before: what is below one is filed with it.
             Test::Compare(Operator::Less, Value::Text(_)) => false,
             Test::Compare(
-                Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual | Operator::StartsWith,
+                Operator::Less
+                | Operator::LessOrEqual
+                | Operator::Greater
+                | Operator::GreaterOrEqual
+                | Operator::StartsWith,
                 value,
             ) => value.is_exact(),
             _ => false,

@@ -122,8 +122,7 @@ impl Programs {
         self.with_cel += usize::from(has_cel);
         let (residual, subscriptions) = (Residual::Nothing, Ids::one(subscription.0));
         let (conjunct, found_by, found_in) = (SCANNED, 0, 0);
-        let program =
-            Program { residual, subscriptions, found_by, found_in, has_cel, asks, digest, conjunct, filter };
+        let program = Program { residual, subscriptions, found_by, found_in, has_cel, asks, digest, conjunct, filter };
         let program = ProgramId(all.insert(program));
         let rehash = |program: &ProgramId| place(all.get(program.0).map_or(0, |program| program.digest)).1;
         self.known[shard].insert_unique(hash, program, rehash);

@@ -157,7 +157,9 @@ impl Check {
             Self::Text { node, text } => match images.at(image, *node) {
                 Found::Value(Raw::Text(found)) => text.is(found),
                 // Some of the rarer types count as texts.
-                Found::Value(other @ Raw::Other(..)) => matches!(other.value(), Value::Text(found) if text.is(found.as_bytes())),
+                Found::Value(other @ Raw::Other(..)) => {
+                    matches!(other.value(), Value::Text(found) if text.is(found.as_bytes()))
+                }
                 _ => false,
             },
             Self::Id { node, id } => match images.at(image, *node) {

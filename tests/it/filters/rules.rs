@@ -321,7 +321,9 @@ fn a_plan_names_the_index_and_the_rest() {
     let member = json!([{"kind": "member", "field": "tags"}]);
     assert_eq!(plan(tags)["indexes"], member);
     assert_eq!(plan(tags)["residual"].as_array().map(Vec::len), Some(1));
-    for scanned in ["doc.tags.exists(t, t == 'a' || t > 'b')", "!doc.tags.exists(t, t == 'a')", "doc.tags.all(t, t == 'a')"] {
+    for scanned in
+        ["doc.tags.exists(t, t == 'a' || t > 'b')", "!doc.tags.exists(t, t == 'a')", "doc.tags.all(t, t == 'a')"]
+    {
         assert_eq!(plan(scanned)["indexes"], json!([{"kind": "scan", "field": null}]), "{scanned}");
     }
     assert_eq!(plan("doc.a == 1 && false"), json!({"indexes": [], "residual": ["false"]}));

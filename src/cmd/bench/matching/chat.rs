@@ -1,4 +1,4 @@
-//! Chats: every subscription asks for one, two ask for the same.
+//! Chats: every subscription asks for one, two ask for the same; or each for one of its own.
 
 use bson::{Document, doc};
 
@@ -16,6 +16,15 @@ pub(super) fn wanted(subscriptions: u32, number: u32) -> Wanted {
     // What comes after a removal asks for the same chats anew.
     let chat = u64::from(number / 2) % chats(subscriptions);
     Wanted { filters: vec![("chatId", Operator::Equal, name(chat).into())], ..Wanted::default() }
+}
+
+pub(super) fn wanted_single(subscriptions: u32, number: u32) -> Wanted {
+    let number = number % subscriptions.max(1);
+    Wanted { filters: vec![("chatId", Operator::Equal, name(u64::from(number)).into())], ..Wanted::default() }
+}
+
+pub(super) fn named_single(subscriptions: u32, number: u64) -> Document {
+    doc! { "chatId": name(Random(1).below(number, u64::from(subscriptions))) }
 }
 
 pub(super) fn named(subscriptions: u32, number: u64, mostly_nobody: bool) -> Document {

@@ -7,13 +7,15 @@ use super::measure::{Figures, Limits, Steps, cpu_nanos};
 use super::workload::{Event, Plan};
 
 /// Removals and inserts measured after the look-ups, at most.
-const AFTERWARDS: u32 = 20_000;
+const AFTERWARDS: u32 = 100_000;
 /// Changes counted again after them, at most.
 const RECOUNTED: usize = 1_000;
-/// Look-ups in a row between removals and inserts.
-const CHUNK_CHANGES: usize = 1_000;
-/// Removals and inserts in a row between look-ups: one of each for every five look-ups.
-const CHUNK_CHURN: usize = CHUNK_CHANGES / 5;
+/// Look-ups in a row between removals and inserts, at most.
+const CHUNK_CHANGES_MAX: usize = 1_000;
+/// A round has at least so many turns of both.
+const TURNS: usize = 10;
+/// Look-ups for one removal and one insert.
+const CHANGES_PER_CHURN: usize = 5;
 
 /// Visits all numbers below `end` in an order without pattern.
 fn scattered(n: u64, end: u32) -> u32 {
@@ -76,10 +78,11 @@ pub(super) fn interleaved<C: Contender>(
     let (mut removals, mut inserts) = (Steps::new(), Steps::new());
     // What stands in each place.
     let mut current: Vec<u32> = (0..plan.subscriptions).collect();
+    let chunk_changes = (events.len() / TURNS).clamp(1, CHUNK_CHANGES_MAX);
     let (mut counts, mut best, mut churned) = (Vec::new(), f64::MAX, 0);
     loop {
         let mut nanos = 0;
-        for chunk in events.chunks(CHUNK_CHANGES) {
+        for chunk in events.chunks(chunk_changes) {
             let before = cpu_nanos();
             let mut sum = 0;
             if figures.rounds == 0 {
@@ -93,7 +96,7 @@ pub(super) fn interleaved<C: Contender>(
             }
             std::hint::black_box(sum);
             nanos += cpu_nanos() - before;
-            for _ in 0..CHUNK_CHURN {
+            for _ in 0..chunk_changes.div_ceil(CHANGES_PER_CHURN) {
                 let place = scattered(churned, plan.subscriptions);
                 let next = plan.subscriptions.wrapping_add(churned as u32);
                 let old = contender.compile(&plan.spec(std::mem::replace(&mut current[place as usize], next))?)?;

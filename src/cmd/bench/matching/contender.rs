@@ -2,7 +2,8 @@
 //!
 //! Owns what each must be able to do to be measured, and what a measurement asks of it.
 
-use super::measure::{self, Limits, Measured};
+use super::alone;
+use super::measure::{self, Figures, Limits, Measured};
 use super::workload::{Event, Plan, Workload};
 use crate::subscription::Spec;
 
@@ -71,7 +72,7 @@ pub struct Entry {
     pub(super) evaluates_all: bool,
     pub(super) fits: fn(Workload) -> bool,
     pub(super) measure: fn(&Plan, &[Event], &Limits) -> anyhow::Result<Measured>,
-    pub(super) memory: fn(&Plan, &Limits) -> anyhow::Result<Option<f64>>,
+    pub(super) alone: fn(&Plan, &Limits) -> anyhow::Result<Option<Figures>>,
 }
 
 impl Entry {
@@ -83,7 +84,7 @@ impl Entry {
             evaluates_all: C::EVALUATES_ALL,
             fits: |workload| C::fits(workload) && (!workload.is_churn() || !C::COUNTS || C::UPKEEP == Upkeep::Both),
             measure: measure::measure::<C>,
-            memory: super::memory::bytes_a_subscription::<C>,
+            alone: alone::figures::<C>,
         }
     }
 }

@@ -1,13 +1,14 @@
 //! One contender on one workload.
 //!
 //! Owns the course of a measurement and its clocks. Time is the measuring thread's processor time, so that
-//! neighbours on the machine do not count; budgets are time as people see it.
+//! neighbours on the machine do not count, not even against the rounds' budget; the budget of building
+//! is time as people see it.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::churn;
 use super::contender::{Contender, Upkeep};
@@ -19,7 +20,7 @@ use crate::clock::{Clock, Instant};
 pub(super) struct Limits {
     /// Says when they have.
     pub clock: Clock,
-    /// Rounds of looking up, all together.
+    /// Rounds of looking up, all together, in processor time.
     pub seconds: Duration,
     /// Building; what takes longer is not built.
     pub build_seconds: Duration,
@@ -55,7 +56,7 @@ pub(super) enum Outcome {
 }
 
 /// The figures of a run.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Figures {
     /// Different changes.
@@ -78,8 +79,33 @@ pub(super) struct Figures {
     pub longest_insert_micros: Option<f64>,
     /// The longest single removal.
     pub longest_remove_micros: Option<f64>,
-    /// Resident memory; see `memory`.
+    /// Resident memory; see `alone`.
     pub bytes_per_subscription: Option<f64>,
+}
+
+impl Figures {
+    /// Those of the inserts while it was built.
+    pub(super) fn built<C: Contender>(steps: &Steps) -> Self {
+        Self {
+            build_insert_rate: if C::COUNTS { steps.rate() } else { None },
+            // A static one is built in a single step.
+            longest_insert_micros: if C::UPKEEP == Upkeep::Static { None } else { steps.longest_micros() },
+            ..Self::default()
+        }
+    }
+
+    /// Takes over what a process of its own found out.
+    pub(super) fn learn(&mut self, alone: &Self, is_churn: bool) {
+        self.bytes_per_subscription = alone.bytes_per_subscription;
+        // Churn is measured where it happens: between look-ups.
+        if !is_churn {
+            self.build_insert_rate = alone.build_insert_rate;
+            self.insert_rate = alone.insert_rate;
+            self.remove_rate = alone.remove_rate;
+            self.longest_insert_micros = alone.longest_insert_micros;
+            self.longest_remove_micros = alone.longest_remove_micros;
+        }
+    }
 }
 
 /// Processor time of this thread so far, in nanoseconds.
@@ -139,6 +165,8 @@ pub(super) enum Built<C> {
 
 /// Built and dropped beforehand.
 pub(super) const WARM_UP: u32 = 100;
+/// The first round takes at most this part of the budget, so that there are others.
+const FIRST_ROUND: u64 = 4;
 /// So many inserts between two looks at the budget.
 const LOOK_EVERY: u32 = 64;
 
@@ -175,13 +203,8 @@ pub(super) fn measure<C: Contender>(plan: &Plan, events: &[Event], limits: &Limi
             return Ok(Measured { outcome: Outcome::NotBuilt { inserted }, counts: Vec::new(), fault: None });
         }
     };
-    let mut figures = Figures {
-        build_seconds: limits.clock.now().since(began).as_secs_f64(),
-        build_insert_rate: if C::COUNTS { built.rate() } else { None },
-        // A static one is built in a single step.
-        longest_insert_micros: if C::UPKEEP == Upkeep::Static { None } else { built.longest_micros() },
-        ..Figures::default()
-    };
+    let build_seconds = limits.clock.now().since(began).as_secs_f64();
+    let mut figures = Figures { build_seconds, ..Figures::built::<C>(&built) };
     if plan.workload.is_churn() && C::UPKEEP == Upkeep::Both {
         let counts = churn::interleaved(plan, &mut contender, events, limits, &mut figures)?;
         return Ok(Measured { outcome: Outcome::Measured(figures), counts, fault: None });
@@ -191,32 +214,32 @@ pub(super) fn measure<C: Contender>(plan: &Plan, events: &[Event], limits: &Limi
     Ok(Measured { outcome: Outcome::Measured(figures), counts: if C::COUNTS { counts } else { Vec::new() }, fault })
 }
 
-/// The first round takes each change by itself and goes as far as the budget lets it; the others repeat
-/// what it did.
+/// The first round takes each change by itself and goes as far as its part of the budget lets it; the others
+/// repeat what it did.
 fn rounds<C: Contender>(
     contender: &mut C,
     events: &[Event],
     limits: &Limits,
     figures: &mut Figures,
 ) -> anyhow::Result<Vec<u32>> {
-    let began = limits.clock.now();
+    let budget = limits.seconds.as_nanos() as u64;
+    let began = cpu_nanos();
     let mut counts = Vec::with_capacity(events.len());
-    let before = cpu_nanos();
     let mut look_at = 1;
     for event in events {
         counts.push(contender.look_up(event)? as u32);
         // Ever more rarely, so that to look costs nothing where changes are fast.
         if counts.len() >= look_at {
-            if limits.is_over(began, limits.seconds) {
+            if cpu_nanos() - began >= budget / FIRST_ROUND {
                 break;
             }
             look_at += (look_at / 8).clamp(1, 4_096);
         }
     }
-    let mut best = (cpu_nanos() - before).max(1);
+    let mut best = (cpu_nanos() - began).max(1);
     let (events, total) = (&events[..counts.len()], counts.iter().map(|count| u64::from(*count)).sum::<u64>());
     figures.rounds = 1;
-    while !limits.is_over(began, limits.seconds) {
+    while cpu_nanos() - began < budget {
         let before = cpu_nanos();
         let mut sum = 0;
         for event in events {
@@ -228,7 +251,9 @@ fn rounds<C: Contender>(
     }
     figures.changes = counts.len();
     figures.rate = counts.len() as f64 * 1e9 / best as f64;
-    figures.matches_per_change = total as f64 / counts.len().max(1) as f64;
+    if C::COUNTS {
+        figures.matches_per_change = total as f64 / counts.len().max(1) as f64;
+    }
     Ok(counts)
 }
 

@@ -5,6 +5,7 @@
 //! beside the engine that the product does not need. All matches are counted, and who counts
 //! otherwise than the engine fails the run.
 
+mod alone;
 mod cel_set;
 mod chat;
 mod churn;
@@ -15,7 +16,6 @@ mod engine;
 mod floor;
 mod intervals;
 mod measure;
-mod memory;
 mod mixed;
 mod naive;
 mod plot;
@@ -57,7 +57,7 @@ pub struct MatchArgs {
     /// Different changes
     #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub changes: u64,
-    /// How long each contender may look up
+    /// How long each contender may look up, in processor time
     #[arg(long, default_value_t = 2.0, value_name = "S", value_parser = seconds)]
     pub seconds: f64,
     /// How long each may take to be built; what takes longer is skipped
@@ -66,15 +66,16 @@ pub struct MatchArgs {
     /// Only these contenders, and the engine
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub contender: Vec<String>,
-    /// Leaves out the memory, for which everything is built once more
+    /// Leaves out memory, and measures inserts beside all else: spares building everything once more in a
+    /// process of its own
     #[arg(long)]
-    pub no_memory: bool,
+    pub together: bool,
     /// Draws the cost of a change against the number of subscriptions
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
-    /// Prints what a subscription of this contender takes, in bytes, and nothing else
+    /// Builds this contender, prints what that took, and does nothing else
     #[arg(long, hide = true, value_name = "NAME")]
-    pub memory_of: Option<String>,
+    pub alone: Option<String>,
     /// How the table is printed.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -121,11 +122,11 @@ pub fn run(args: &MatchArgs, setting: Setting<'_>) -> anyhow::Result<()> {
     };
     let entries = chosen(args, setting.entries)?;
     let plans = plans(args, setting.usual);
-    if let Some(name) = &args.memory_of {
+    if let Some(name) = &args.alone {
         let (Some(entry), Some(plan)) = (entries.iter().find(|entry| entry.name == name), plans.first()) else {
             return Err(WrongUsage(format!("no contender is called `{name}`")).into());
         };
-        println!("{}", serde_json::to_string(&(entry.memory)(plan, &limits)?)?);
+        println!("{}", serde_json::to_string(&(entry.alone)(plan, &limits)?)?);
         return Ok(());
     }
     if cfg!(debug_assertions) {
@@ -181,9 +182,10 @@ impl Course<'_> {
             let spinner = spinner(format!("{} {} {}", plan.workload.name(), plan.subscriptions, entry.name));
             let mut measured = (entry.measure)(plan, &events, self.limits)?;
             if let Outcome::Measured(figures) = &mut measured.outcome
-                && !self.args.no_memory
+                && !self.args.together
+                && let Some(alone) = alone::ask(self.before, entry.name, plan, self.limits)?
             {
-                figures.bytes_per_subscription = memory::ask(self.before, entry.name, plan, self.args.build_seconds)?;
+                figures.learn(&alone, plan.workload.is_churn());
             }
             spinner.finish_and_clear();
             report.push(Row::new(plan, entry, measured.outcome), measured.fault);

@@ -24,6 +24,8 @@ pub enum Workload {
     Chat,
     /// The same, but nine of ten changes concern nobody
     ChatNobody,
+    /// Equality on a chat that nobody else asks for; one match a change
+    ChatSingle,
     /// Intervals of up to 10 ticks, six matches a change
     Intervals,
     /// The same, with one subscription to everything among them
@@ -42,9 +44,10 @@ pub enum Workload {
 
 impl Workload {
     /// Those measured where none is named.
-    pub const USUAL: [Self; 8] = [
+    pub const USUAL: [Self; 9] = [
         Self::Chat,
         Self::ChatNobody,
+        Self::ChatSingle,
         Self::Intervals,
         Self::IntervalsEverything,
         Self::IntervalsLight,
@@ -60,7 +63,7 @@ impl Workload {
 
     /// Whether it is about equality on a chat.
     pub const fn is_chat(self) -> bool {
-        matches!(self, Self::Chat | Self::ChatNobody)
+        matches!(self, Self::Chat | Self::ChatNobody | Self::ChatSingle)
     }
 
     /// Whether it is about intervals.
@@ -76,7 +79,7 @@ impl Workload {
     /// The fields that its filters name.
     pub const fn named(self) -> &'static [&'static str] {
         match self {
-            Self::Chat | Self::ChatNobody => &chat::NAMED,
+            Self::Chat | Self::ChatNobody | Self::ChatSingle => &chat::NAMED,
             Self::Intervals | Self::IntervalsEverything | Self::IntervalsLight | Self::IntervalsChurn => {
                 &intervals::NAMED
             }
@@ -124,6 +127,7 @@ impl Plan {
     pub fn spec(&self, number: u32) -> anyhow::Result<Spec> {
         let wanted = match self.workload {
             Workload::Chat | Workload::ChatNobody => chat::wanted(self.subscriptions, number),
+            Workload::ChatSingle => chat::wanted_single(self.subscriptions, number),
             Workload::Intervals | Workload::IntervalsLight | Workload::IntervalsChurn => {
                 intervals::wanted(self.subscriptions, number)
             }
@@ -164,6 +168,7 @@ impl Plan {
         let named = match self.workload {
             Workload::Chat => chat::named(self.subscriptions, number, false),
             Workload::ChatNobody => chat::named(self.subscriptions, number, true),
+            Workload::ChatSingle => chat::named_single(self.subscriptions, number),
             workload if workload.is_intervals() => intervals::named(self.subscriptions, number),
             Workload::Cel => cel_set::named(number),
             _ => mixed::named(self.subscriptions, number),
@@ -214,6 +219,7 @@ mod tests {
         let cases = [
             (Workload::Chat, 2.0..=2.0),
             (Workload::ChatNobody, 0.1..=0.3),
+            (Workload::ChatSingle, 1.0..=1.0),
             (Workload::Intervals, 5.0..=7.0),
             (Workload::IntervalsEverything, 6.0..=8.0),
             (Workload::IntervalsLight, 5.0..=7.0),
