@@ -16,7 +16,7 @@ use super::workload::{Plan, Workload};
 
 /// Memory comes in pages and the allocator takes many at a time: fewer subscriptions than these are built
 /// several times over. Without optimization nobody takes the figure for one.
-const ENOUGH: u32 = if cfg!(debug_assertions) { 20_000 } else { 200_000 };
+const ENOUGH: u32 = if cfg!(debug_assertions) { 60_000 } else { 200_000 };
 
 /// In this process. `None` if it is not built in time, or is nothing to be built.
 pub(super) fn figures<C: Contender>(plan: &Plan, limits: &Limits) -> anyhow::Result<Option<Figures>> {
