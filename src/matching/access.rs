@@ -4,7 +4,7 @@
 //! so, for whoever is found by a key is still evaluated.
 
 use super::formula::{Atom, Formula};
-use super::ranges::after_prefix;
+use super::ranges::{self, after_prefix};
 use super::raw::{OBJECT_ID, Raw, hex};
 use super::spans::{number_key, time_key};
 use super::term::{Term, Test};
@@ -39,16 +39,14 @@ pub(super) enum KeyRef<'a> {
 
 impl Key {
     /// `None` for what no hash table can hold: containers, NaN and errors.
-    pub(super) fn of(value: &Value) -> Option<Self> {
-        Some(match value {
-            Value::Null => Self::Null,
-            Value::Bool(value) => Self::Bool(*value),
-            Value::Int(value) => Self::Number(number(*value as f64)?),
-            Value::Double(value) => Self::Number(number(*value)?),
-            Value::Text(text) => Self::Text(text.as_str().into()),
-            Value::Time(time) => Self::Time(*time),
-            Value::Bytes(bytes) => Self::Bytes(bytes.clone()),
-            Value::List(_) | Value::Map(_) | Value::Error => return None,
+    fn of(value: &Value) -> Option<Self> {
+        Some(match KeyRef::of(value)? {
+            KeyRef::Null => Self::Null,
+            KeyRef::Bool(value) => Self::Bool(value),
+            KeyRef::Number(bits) => Self::Number(bits),
+            KeyRef::Text(text) => Self::Text(std::str::from_utf8(text).ok()?.into()),
+            KeyRef::Time(time) => Self::Time(time),
+            KeyRef::Bytes(bytes) => Self::Bytes(bytes.into()),
         })
     }
 
@@ -64,6 +62,22 @@ impl Key {
     }
 }
 
+impl<'a> KeyRef<'a> {
+    /// `None` for what no hash table can hold: containers, NaN and errors.
+    pub(super) fn of(value: &'a Value) -> Option<Self> {
+        Some(match value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(*value),
+            Value::Int(value) => Self::Number(number(*value as f64)?),
+            Value::Double(value) => Self::Number(number(*value)?),
+            Value::Text(text) => Self::Text(text.as_bytes()),
+            Value::Time(time) => Self::Time(*time),
+            Value::Bytes(bytes) => Self::Bytes(bytes),
+            Value::List(_) | Value::Map(_) | Value::Error => return None,
+        })
+    }
+}
+
 /// Calls `look` with a document value's key, copying only where CEL's value is not the bytes that
 /// stand there.
 pub(super) fn with_key<R>(value: Raw<'_>, look: impl FnOnce(KeyRef<'_>) -> R) -> Option<R> {
@@ -76,7 +90,7 @@ pub(super) fn with_key<R>(value: Raw<'_>, look: impl FnOnce(KeyRef<'_>) -> R) ->
         Raw::Time(time) => KeyRef::Time(time),
         Raw::List(_) | Raw::Map(_) | Raw::Error => return None,
         Raw::Other(OBJECT_ID, id) => return id.first_chunk().map(|id| look(KeyRef::Text(&hex(*id)))),
-        other @ Raw::Other(..) => return Key::of(&other.value()).map(|key| look(key.as_ref())),
+        other @ Raw::Other(..) => return KeyRef::of(&other.value()).map(look),
     };
     Some(look(key))
 }
@@ -140,6 +154,10 @@ impl Access {
     /// ranges on its path leave (see [`covers`]), and exact where each of them is.
     pub(super) fn decides(&self, conjunct: &Formula) -> bool {
         let Formula::Atom(Atom::Term(term), true) = conjunct else { return false };
+        // At such a node the ends are not told apart by the zeros behind them.
+        if matches!(&self.by, By::Texts(start, stop) if ranges::are_one(start, stop)) {
+            return false;
+        }
         let of_one_kind = |by: &By| std::mem::discriminant(by) == std::mem::discriminant(&self.by);
         term.path == self.path && By::of_exact(&term.test).is_some_and(|by| of_one_kind(&by))
     }

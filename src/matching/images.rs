@@ -31,11 +31,10 @@ impl<'a> Images<'a> {
     /// Where a path leads in an image.
     pub(super) fn get(&self, image: Image, path: &Path) -> Found<'a> {
         let Some(body) = image.body(self.change) else { return Found::Error };
-        let found = match self.walked {
+        match self.walked {
             Some((names, walks)) => walks[image as usize].get(names, path, body.as_bytes()),
-            None => path::find(body, path),
-        };
-        found.checked()
+            None => path::find(body, path).checked(),
+        }
     }
 
     /// What stands at a node in an image; a text is not looked at.
@@ -43,6 +42,14 @@ impl<'a> Images<'a> {
     pub(super) fn at(&self, image: Image, node: NodeId) -> Found<'a> {
         match (image.body(self.change), self.walked) {
             (Some(body), Some((names, walks))) => walks[image as usize].at(names, node, body.as_bytes()),
+            _ => Found::Error,
+        }
+    }
+
+    /// What stands at a node in an image; a text is UTF-8.
+    pub(super) fn checked_at(&self, image: Image, node: NodeId) -> Found<'a> {
+        match (image.body(self.change), self.walked) {
+            (Some(body), Some((names, walks))) => walks[image as usize].checked_at(names, node, body.as_bytes()),
             _ => Found::Error,
         }
     }

@@ -19,7 +19,7 @@ use super::images::{Images, Shared};
 use super::keys::Keys;
 use super::meter::Meter;
 use super::names::{Names, Walk};
-use super::programs::{EVERYWHERE, Programs};
+use super::programs::{EVERYWHERE, Programs, ShelfId};
 use super::residual::Residual;
 use super::shadow::{self, Difference, Shadow, ShadowCounts};
 use super::table::{Finds, Spot};
@@ -62,7 +62,7 @@ pub struct Counts {
 /// The programs of one tenant and collection.
 #[derive(Debug)]
 struct Shelf {
-    id: u32,
+    id: ShelfId,
     names: Names,
     all: BTreeSet<ProgramId>,
     /// Those that nothing leads to.
@@ -70,6 +70,9 @@ struct Shelf {
     /// How many look at pre-images.
     transitions: usize,
 }
+
+/// Programs that are noted together, but for those that one key leads to.
+const LEADS_MAX: usize = 4_096;
 
 /// What is reused from one change to the next.
 #[derive(Default, Debug)]
@@ -139,23 +142,26 @@ impl Matcher {
         let tenant = self.tenants.entry(Arc::clone(home.tenant())).or_default();
         let shelf = tenant.entry(Arc::clone(home.collection())).or_insert_with(|| {
             self.shelves_made = self.shelves_made.wrapping_add(1);
-            Shelf::new(self.shelves_made)
+            Shelf::new(ShelfId(self.shelves_made))
         });
         let (conjunct, residual) = shelf.file(&mut self.keys, program, &filter);
         if let Some(program) = self.programs.get_mut(program) {
-            program.filed(conjunct, residual);
+            program.filed(shelf.id, conjunct, residual);
         }
     }
 
     /// Takes all subscriptions out.
     pub fn clear(&mut self) {
-        let (meter, shadow) = (self.meter.take(), std::mem::take(&mut self.shadow));
-        *self = Self { meter, shadow, ..Self::with_bloom(self.keys.bloom_use()) };
+        let (mut meter, shadow) = (self.meter.take(), std::mem::take(&mut self.shadow));
+        meter.iter_mut().for_each(Meter::forget_all);
+        *self = Self { meter, shadow, counts: self.counts, ..Self::with_bloom(self.keys.bloom_use()) };
     }
 
     /// Takes a subscription out; whether it was here.
     pub fn remove(&mut self, subscription: SubscriptionIndex) -> bool {
         let Some((program, last)) = self.programs.remove(subscription) else { return false };
+        // What has been found too costly is gone; its number may be another's next.
+        self.too_costly.retain(|costly| *costly != subscription);
         let Some(last) = last else { return true };
         if let Some(meter) = &mut self.meter {
             meter.forget(program);
@@ -179,14 +185,13 @@ impl Matcher {
     pub fn matches(&mut self, change: &Change, out: &mut Vec<Match>) {
         out.clear();
         self.counts.changes += 1;
-        // Without CEL there is nothing to time.
-        let mut meter = self.meter.take_if(|_| self.programs.with_cel() > 0);
+        let mut meter = self.meter.take();
         let mut shadow = std::mem::take(&mut self.shadow);
-        let (is_checked, began) = (shadow.is_due(), meter.as_ref().map(Meter::now));
+        let (is_checked, began) = (shadow.is_due(change), meter.as_ref().map(Meter::now));
         self.search(change, |shelf, side, programs, found, images| {
             for id in found {
                 let Some(program) = programs.get(*id) else { continue };
-                let timed = meter.as_mut().filter(|meter| meter.is_close() && program.has_cel);
+                let timed = meter.as_mut().filter(|meter| meter.is_close());
                 let began = timed.as_ref().map(|meter| meter.now());
                 let verdict = program.asks.verdict(change, side, |image| program.holds(image, images));
                 if let (Some(meter), Some(began)) = (timed, began) {
@@ -211,12 +216,15 @@ impl Matcher {
         }
     }
 
-    /// The same for a change that only might have been: it is not counted. How many programs were evaluated.
+    /// The same for a change that only might have been: it is neither counted nor timed nor checked. How many programs
+    /// were evaluated.
     pub fn trial(&mut self, change: &Change, out: &mut Vec<Match>) -> usize {
-        let counts = self.counts;
+        let (counts, bloom) = (self.counts, self.keys.bloom_counts());
+        let (meter, shadow) = (self.meter.take(), std::mem::take(&mut self.shadow));
         self.matches(change, out);
         let evaluated = self.counts.candidates - counts.candidates;
-        self.counts = counts;
+        (self.meter, self.shadow, self.counts) = (meter, shadow, counts);
+        self.keys.set_bloom_counts(bloom);
         evaluated as usize
     }
 
@@ -244,10 +252,10 @@ impl Matcher {
             let is_here = side == Side::Here;
             search.found.clear();
             if is_here && unseen {
-                search.note_all(&shelf.all, programs);
+                search.note_all(shelf.id, &shelf.all, programs);
             } else {
                 let bodies = [document.filter(|_| is_here), before.filter(|_| is_delete || shelf.transitions > 0)];
-                search.note_all(&shelf.scanned, programs);
+                search.note_all(shelf.id, &shelf.scanned, programs);
                 search.look(shelf, keys, programs, bodies.map(|body| body.map(|body| body.as_bytes())));
             }
             counts.candidates += search.found.len() as u64;
@@ -285,8 +293,8 @@ impl Search {
     }
 
     /// Programs that are to be evaluated, or not to be, whatever the bodies.
-    fn note_all(&mut self, all: &BTreeSet<ProgramId>, programs: &mut Programs) {
-        all.iter().for_each(|program| note(&mut self.found, self.number, programs, *program, EVERYWHERE));
+    fn note_all(&mut self, shelf: ShelfId, all: &BTreeSet<ProgramId>, programs: &mut Programs) {
+        all.iter().for_each(|program| note(&mut self.found, programs, *program, (self.number, shelf, EVERYWHERE)));
     }
 
     /// Walks over the bodies and follows what stands there. Step by step for all that was found, because what a step
@@ -299,23 +307,37 @@ impl Search {
             for (node, value) in walk.found(body) {
                 shelf.names.table(node).find(keys, Spot(shelf.id, node), value, finds);
             }
+            finds.forget_repeated_keys();
             finds.filed.extend(finds.keys.drain(..).filter_map(|key| keys.find(key)));
-            finds.filed.drain(..).for_each(|filed| keys.programs(filed, |program| leads.push(program)));
-            leads.drain(..).for_each(|program| note(found, *number, programs, program, 1 << image as u8));
+            let by = (*number, shelf.id, 1 << image as u8);
+            for filed in finds.filed.drain(..) {
+                keys.programs(filed, |program| leads.push(program));
+                if leads.len() > LEADS_MAX {
+                    leads.drain(..).for_each(|program| note(found, programs, program, by));
+                }
+            }
+            leads.drain(..).for_each(|program| note(found, programs, program, by));
         }
+        finds.give_back();
+        leads.shrink_to(2 * LEADS_MAX);
     }
 }
 
-/// A program was found in these images, perhaps again.
+/// A program was found, perhaps again: by this search, on this shelf, in these images.
 #[inline]
-fn note(found: &mut Vec<ProgramId>, search: u32, programs: &mut Programs, program: ProgramId, images: u8) {
-    if programs.get_mut(program).is_some_and(|known| known.found_by(search, images)) {
+fn note(
+    found: &mut Vec<ProgramId>,
+    programs: &mut Programs,
+    program: ProgramId,
+    (search, shelf, images): (u32, ShelfId, u8),
+) {
+    if programs.get_mut(program).is_some_and(|known| known.found_by(search, shelf, images)) {
         found.push(program);
     }
 }
 
 impl Shelf {
-    fn new(id: u32) -> Self {
+    fn new(id: ShelfId) -> Self {
         let (all, scanned) = (BTreeSet::new(), BTreeSet::new());
         Self { id, names: Names::default(), all, scanned, transitions: 0 }
     }
@@ -448,6 +470,124 @@ mod tests {
         assert_eq!(found[0].program, "(doc.a == 7 && doc.text != \"secret\")");
         assert_eq!((found[0].shape.as_str(), found[0].found), ("{a: Int32, text: String}", None));
         assert!(found[0].expected.is_some());
+    }
+
+    /// Of a million keys two meet now and then; here nearly all do, within tenants and between them.
+    #[test]
+    fn whoever_is_found_by_a_key_that_met_another_is_evaluated_as_what_it_is() {
+        let mut matcher = Matcher::new();
+        matcher.keys.all_meet = true;
+        let mut filters = Vec::new();
+        for number in 0..60_u32 {
+            let (tenant, field) =
+                (["t", "u", "v"][number as usize % 3], ["a", "b", "c", "d.e", "f"][number as usize % 5]);
+            // One tenant names one path, another many.
+            let field = if tenant == "t" { "a" } else { field };
+            let mut asked = json!({"subscriptionId": "s", "gatewayId": "g", "tenant": tenant, "collection": "c",
+                                   "filters": [{"field": field, "op": "==", "value": format!("x{}", number % 4)}]});
+            if number % 7 == 0 {
+                asked["filters"][0] = json!({"field": field, "op": "array-contains", "value": "x1"});
+            }
+            if number % 6 == 0 {
+                asked["transitions"] = json!(true);
+            }
+            let filter = Filter::compile(&Spec::from_json(&asked).unwrap()).unwrap();
+            matcher.insert(SubscriptionIndex(number), Arc::clone(&filter));
+            filters.push(filter);
+        }
+        let bodies = [
+            bson::doc! {"a": "x1"},
+            bson::doc! {"a": ["x1"], "b": "x2", "c": "x3", "d": {"e": "x0"}, "f": "x1"},
+            bson::doc! {"f": "x1", "b": {"x1": 1}},
+        ];
+        let (mut out, mut found) = (Vec::new(), 0);
+        for tenant in ["t", "u", "v"] {
+            for (body, before) in bodies.iter().zip(bodies.iter().cycle().skip(1)) {
+                for left in [None, Some(Scope::known("u", "c")), Some(Scope::known("t", "c"))] {
+                    let mut one = change(body);
+                    one.before = Some(bson::RawDocumentBuf::try_from(before).unwrap());
+                    one.operation = Operation::Update;
+                    (one.scope, one.left) = (Scope::known(tenant, "c"), left);
+                    matcher.matches(&one, &mut out);
+                    let expected: Vec<Match> = (0..)
+                        .zip(&filters)
+                        .filter_map(|(number, filter)| {
+                            let verdict = filter.evaluate(&one)?;
+                            Some(Match { subscription: SubscriptionIndex(number), verdict })
+                        })
+                        .collect();
+                    assert_eq!(out, expected, "{tenant} {body}");
+                    found += out.len();
+                }
+            }
+        }
+        assert!(found > 50, "{found}");
+    }
+
+    /// Each of many elements leads to each of many programs.
+    #[test]
+    fn a_value_that_stands_there_a_million_times_is_looked_up_once() {
+        let mut matcher = Matcher::new();
+        for number in 0..300_u32 {
+            let asked = json!({"subscriptionId": "s", "gatewayId": "g", "tenant": "t", "collection": "c",
+                "filters": [{"field": "tags", "op": "array-contains-any", "value": [1, number + 2]}]});
+            let filter = Filter::compile(&Spec::from_json(&asked).unwrap()).unwrap();
+            matcher.insert(SubscriptionIndex(number), filter);
+        }
+        let (one, mut out) = (change(&bson::doc! {"tags": vec![1; 5_000]}), Vec::new());
+        matcher.matches(&one, &mut out);
+        assert_eq!(out.len(), 300);
+        let Search { finds, leads, .. } = &matcher.search;
+        let kept = (finds.keys.capacity(), finds.filed.capacity(), leads.capacity());
+        assert!(kept.0 <= 4_096 && kept.1 <= 64 && kept.2 <= 512, "{kept:?}");
+        // All their programs are under each of these keys, too.
+        matcher.matches(&change(&bson::doc! {"tags": (0..5_000).map(|n| n % 302).collect::<Vec<i32>>()}), &mut out);
+        assert!(out.len() == 300 && matcher.search.leads.capacity() <= 2 * LEADS_MAX);
+    }
+
+    #[test]
+    fn a_trial_is_neither_counted_nor_checked_nor_timed() {
+        let clock = Clock::manual();
+        let mut matcher = Matcher::watched(BloomUse::From(1), clock.clone(), 2);
+        for number in 0..10 {
+            matcher.insert(SubscriptionIndex(number), filter(&format!("doc.a == {number}")));
+        }
+        let (one, mut out) = (change(&bson::doc! {"a": 1}), Vec::new());
+        matcher.matches(&one, &mut out);
+        let counts = matcher.counts();
+        for _ in 0..10 {
+            assert_eq!(matcher.trial(&one, &mut out), 1);
+            assert_eq!(out.len(), 1);
+        }
+        assert_eq!(matcher.counts(), counts);
+        matcher.matches(&one, &mut out);
+        assert!(matcher.counts().shadow.checks > 0, "it was the second that counts");
+    }
+
+    /// The reference reads a body anew for each program: a large one is left to the next change.
+    #[test]
+    fn a_large_body_is_not_checked_and_the_next_is() {
+        let mut matcher = Matcher::watched(BloomUse::Off, Clock::manual(), 1);
+        matcher.insert(SubscriptionIndex(0), filter("doc.a == 1"));
+        let mut out = Vec::new();
+        matcher.matches(&change(&bson::doc! {"a": 1, "text": "x".repeat(100_000)}), &mut out);
+        assert_eq!((out.len(), matcher.counts().shadow.checks), (1, 0));
+        matcher.matches(&change(&bson::doc! {"a": 1}), &mut out);
+        assert!(matcher.counts().shadow.checks > 0);
+    }
+
+    /// Numbers are reused: what the last holder cost is not the next one's fault.
+    #[test]
+    fn whoever_comes_after_a_costly_one_has_cost_nothing() {
+        let mut matcher = Matcher::new();
+        for number in 0..3 {
+            matcher.insert(SubscriptionIndex(number), filter(&format!("doc.a == {number}")));
+        }
+        matcher.too_costly = (0..3).map(SubscriptionIndex).collect();
+        matcher.remove(SubscriptionIndex(1));
+        matcher.insert(SubscriptionIndex(1), filter("doc.b == 1"));
+        matcher.insert(SubscriptionIndex(2), filter("doc.b == 2"));
+        assert_eq!(matcher.take_too_costly(), [SubscriptionIndex(0)]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The meter: which programs cost more than one may.
 //!
-//! Owns the watch over CEL in operation. What a program may do is bounded when it is registered, but not by
+//! Owns the watch over programs in operation. What one may do is bounded when it is registered, but not by
 //! how large documents are and how many of them come. As long as matching as a whole is quick, nothing is
 //! measured but that; after a slow second each program is timed for another, and those that took an undue
-//! part of it are named, to be parked. Terms need no meter: what they cost is bounded by the walk.
+//! part of it are named, to be parked.
 
 use std::time::Duration;
 
@@ -58,6 +58,11 @@ impl Meter {
         if let Some(programs) = &mut self.programs {
             programs.remove(&program);
         }
+    }
+
+    /// All numbers may be others' from now on.
+    pub(super) fn forget_all(&mut self) {
+        self.programs.iter_mut().for_each(HashMap::clear);
     }
 
     /// A change has been matched. Names the programs that were too dear in the second that has ended with it.

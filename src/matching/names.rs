@@ -3,6 +3,7 @@
 //! Owns the tree of their steps and what a walk found. A walk goes over a body's bytes once, descends
 //! only where a path leads, and stops when nothing is left to find. It keeps places, not values.
 
+use std::cell::Cell;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -167,7 +168,7 @@ pub(super) struct Walk {
 }
 
 /// What a walk knows of a node.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Slot {
     /// The number of the walk that found it last, and where it did.
     walk: u32,
@@ -176,6 +177,8 @@ struct Slot {
     /// one order.
     next: NodeId,
     first: NodeId,
+    /// Whether a text there is UTF-8, once somebody has asked: many programs look at it.
+    is_text: Cell<Option<bool>>,
 }
 
 impl Walk {
@@ -245,6 +248,7 @@ impl Walk {
             return false;
         }
         (slot.walk, slot.place) = (self.walks, Some(place));
+        slot.is_text.set(None);
         self.found.push(node);
         if place.is_container() {
             self.descend(names, node, place, body);
@@ -263,9 +267,21 @@ impl Walk {
         if slot.walk == self.walks { slot.place } else { None }
     }
 
-    /// Where a path leads in the body that was walked.
+    /// Where a path leads in the body that was walked; a text is UTF-8.
     pub(super) fn get<'a>(&self, names: &Names, path: &Path, body: &'a [u8]) -> Found<'a> {
-        names.find(path).map_or(Found::Error, |node| self.at(names, node, body))
+        names.find(path).map_or(Found::Error, |node| self.checked_at(names, node, body))
+    }
+
+    /// What stands at a node in the body that was walked; a text is UTF-8.
+    pub(super) fn checked_at<'a>(&self, names: &Names, node: NodeId, body: &'a [u8]) -> Found<'a> {
+        match (self.at(names, node, body), self.slots.get(node as usize)) {
+            (Found::Value(text @ Raw::Text(_)), Some(slot)) => {
+                let is_text = slot.is_text.get().unwrap_or_else(|| text.checked() != Raw::Error);
+                slot.is_text.set(Some(is_text));
+                Found::Value(if is_text { text } else { Raw::Error })
+            }
+            (found, _) => found.checked(),
+        }
     }
 
     /// What stands at a node in the body that was walked.
@@ -275,7 +291,7 @@ impl Walk {
             return place.read(body).map_or(Found::Error, Found::Value);
         }
         // Not there: that is one thing in a container that could hold it, and an error elsewhere.
-        let Node { parent, index, .. } = names.nodes[node as usize];
+        let Some(&Node { parent, index, .. }) = names.nodes.get(node as usize) else { return Found::Error };
         match self.place(parent) {
             _ if parent == ROOT => Found::Missing,
             Some(place) if place.is_list() && index.is_none() => Found::Error,

@@ -5,8 +5,7 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use hashbrown::HashTable;
-use rustc_hash::FxBuildHasher;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::filter::Filter;
 use super::ids::Ids;
@@ -20,11 +19,18 @@ use super::{ProgramId, SubscriptionIndex};
 #[derive(Default, Debug)]
 pub(super) struct Programs {
     all: Paged<Program>,
-    /// By their hashes, in shards that grow one at a time.
-    known: Vec<HashTable<ProgramId>>,
+    /// By their hashes, in shards that grow one at a time. Seeded: who registers filters cannot choose what meets.
+    known: Vec<HashTable<Known>>,
+    hashing: DefaultHashBuilder,
     of: Paged<ProgramId>,
     len: usize,
-    with_cel: usize,
+}
+
+/// A program, and as much of its hash as tells most others from it.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    digest: u32,
+    program: ProgramId,
 }
 
 /// One of them: all that most changes that find it look at, in one line of memory.
@@ -38,10 +44,9 @@ pub(super) struct Program {
     found_by: u32,
     /// In which images: a bit for each.
     found_in: u8,
-    /// Whether it runs CEL that no term says.
-    pub(super) has_cel: bool,
     pub(super) asks: Asks,
-    digest: u32,
+    /// Where it is filed. Keys of all shelves are in one table, and two may meet there.
+    shelf: ShelfId,
     /// Under which of its conjuncts it is filed; scanned if under none.
     conjunct: u16,
     pub(super) filter: Arc<Filter>,
@@ -57,11 +62,6 @@ pub(super) const EVERYWHERE: u8 = 3;
 
 const SHARDS: usize = 256;
 
-fn digest(filter: &Filter) -> u32 {
-    let hash = FxBuildHasher.hash_one((&filter.concern, filter.formula.digest()));
-    (hash ^ (hash >> 32)) as u32
-}
-
 /// Where a digest is to be found: the shard, and a hash that fills the rest of the word.
 fn place(digest: u32) -> (usize, u64) {
     (digest as usize % SHARDS, u64::from(digest).wrapping_mul(0x9e37_79b9_7f4a_7c15))
@@ -73,9 +73,9 @@ impl Programs {
         self.len
     }
 
-    /// How many programs run CEL.
-    pub(super) fn with_cel(&self) -> usize {
-        self.with_cel
+    fn digest(&self, filter: &Filter) -> u32 {
+        let hash = self.hashing.hash_one((&filter.concern, &filter.formula));
+        (hash ^ (hash >> 32)) as u32
     }
 
     /// The program of a subscription.
@@ -104,28 +104,25 @@ impl Programs {
             self.known.resize_with(SHARDS, HashTable::new);
         }
         self.len += 1;
-        let digest = digest(&filter);
+        let digest = self.digest(&filter);
         let (shard, hash) = place(digest);
         let all = &mut self.all;
-        let is = |program: &ProgramId| {
-            let program = all.get(program.0);
-            program.is_some_and(|known| known.digest == digest && is_same(&known.filter, &filter))
+        let is = |known: &Known| {
+            known.digest == digest && all.get(known.program.0).is_some_and(|program| is_same(&program.filter, &filter))
         };
-        if let Some(program) = self.known[shard].find(hash, is).copied() {
+        if let Some(Known { program, .. }) = self.known[shard].find(hash, is).copied() {
             if let Some(known) = all.get_mut(program.0) {
                 known.subscriptions.insert(subscription.0);
             }
             self.of.put(subscription.0, program);
             return (program, false);
         }
-        let (has_cel, asks) = (filter.formula.has_cel(), filter.concern.asks);
-        self.with_cel += usize::from(has_cel);
+        let asks = filter.concern.asks;
         let (residual, subscriptions) = (Residual::Nothing, Ids::one(subscription.0));
-        let (conjunct, found_by, found_in) = (SCANNED, 0, 0);
-        let program = Program { residual, subscriptions, found_by, found_in, has_cel, asks, digest, conjunct, filter };
+        let (conjunct, shelf, found_by, found_in) = (SCANNED, ShelfId(0), 0, 0);
+        let program = Program { residual, subscriptions, found_by, found_in, asks, shelf, conjunct, filter };
         let program = ProgramId(all.insert(program));
-        let rehash = |program: &ProgramId| place(all.get(program.0).map_or(0, |program| program.digest)).1;
-        self.known[shard].insert_unique(hash, program, rehash);
+        self.known[shard].insert_unique(hash, Known { digest, program }, |known| place(known.digest).1);
         self.of.put(subscription.0, program);
         (program, true)
     }
@@ -139,23 +136,30 @@ impl Programs {
             return Some((program, None));
         }
         let last = self.all.remove(program.0)?;
-        self.with_cel -= usize::from(last.has_cel);
-        let (shard, hash) = place(last.digest);
-        if let Ok(entry) = self.known[shard].find_entry(hash, |known| *known == program) {
+        let (shard, hash) = place(self.digest(&last.filter));
+        if let Ok(entry) = self.known[shard].find_entry(hash, |known| known.program == program) {
             entry.remove();
         }
         Some((program, Some(last)))
     }
 }
 
+/// A shelf's number within its matcher.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct ShelfId(pub(super) u32);
+
 fn is_same(a: &Arc<Filter>, b: &Arc<Filter>) -> bool {
     Arc::ptr_eq(a, b) || (a.concern == b.concern && a.formula == b.formula)
 }
 
 impl Program {
-    /// A search found it in these images; whether for the first time.
+    /// A search of its shelf found it in these images; whether for the first time. What another shelf's search has found is not
+    /// meant: two keys have met in the table.
     #[inline]
-    pub(super) fn found_by(&mut self, search: u32, images: u8) -> bool {
+    pub(super) fn found_by(&mut self, search: u32, shelf: ShelfId, images: u8) -> bool {
+        if self.shelf != shelf {
+            return false;
+        }
         let is_first = self.found_by != search;
         if is_first {
             (self.found_by, self.found_in) = (search, 0);
@@ -164,9 +168,9 @@ impl Program {
         is_first
     }
 
-    /// It is filed under this conjunct, none if scanned, and this is left to evaluate.
-    pub(super) fn filed(&mut self, conjunct: Option<u16>, residual: Residual) {
-        (self.conjunct, self.residual) = (conjunct.unwrap_or(SCANNED), residual);
+    /// It is filed on this shelf under this conjunct, none if scanned, and this is left to evaluate.
+    pub(super) fn filed(&mut self, shelf: ShelfId, conjunct: Option<u16>, residual: Residual) {
+        (self.shelf, self.conjunct, self.residual) = (shelf, conjunct.unwrap_or(SCANNED), residual);
     }
 
     /// Under which of its conjuncts it is filed; scanned if under none.

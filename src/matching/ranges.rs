@@ -220,6 +220,11 @@ fn is_at<K: Bits + ?Sized>(node: &Node<K::Owned>, key: &K, at: u32) -> bool {
     node.sample().is_some_and(|sample| sample.borrow().first_difference(key) >= at)
 }
 
+/// Whether two ends are one but for zeros behind them.
+pub(super) fn are_one(start: &[u8], stop: &[u8]) -> bool {
+    start.first_difference(stop) == NO_DIFFERENCE
+}
+
 /// The end of all texts that begin with this one: no text has such a byte.
 pub(super) fn after_prefix(prefix: &str) -> Box<[u8]> {
     [prefix.as_bytes(), &[0xff]].concat().into()

@@ -29,7 +29,7 @@ pub(super) enum Raw<'a> {
     Map(Container<'a>),
     /// Any other type: its byte and its bytes.
     Other(u8, &'a [u8]),
-    /// A text that is none. To look at it is an error.
+    /// A text that is none, or something else that has one. To look at it is an error.
     Error,
 }
 
@@ -38,11 +38,17 @@ pub(super) enum Raw<'a> {
 pub(super) struct Container<'a>(&'a [u8]);
 
 impl<'a> Raw<'a> {
-    /// The same, texts being UTF-8.
+    /// The same, texts being UTF-8, and so what else there is of text.
     #[inline]
     pub(super) fn checked(self) -> Self {
         match self {
             Self::Text(text) if std::str::from_utf8(text).is_err() => Self::Error,
+            // Regular expressions, code, pointers, and binary data that has its length twice.
+            Self::Other(kind @ (0x05 | 0x0b | 0x0c | 0x0d | 0x0f), bytes)
+                if (kind != 0x05 || bytes.get(4) == Some(&2)) && rarer(kind, bytes).is_none() =>
+            {
+                Self::Error
+            }
             other => other,
         }
     }

@@ -185,7 +185,7 @@ impl Check {
             },
             Self::Term { node, conjunct } => match filter.formula.conjuncts().get(usize::from(*conjunct)) {
                 Some(Formula::Atom(Atom::Term(term), wanted)) => {
-                    term.outcome(images.at(image, *node).checked()) == Some(*wanted)
+                    term.outcome(images.checked_at(image, *node)) == Some(*wanted)
                 }
                 _ => false,
             },

@@ -7,9 +7,13 @@
 use bson::{RawBsonRef, RawDocument};
 
 use super::{ProgramId, Verdict};
+use crate::change::Change;
 
 /// Programs evaluated in one check that the index found, and that it did not find.
 pub(super) const PROGRAMS_MAX: usize = 32;
+
+/// The reference reads a body anew for each program.
+const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// Differences kept until somebody takes them.
 const KEPT_MAX: usize = 8;
@@ -52,10 +56,15 @@ impl Shadow {
         Self { every, ..Self::default() }
     }
 
-    /// Whether this change is to be checked.
-    pub(super) fn is_due(&mut self) -> bool {
-        self.seen = (self.seen + 1) % self.every.max(1);
-        self.every > 0 && self.seen == 0
+    /// Whether this change is to be checked: the first one that is due and not so large that others would wait for it.
+    pub(super) fn is_due(&mut self, change: &Change) -> bool {
+        self.seen = (self.seen + 1).min(self.every);
+        let bytes = [&change.document, &change.before].into_iter().flatten().map(|body| body.as_bytes().len());
+        let is_due = self.every > 0 && self.seen == self.every && bytes.sum::<usize>() <= BODY_BYTES_MAX;
+        if is_due {
+            self.seen = 0;
+        }
+        is_due
     }
 
     pub(super) fn differs(&mut self, difference: impl FnOnce() -> Difference) {

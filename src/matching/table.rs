@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use super::ProgramId;
 use super::access::{By, KEYS_UNKNOWN, Key, KeyRef, with_key};
 use super::keys::{Filed, KeyHash, Keys};
+use super::programs::ShelfId;
 use super::ranges::Ranges;
 use super::raw::Raw;
 use super::spans::{Spans, number_key, time_key};
@@ -42,9 +43,28 @@ pub(super) struct Finds {
     pub(super) filed: Vec<Filed>,
 }
 
+impl Finds {
+    /// A document may have a value a million times.
+    pub(super) fn forget_repeated_keys(&mut self) {
+        if self.keys.len() > MANY {
+            self.keys.sort_unstable();
+            self.keys.dedup();
+        }
+    }
+
+    /// What a large document took is not kept for small ones.
+    pub(super) fn give_back(&mut self) {
+        self.keys.shrink_to(4 * MANY);
+        self.filed.shrink_to(4 * MANY);
+    }
+}
+
+/// Keys that are worth sorting.
+const MANY: usize = 1_024;
+
 /// Which table: scope and node.
 #[derive(Clone, Copy, Hash, Debug)]
-pub(super) struct Spot(pub(super) u32, pub(super) u32);
+pub(super) struct Spot(pub(super) ShelfId, pub(super) u32);
 
 /// The two things that a key is filed for.
 #[derive(Clone, Copy, Hash, Debug)]

@@ -4,7 +4,9 @@
 //! CEL interpreter; a property test holds the two together.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
+use super::access::{KeyRef, with_key};
 use super::path::Found;
 use super::raw::{Container, Raw};
 use super::value::Value;
@@ -121,6 +123,9 @@ fn compare(op: Operator, value: Raw<'_>, operand: &Value) -> Option<bool> {
     // What may be large is not copied: texts and containers are compared where they stand.
     match value {
         Raw::Text(text) => return compare_text(op, text, operand),
+        Raw::List(list) if op == Operator::ArrayContainsAny => {
+            return if let Value::List(wanted) = operand { has_any(list, wanted) } else { None };
+        }
         Raw::List(inner) | Raw::Map(inner) if is_plain(op, operand) => {
             return compare_container(op, inner, matches!(value, Raw::List(_)), operand);
         }
@@ -139,6 +144,7 @@ fn compare(op: Operator, value: Raw<'_>, operand: &Value) -> Option<bool> {
         Operator::NotIn => Some(!contains(operand, &value)),
         Operator::ArrayContains => has_member(&value, operand),
         Operator::ArrayContainsAny => match operand {
+            // Of nothing that is no container, and of a map by its names (`members`).
             Value::List(wanted) => any(wanted.iter().map(|wanted| has_member(&value, wanted))),
             _ => None,
         },
@@ -189,7 +195,7 @@ fn is_plain(op: Operator, operand: &Value) -> bool {
 /// A list or a map beside a plain operand: a container equals nothing plain, and is ordered with nothing.
 fn compare_container(op: Operator, inner: Container<'_>, is_list: bool, operand: &Value) -> Option<bool> {
     let list = match operand {
-        Value::List(items) => Some(items.as_slice()),
+        Value::List(items) => Some(&**items),
         _ => None,
     };
     match (op, list) {
@@ -211,6 +217,64 @@ fn compare_container(op: Operator, inner: Container<'_>, is_list: bool, operand:
 
 fn is_container(raw: Raw<'_>) -> bool {
     matches!(raw, Raw::List(_) | Raw::Map(_))
+}
+
+/// After so many elements the values that are wanted are worth hashing.
+const MANY: usize = 32;
+
+/// Whether any of these is in a list.
+fn has_any(list: Container<'_>, wanted: &[Value]) -> Option<bool> {
+    let (mut by_key, mut is_found) = (None, false);
+    for (number, (_, raw)) in list.fields().enumerate() {
+        // To search a list with an error in it is an error, whatever else is found there.
+        if is_error(raw.checked()) {
+            return if wanted.is_empty() { Some(false) } else { None };
+        }
+        if is_found {
+            continue;
+        }
+        if number == MANY {
+            by_key = Some(ByKey::new(wanted));
+        }
+        is_found = match &by_key {
+            None => {
+                let value = raw.value();
+                wanted.iter().any(|wanted| value.equals(wanted))
+            }
+            Some(by_key) => by_key.have(raw),
+        };
+    }
+    Some(is_found)
+}
+
+/// Values that are wanted, to be looked up.
+struct ByKey<'a> {
+    keyed: HashMap<KeyRef<'a>, Vec<&'a Value>>,
+    /// Those that have no key.
+    others: Vec<&'a Value>,
+}
+
+impl<'a> ByKey<'a> {
+    fn new(wanted: &'a [Value]) -> Self {
+        let (mut keyed, mut others): (HashMap<_, Vec<_>>, _) = (HashMap::new(), Vec::new());
+        for wanted in wanted {
+            match KeyRef::of(wanted) {
+                Some(key) => keyed.entry(key).or_default().push(wanted),
+                None => others.push(wanted),
+            }
+        }
+        Self { keyed, others }
+    }
+
+    fn have(&self, raw: Raw<'_>) -> bool {
+        let is = |all: &[&Value]| {
+            let value = if all.is_empty() { Value::Error } else { raw.value() };
+            all.iter().any(|wanted| value.equals(wanted))
+        };
+        // Ints that meet as doubles share a key.
+        let keyed = with_key(raw, |key| self.keyed.get(&key).is_some_and(|wanted| is(wanted)));
+        keyed.unwrap_or(false) || is(&self.others)
+    }
 }
 
 /// For each plain value whether it is an element of the list, or a field of the map.

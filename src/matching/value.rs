@@ -34,7 +34,7 @@ pub(crate) enum Value {
     /// Binary data of any subtype.
     Bytes(Box<[u8]>),
     /// An array.
-    List(Vec<Value>),
+    List(Box<[Value]>),
     /// A document; of fields with the same name the first.
     #[allow(clippy::box_collection, reason = "a million filters have a value that is no map")]
     Map(Box<BTreeMap<Box<str>, Value>>),

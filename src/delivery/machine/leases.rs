@@ -181,6 +181,11 @@ impl Machine {
         self.park(ready, ParkedReason::TooCostly);
     }
 
+    /// Whoever has this number next, or another filter, has not been too costly.
+    pub(super) fn acquit(&mut self, index: SubscriptionIndex) {
+        self.too_costly.retain(|costly| *costly != index);
+    }
+
     /// Parks all of a gateway's subscriptions.
     pub fn on_park_gateway(&mut self, id: &GatewayId) -> Result<(), Problem> {
         let unknown = || Problem::new(Code::GatewayNotFound, format!("no gateway {id}"));

@@ -38,6 +38,7 @@ impl Machine {
     /// A subscription is gone: out of everything.
     pub(super) fn drop_sub(&mut self, index: SubscriptionIndex) {
         self.leave_lanes(index);
+        self.acquit(index);
         if self.matcher.contains(index) {
             self.matcher.remove(index);
         }

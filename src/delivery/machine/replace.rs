@@ -133,6 +133,7 @@ impl Machine {
                     self.matcher.remove(index);
                 }
                 self.matcher.insert(index, filter);
+                self.acquit(index);
                 let ttl = self.subs[index.0 as usize].ttl_seconds;
                 self.subs[index.0 as usize].expires = self.expiry(ttl);
                 let floor = was_parked.map_or(at, |(floor, ..)| floor);

@@ -164,7 +164,7 @@ fn equals(expression: &IdedExpr, variable: &str) -> Option<Vec<Value>> {
         operators::EQUALS if is_it(a) => Some(vec![literal(b)?]),
         operators::EQUALS if is_it(b) => Some(vec![literal(a)?]),
         operators::IN if is_it(a) => match list(b)? {
-            Value::List(items) => Some(items),
+            Value::List(items) => Some(items.into_vec()),
             _ => None,
         },
         _ => None,
@@ -247,11 +247,12 @@ fn literal(expression: &IdedExpr) -> Option<Value> {
             Expr::Literal(LiteralValue::Double(value)) => Value::Double(-*value.inner()),
             _ => return None,
         },
-        // Of a time between two milliseconds there is no value of ours.
+        // Of a time between two milliseconds, or in a leap second, there is no value of ours.
         Expr::Call(call) if call.func_name == "timestamp" && call.target.is_none() => {
             let (seconds, nanos) = instant(expression, call.args.first()?)?;
             let milliseconds = seconds.checked_mul(1_000)?.checked_add(i64::from(nanos / 1_000_000))?;
-            Some(Value::time(milliseconds)).filter(|time| nanos % 1_000_000 == 0 && *time != Value::Error)?
+            Some(Value::time(milliseconds))
+                .filter(|time| nanos % 1_000_000 == 0 && nanos < 1_000_000_000 && *time != Value::Error)?
         }
         _ => return None,
     })
@@ -262,5 +263,5 @@ fn list(expression: &IdedExpr) -> Option<Value> {
     if !list.optional_indices.is_empty() {
         return None;
     }
-    list.elements.iter().map(literal).collect::<Option<Vec<_>>>().map(Value::List)
+    list.elements.iter().map(literal).collect::<Option<Box<[_]>>>().map(Value::List)
 }

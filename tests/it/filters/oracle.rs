@@ -48,7 +48,10 @@ fn scalars() -> Vec<Bson> {
         Bson::Decimal128("NaN".parse().unwrap()),
         Bson::Decimal128("1E+400".parse().unwrap()),
         "".into(),
+        "\0".into(),
         "a".into(),
+        "a\0".into(),
+        "a\0\0".into(),
         "ab".into(),
         "b".into(),
         "é".into(),
@@ -61,6 +64,7 @@ fn scalars() -> Vec<Bson> {
         Bson::DateTime(bson::DateTime::from_millis(0)),
         Bson::DateTime(bson::DateTime::from_millis(1)),
         Bson::DateTime(bson::DateTime::from_millis(-1)),
+        Bson::DateTime(bson::DateTime::from_millis(1_483_228_800_000)),
         Bson::DateTime(bson::DateTime::from_millis(253_402_300_799_999)),
         Bson::DateTime(bson::DateTime::from_millis(253_402_300_800_000)),
         of(bson::spec::BinarySubtype::Generic, &[1]),
@@ -127,7 +131,7 @@ fn term(value: BoxedStrategy<Bson>) -> impl Strategy<Value = Value> {
     })
 }
 
-const CEL: [&str; 20] = [
+const CEL: [&str; 22] = [
     "doc.a == 1",
     "doc.a == doc.b",
     "doc.a != doc.b",
@@ -139,6 +143,8 @@ const CEL: [&str; 20] = [
     "doc.b.exists(x, doc.a == 1 && x == doc.b || 1 == x && doc.a != 2)",
     "doc.a > timestamp('1970-01-01T00:00:00Z') && doc.a <= timestamp('1970-01-01T00:00:00.001Z')",
     "doc.a != timestamp('1970-01-01T00:00:00.0001Z') || doc.b == timestamp('0001-01-01T00:00:00Z')",
+    "doc.a > timestamp('2016-12-31T23:59:60Z') || doc.b == timestamp('2016-12-31T23:59:60Z')",
+    "doc.a.startsWith('a') && doc.a <= 'a'",
     "doc.a.all(x, x != 1)",
     "!(doc.a == 'a')",
     "op == 'insert'",

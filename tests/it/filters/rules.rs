@@ -288,6 +288,104 @@ fn a_text_that_is_no_utf8_is_an_error_for_whoever_looks_at_it() {
     }
 }
 
+/// Kinds of values of which bytes can be wrong in other ways than a text's.
+#[test]
+fn what_cannot_be_read_is_an_error_whatever_its_type() {
+    let regex = |pattern: &str| {
+        Bson::RegularExpression(bson::Regex { pattern: pattern.try_into().unwrap(), options: "".try_into().unwrap() })
+    };
+    let bytes = |subtype| Bson::Binary(bson::Binary { subtype, bytes: vec![1, 2, 3, 4, 5] });
+    let body = doc! {
+        "r": regex("wrong"), "code": Bson::JavaScriptCode("wrong".into()), "sound": regex("right"),
+        "old": bytes(bson::spec::BinarySubtype::BinaryOld), "l": [1, regex("wrong")], "m": {"r": regex("wrong")},
+    };
+    let mut odd = change(&body);
+    let mut raw = odd.document.take().unwrap().into_bytes();
+    for at in 0..raw.len() - 5 {
+        match &raw[at..at + 5] {
+            b"wrong" => raw[at] = 0xff,
+            // The old subtype's inner length.
+            [2, 5, 0, 0, 0] => raw[at + 1] = 77,
+            _ => {}
+        }
+    }
+    odd.document = Some(bson::RawDocumentBuf::from_bytes(raw).expect("the frame is whole"));
+    let exists = |field: &str| json!({"filters": [{"field": field, "op": "exists", "value": true}]});
+    for (fields, expected) in [
+        (exists("r"), false),
+        (exists("code"), false),
+        (exists("old"), false),
+        (exists("sound"), true),
+        (exists("l"), true),
+        (exists("m.r"), false),
+        (json!({"filters": [{"field": "r", "op": "!=", "value": 1}]}), false),
+        (json!({"filters": [{"field": "l", "op": "array-contains", "value": 1}]}), false),
+        (json!({"filters": [{"field": "l", "op": "array-contains-any", "value": [1, 2]}]}), false),
+        (json!({"cel": "has(doc.r)"}), false),
+        (json!({"cel": "doc.l.exists(x, x == 1)"}), false),
+        (json!({"cel": "doc.l[0] in doc.l"}), false),
+        (json!({"cel": "[1].exists(x, has(doc.m.r)) || false"}), false),
+        (json!({"cel": "doc.r != 1 || doc.l[0] == 1"}), true),
+    ] {
+        assert_eq!(filter(fields.clone()).evaluate(&odd).is_some(), expected, "{fields}");
+        let mut matcher = Matcher::new();
+        matcher.insert(SubscriptionIndex(0), filter(fields.clone()));
+        let mut out = Vec::new();
+        matcher.matches(&odd, &mut out);
+        assert_eq!(!out.is_empty(), expected, "{fields}");
+    }
+}
+
+/// Past a few elements what is wanted is looked up by keys.
+#[test]
+fn long_lists_are_searched_as_short_ones_are() {
+    let wanted = json!([7, "x", 2.5, {"a": 1}, 9_007_199_254_740_993_i64, null, [1]]);
+    let filter = filter(json!({"filters": [{"field": "l", "op": "array-contains-any", "value": wanted}]}));
+    let long = |last: Bson| {
+        let mut items: Vec<Bson> = (100..200).map(Bson::Int32).collect();
+        items.push(last);
+        items
+    };
+    for (last, expected) in [
+        (Bson::Int32(7), true),
+        (Bson::Double(7.0), true),
+        (Bson::Int32(8), false),
+        ("x".into(), true),
+        (Bson::Symbol("x".into()), true),
+        ("y".into(), false),
+        (Bson::Decimal128("2.5".parse().unwrap()), true),
+        (Bson::Document(doc! {"a": 1}), true),
+        (Bson::Document(doc! {"a": 2}), false),
+        (Bson::Array(vec![Bson::Int32(1)]), true),
+        (Bson::Array(vec![]), false),
+        (Bson::Int64(9_007_199_254_740_993), true),
+        // One double, but other ints.
+        (Bson::Int64(9_007_199_254_740_992), false),
+        (Bson::Double(9_007_199_254_740_992.0), true),
+        (Bson::Double(f64::NAN), false),
+        (Bson::Null, true),
+        (Bson::Undefined, true),
+    ] {
+        for items in [long(last.clone()), vec![last.clone()]] {
+            let one = change(&doc! {"l": items});
+            assert_eq!(filter.evaluate(&one).is_some(), expected, "{last:?}");
+            let mut matcher = Matcher::new();
+            matcher.insert(SubscriptionIndex(0), filter.clone());
+            let mut out = Vec::new();
+            matcher.matches(&one, &mut out);
+            assert_eq!(!out.is_empty(), expected, "{last:?}");
+        }
+    }
+    // An error among them outweighs what is found, wherever it stands.
+    let mut marred = long(Bson::DateTime(bson::DateTime::MAX));
+    marred.insert(0, Bson::Int32(7));
+    let one = change(&doc! {"l": marred});
+    let (mut matcher, mut out) = (Matcher::new(), Vec::new());
+    matcher.insert(SubscriptionIndex(0), filter.clone());
+    matcher.matches(&one, &mut out);
+    assert!(out.is_empty() && filter.evaluate(&one).is_none());
+}
+
 #[test]
 fn a_plan_names_the_index_and_the_rest() {
     let term = |field: &str, op: &str, value: Value| json!({"field": field, "op": op, "value": value});

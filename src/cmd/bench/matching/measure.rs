@@ -75,9 +75,9 @@ pub(super) struct Figures {
     pub insert_rate: Option<f64>,
     /// Removals a second.
     pub remove_rate: Option<f64>,
-    /// The longest single insert, while built or afterwards.
+    /// The longest single insert, while built or afterwards; of several turns the one in which it was shortest.
     pub longest_insert_micros: Option<f64>,
-    /// The longest single removal.
+    /// The longest single removal, likewise.
     pub longest_remove_micros: Option<f64>,
     /// Resident memory; see `alone`.
     pub bytes_per_subscription: Option<f64>,
@@ -92,6 +92,13 @@ impl Figures {
             longest_insert_micros: if C::UPKEEP == Upkeep::Static { None } else { steps.longest_micros() },
             ..Self::default()
         }
+    }
+
+    /// Of the longest insert and removal here and in another turn, the shorter each.
+    pub(super) fn keep_shorter_pauses(&mut self, other: &Self) {
+        let shorter = |one: Option<f64>, other: Option<f64>| Some(one?.min(other?));
+        self.longest_insert_micros = shorter(self.longest_insert_micros, other.longest_insert_micros);
+        self.longest_remove_micros = shorter(self.longest_remove_micros, other.longest_remove_micros);
     }
 
     /// Takes over what a process of its own found out.
