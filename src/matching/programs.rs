@@ -3,6 +3,7 @@
 //! Owns their numbers, and who has which. Filters are equal if their formulas and their concerns are.
 
 use std::hash::BuildHasher;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -22,7 +23,8 @@ pub(super) struct Programs {
     /// By their hashes, in shards that grow one at a time. Seeded: who registers filters cannot choose what meets.
     known: Vec<HashTable<Known>>,
     hashing: DefaultHashBuilder,
-    of: Paged<ProgramId>,
+    /// By subscription: the number after its program's, so that none takes no room.
+    of: Paged<NonZeroU32>,
     len: usize,
 }
 
@@ -80,7 +82,7 @@ impl Programs {
 
     /// The program of a subscription.
     pub(super) fn of(&self, subscription: SubscriptionIndex) -> Option<ProgramId> {
-        self.of.get(subscription.0).copied()
+        self.of.get(subscription.0).map(|after| ProgramId(after.get() - 1))
     }
 
     #[inline]
@@ -114,7 +116,7 @@ impl Programs {
             if let Some(known) = all.get_mut(program.0) {
                 known.subscriptions.insert(subscription.0);
             }
-            self.of.put(subscription.0, program);
+            self.put(subscription, program);
             return (program, false);
         }
         let asks = filter.concern.asks;
@@ -123,14 +125,20 @@ impl Programs {
         let program = Program { residual, subscriptions, found_by, found_in, asks, shelf, conjunct, filter };
         let program = ProgramId(all.insert(program));
         self.known[shard].insert_unique(hash, Known { digest, program }, |known| place(known.digest).1);
-        self.of.put(subscription.0, program);
+        self.put(subscription, program);
         (program, true)
+    }
+
+    fn put(&mut self, subscription: SubscriptionIndex, program: ProgramId) {
+        if let Some(after) = NonZeroU32::MIN.checked_add(program.0) {
+            self.of.put(subscription.0, after);
+        }
     }
 
     /// Takes a subscription's program from it. If it was the last to have it, the program's filter and
     /// conjunct are handed back.
     pub(super) fn remove(&mut self, subscription: SubscriptionIndex) -> Option<(ProgramId, Option<Program>)> {
-        let program = self.of.take(subscription.0)?;
+        let program = ProgramId(self.of.take(subscription.0)?.get() - 1);
         self.len -= 1;
         if !self.all.get_mut(program.0)?.subscriptions.remove(subscription.0) {
             return Some((program, None));

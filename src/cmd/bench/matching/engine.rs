@@ -4,27 +4,28 @@ use std::sync::Arc;
 
 use super::contender::{Contender, Upkeep};
 use super::workload::{Event, Plan, Workload};
-use crate::matching::{Filter, Match, Matcher, SubscriptionIndex};
+use crate::matching::{BloomUse, Filter, Match, Matcher, SubscriptionIndex};
 use crate::subscription::Spec;
 
-/// The matcher.
+/// The matcher; without a Bloom filter to see what that brings.
 #[derive(Debug)]
-pub(super) struct Engine {
+pub(super) struct Engine<const BLOOM: bool> {
     matcher: Matcher,
     out: Vec<Match>,
 }
 
-impl Contender for Engine {
-    const NAME: &'static str = "engine";
+impl<const BLOOM: bool> Contender for Engine<BLOOM> {
+    const NAME: &'static str = if BLOOM { "engine" } else { "without Bloom" };
     const UPKEEP: Upkeep = Upkeep::Both;
     type Filter = Arc<Filter>;
 
-    fn fits(_: Workload) -> bool {
-        true
+    fn fits(workload: Workload) -> bool {
+        BLOOM || workload.is_chat()
     }
 
     fn new(_: &Plan) -> Self {
-        Self { matcher: Matcher::new(), out: Vec::new() }
+        let matcher = if BLOOM { Matcher::new() } else { Matcher::with_bloom(BloomUse::Off) };
+        Self { matcher, out: Vec::new() }
     }
 
     fn compile(&self, spec: &Spec) -> anyhow::Result<Arc<Filter>> {
