@@ -245,7 +245,7 @@ fn machine_config(config: &Config) -> MachineConfig {
         quota_global: config.quotas.global as usize,
         sessions_max: config.sessions.max as usize,
         park_seconds: config.sessions.park_seconds,
-        bloom: if config.matching.bloom { BloomUse::default() } else { BloomUse::Off },
+        bloom: if config.matching.bloom { BloomUse::From(1) } else { BloomUse::Off },
         shadow_every: config.matching.shadow_every,
         seed: rand::random(),
         mistake: None,

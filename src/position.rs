@@ -35,6 +35,23 @@ impl ClusterTime {
     }
 }
 
+/// A text that is no cluster time.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a cluster time is its seconds since 1970, a point, and the increment in that second, such as 1763690000.1")]
+pub struct NotAClusterTime;
+
+impl FromStr for ClusterTime {
+    type Err = NotAClusterTime;
+
+    fn from_str(text: &str) -> Result<Self, NotAClusterTime> {
+        let (seconds, increment) = text.split_once('.').ok_or(NotAClusterTime)?;
+        match (seconds.parse(), increment.parse()) {
+            (Ok(seconds), Ok(increment)) => Ok(Self::new(seconds, increment)),
+            _ => Err(NotAClusterTime),
+        }
+    }
+}
+
 impl fmt::Debug for ClusterTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.seconds(), self.increment())

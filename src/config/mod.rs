@@ -300,7 +300,7 @@ impl Default for Quotas {
 
 impl Default for Matching {
     fn default() -> Self {
-        Self { bloom: true, shadow_every: 10_000 }
+        Self { bloom: false, shadow_every: 10_000 }
     }
 }
 

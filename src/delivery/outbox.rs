@@ -358,14 +358,16 @@ impl Outbox {
         let mut taken = Vec::new();
         let mut state = self.lock();
         let mut bytes = 0;
-        state.idle_rounds = 0;
         if !state.welcomed {
+            state.idle_rounds = 0;
             state.welcomed = true;
             state.written.count += 1;
             taken.push((None, state.written.count, state.written.seq, state.written.place()));
         }
         while bytes < bytes_max && !self.is_paced(&state) {
             let Some(item) = state.queue.pop_front() else { break };
+            // To hear that it stands still is not to take.
+            state.idle_rounds = 0;
             let size = item.size_bytes();
             state.bytes -= size;
             state.waiting -= usize::from(is_substantial(&item));
@@ -511,6 +513,23 @@ mod tests {
 
     fn names(frames: &[Frame]) -> Vec<&'static str> {
         frames.iter().map(Frame::name).collect()
+    }
+
+    #[test]
+    fn to_hear_progress_is_not_to_take() {
+        let outbox = outbox(1);
+        [item(1), item(2)].into_iter().for_each(|item| outbox.push(item));
+        assert_eq!(names(&outbox.take(usize::MAX)), ["welcome", "change"]);
+        for _ in 0..=IDLE_ROUNDS {
+            assert!(outbox.is_taken_from());
+            outbox.push(progress(2));
+            assert_eq!(names(&outbox.take(usize::MAX)), ["progress"]);
+            outbox.age();
+        }
+        assert!(!outbox.is_taken_from());
+        outbox.acked(outbox.outstanding().0);
+        assert_eq!(names(&outbox.take(usize::MAX)), ["change"]);
+        assert!(outbox.is_taken_from());
     }
 
     #[test]

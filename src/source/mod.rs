@@ -37,6 +37,16 @@ pub struct Gap {
     pub reason: ResyncReason,
 }
 
+impl Gap {
+    /// What lies after this, up to its position, is what cannot be delivered. Below the position even where that is a
+    /// boundary, and the same in every reading.
+    pub fn from(&self) -> Position {
+        let Position { epoch, time, .. } = self.position;
+        let before = ClusterTime(time.0.saturating_sub(1));
+        if self.position.is_boundary() { Position::boundary(epoch, before) } else { self.position.floor_boundary() }
+    }
+}
+
 /// Some events in order, and how far the source has read with them.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
+use streamer::clock::Clock;
 use tokio::process::{Child, Command};
 
 /// Only what hangs meets it.
@@ -76,6 +77,30 @@ async fn matches_are_printed_over_both_transports_and_the_gateway_is_gone_afterw
     let names: Vec<&str> =
         gateways["gateways"].as_array().unwrap().iter().map(|gateway| gateway["gatewayId"].as_str().unwrap()).collect();
     assert!(!names.iter().any(|name| name.starts_with("tail-")), "{names:?}");
+}
+
+/// What somebody does who has written and wants to see it: with the operation time that the write was answered with.
+#[tokio::test]
+async fn it_ends_when_everything_up_to_a_time_has_been_printed() {
+    let dev = Dev::start().await;
+    for transport in ["grpc", "sse"] {
+        let seconds = (Clock::system().wall().timestamp() + 2) as u64;
+        let until = format!("{seconds}.1");
+        let (status, out, said) =
+            dev.tail(&["--until-operation-time", &until, "--transport", transport, "-o", "json"]).await;
+        assert_eq!(status, Some(0), "{said}");
+        let times: Vec<u64> = out
+            .lines()
+            .map(|line| {
+                let change: Value = serde_json::from_str(line).unwrap();
+                u64::from_str_radix(&change["position"].as_str().unwrap()[8..16], 16).unwrap()
+            })
+            .collect();
+        // Fifty a second: it was not the first that ended it, and what came last was near the end.
+        assert!(times.len() > 10 && times.last().is_some_and(|last| last + 1 >= seconds), "{transport} {times:?}");
+    }
+    let (status, _, said) = dev.tail(&["--until-operation-time", "soon"]).await;
+    assert!(status == Some(2) && said.contains("1763690000.1"), "{said}");
 }
 
 #[tokio::test]

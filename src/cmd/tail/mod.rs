@@ -7,11 +7,13 @@ mod print;
 mod sse;
 mod term;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use futures::StreamExt;
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,6 +21,7 @@ use super::{Output, OutputArgs, WrongUsage};
 use crate::client::{
     BodyFormat, Client, ClientConfig, Item, Registered, Registration, RegistrationError, Rejection, State, Subscription,
 };
+use crate::position::{ClusterTime, Position};
 use print::Shown;
 
 /// By what matches come.
@@ -64,6 +67,10 @@ pub struct TailArgs {
     /// End after so many changes
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
+    /// End when everything up to this operation time, `<seconds>.<increment>` as a session or `hello` tells it, has been
+    /// printed and nothing is left to catch up with
+    #[arg(long, value_name = "TIME")]
+    pub until_operation_time: Option<ClusterTime>,
     /// How matches are printed.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -163,7 +170,13 @@ async fn grpc(args: &TailArgs, gateway: &str) -> anyhow::Result<()> {
                 eprintln!("disconnected ({}); again in {} ms", gone.reason, gone.retry_in.as_millis());
             }
             Item::Connected(welcome) => eprintln!("connected to {}", welcome.node),
-            Item::Progress(_) | Item::Revoked(_) | Item::Assigned(_) => {}
+            Item::Progress(progress) => {
+                let positions = progress.positions.iter().map(|(_, position)| *position);
+                if is_past(args.until_operation_time, positions, progress.catching_up) {
+                    break;
+                }
+            }
+            Item::Revoked(_) | Item::Assigned(_) => {}
         }
     }
     client.close().await;
@@ -181,11 +194,31 @@ async fn by_sse(args: &TailArgs, gateway: &str) -> anyhow::Result<()> {
                     return Ok(());
                 }
             }
-            "progress" | "welcome" => {}
+            "progress" => {
+                let progress: Progress = serde_json::from_str(&event.data).context("a progress that is no JSON")?;
+                if is_past(args.until_operation_time, progress.positions.into_values(), progress.catching_up) {
+                    return Ok(());
+                }
+            }
+            "welcome" => {}
             name => eprintln!("{name}: {}", event.data),
         }
     }
     anyhow::bail!("the hub ended the stream")
+}
+
+/// How far everything has been sent, as an event says it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Progress {
+    positions: BTreeMap<String, Position>,
+    catching_up: u64,
+}
+
+/// Whether everything up to a time has been sent: in each partition, and to all who catch up.
+fn is_past(until: Option<ClusterTime>, positions: impl IntoIterator<Item = Position>, catching_up: u64) -> bool {
+    // At a boundary, what carries its very time is still to come.
+    until.is_some_and(|until| catching_up == 0 && positions.into_iter().all(|position| position.time > until))
 }
 
 /// Writes lines until there have been enough.

@@ -79,6 +79,10 @@ impl Machine {
     }
 
     fn step_window(&mut self, outbox: &Outbox, lane: &mut Lane, name: LaneName, budget: &mut usize) {
+        // Who has no room has nothing looked through for it.
+        if outbox.bytes() >= self.config.outbox_bytes_soft && self.window.count_after(lane.at) > 0 {
+            return;
+        }
         let entries: Vec<Entry> = self.window.after(lane.at, *budget).cloned().collect();
         let is_last = entries.len() == self.window.count_after(lane.at);
         let late = usize::from(self.broken(Mistake::JoinLate) && is_last && !entries.is_empty());
@@ -195,7 +199,7 @@ impl Machine {
                 let subs = self.gateways[index.0].subs.iter().copied();
                 let active = subs.filter(|sub| self.subs[sub.0 as usize].is_active());
                 let reason = ResyncReason::HistoryLost;
-                let item = resync_item(&self.subs, LaneName::Main, (from, to), reason, active);
+                let item = resync_item(&self.subs, LaneName::Main, (from, to), (reason, None), active);
                 self.push_all(index, vec![item]);
             }
         }

@@ -16,7 +16,7 @@ use crate::limits;
 use crate::matching::{Match, SubscriptionIndex};
 use crate::position::Position;
 use crate::source::Gap;
-use crate::subscription::Path;
+use crate::subscription::{Path, Spec};
 
 /// The messages that one change makes for one gateway: what left a scope first, then what matches,
 /// split where the list is very long. Only the last moves the cursor.
@@ -65,19 +65,19 @@ pub(super) fn compose(
     items.into_iter().map(|item| Item::Change(Box::new(item))).collect()
 }
 
-/// Says to these subscriptions that a range is lost.
+/// Says to these subscriptions that a range is lost; if there was a gap, for what it concerns of them.
 pub(super) fn resync_item(
     subs: &Slab<Sub>,
     lane: LaneName,
     (from, to): (Position, Position),
-    reason: ResyncReason,
-    concerned: impl IntoIterator<Item = SubscriptionIndex>,
+    (reason, gap): (ResyncReason, Option<&Gap>),
+    of: impl IntoIterator<Item = SubscriptionIndex>,
 ) -> Item {
     let mut scopes = BTreeSet::new();
     let mut subscription_ids = BTreeSet::new();
-    for sub in concerned {
+    for sub in of {
         let sub = &subs[sub.0 as usize];
-        let spec = &sub.current().spec;
+        let spec = gap.and_then(|gap| concerned(gap, sub)).unwrap_or(&sub.current().spec);
         scopes.insert((Arc::clone(&spec.tenant), Arc::clone(&spec.collection)));
         subscription_ids.insert(sub.key.id.clone());
     }
@@ -94,11 +94,15 @@ pub(super) fn advancing(mut item: Item, advance: bool) -> Item {
     item
 }
 
-/// Whether a gap concerns a subscription.
-pub(super) fn concerns(gap: &Gap, sub: &Sub) -> bool {
+/// What of a subscription a gap concerned, if anything: what it asks for now, or what it asked for when it happened.
+pub(super) fn concerned<'a>(gap: &Gap, sub: &'a Sub) -> Option<&'a Spec> {
     let covers = |known: &Option<Arc<str>>, name: &Arc<str>| known.as_ref().is_none_or(|known| known == name);
-    let spec = &sub.current().spec;
-    covers(&gap.scope.tenant, &spec.tenant) && covers(&gap.scope.collection, &spec.collection)
+    let is_its_time =
+        |segment: &&Segment| segment.from <= gap.position && segment.until.is_none_or(|until| gap.position <= until);
+    let specs = sub.segments.iter().filter(is_its_time).map(|segment| &*segment.spec);
+    let mut specs =
+        specs.filter(|spec| covers(&gap.scope.tenant, &spec.tenant) && covers(&gap.scope.collection, &spec.collection));
+    specs.next()
 }
 
 /// The fields that any of them asks for; `None` if one asks for all.

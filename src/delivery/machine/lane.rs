@@ -9,7 +9,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::ReplayId;
-use super::compose::{advancing, compose, concerns, resync_item};
+use super::compose::{advancing, compose, concerned, resync_item};
 use super::state::Sub;
 use crate::change::Flags;
 use crate::clock::Clock;
@@ -157,7 +157,7 @@ impl Lane {
     }
 
     fn gap_items(&self, name: LaneName, gap: &Gap, subs: &Slab<Sub>) -> Vec<Item> {
-        let range = (gap.position.floor_boundary(), gap.position);
+        let range = (gap.from(), gap.position);
         self.lost_items(name, gap, range, subs)
     }
 
@@ -168,11 +168,11 @@ impl Lane {
         range: (Position, Position),
         subs: &Slab<Sub>,
     ) -> Vec<Item> {
-        let concerned = self.by_sub.keys().copied().filter(|index| concerns(gap, &subs[index.0 as usize]));
-        let concerned: Vec<_> = concerned.collect();
-        if concerned.is_empty() {
+        let of = self.by_sub.keys().copied().filter(|index| concerned(gap, &subs[index.0 as usize]).is_some());
+        let of: Vec<_> = of.collect();
+        if of.is_empty() {
             return Vec::new();
         }
-        vec![resync_item(subs, name, range, gap.reason, concerned)]
+        vec![resync_item(subs, name, range, (gap.reason, Some(gap)), of)]
     }
 }

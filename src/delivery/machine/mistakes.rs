@@ -31,11 +31,13 @@ pub enum Mistake {
     PassFirstOfTwo,
     /// A loss that a session is owed is said in that session only, heard or not.
     OwedOnce,
+    /// A gateway that has acked everything stands on the gap that nobody has told it of.
+    FreezeOnGap,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::JoinLate,
         Self::UnknownCatchUpDone,
         Self::AckFromDeadSession,
@@ -50,5 +52,6 @@ impl Mistake {
         Self::ReplaceKeepsOld,
         Self::PassFirstOfTwo,
         Self::OwedOnce,
+        Self::FreezeOnGap,
     ];
 }

@@ -39,7 +39,7 @@ use rand_chacha::rand_core::SeedableRng;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use self::compose::{advancing, compose, concerns, resync_item};
+use self::compose::{advancing, compose, concerned, resync_item};
 use self::state::{Gateway, GatewayIndex, PageState, Sub, SubLane, WriteKind};
 use crate::change::{Change, Flags};
 use crate::clock::Clock;
@@ -147,6 +147,8 @@ pub struct Machine {
     random: ChaCha8Rng,
     /// The loop's position: everything up to here has been matched.
     reached: Position,
+    /// What it was before the last gap that no change shares a position with.
+    before_gap: Position,
     /// Nothing beyond this can have been sent to anyone, by this owner or one before: after a restart
     /// the loop is behind what its predecessor has sent, and catch-ups may be ahead of the loop.
     horizon: Position,
@@ -225,6 +227,7 @@ impl Machine {
             config,
             clock,
             reached,
+            before_gap: reached,
             horizon: reached,
             matcher,
             too_costly: Vec::new(),
@@ -289,6 +292,10 @@ impl Machine {
                 }
                 Event::Resync(gap) => {
                     assert!(gap.position >= self.reached, "{:?} after {:?}", gap.position, self.reached);
+                    // Several may share a position.
+                    if gap.position > self.reached {
+                        self.before_gap = self.reached;
+                    }
                     self.reached = gap.position;
                     let is_last = self.is_last_gap(&gap, events.peek());
                     self.on_gap(gap, is_last);
@@ -369,13 +376,16 @@ impl Machine {
             if concerned.is_empty() {
                 continue;
             }
-            // Not acked, it is found again by the catch-up that starts at or before it.
-            self.freeze(index, gap.position.floor_boundary());
+            // Not acked, it is found again by the catch-up that starts before it: the boundary below is that, unless the
+            // gap lies on it.
+            let below = gap.position.floor_boundary();
+            let is_on_it = gap.position.is_boundary() && !self.broken(Mistake::FreezeOnGap);
+            self.freeze(index, if is_on_it { self.before_gap.min(below) } else { below });
             let gateway = &self.gateways[index.0];
             let live = gateway.session.as_ref().is_some_and(|session| session.main.is_live());
             if live {
-                let (from, to) = (gap.position.floor_boundary(), gap.position);
-                let item = resync_item(&self.subs, LaneName::Main, (from, to), gap.reason, concerned);
+                let (from, to) = (gap.from(), gap.position);
+                let item = resync_item(&self.subs, LaneName::Main, (from, to), (gap.reason, Some(&gap)), concerned);
                 self.push_all(index, vec![advancing(item, is_last)]);
             }
         }
@@ -385,7 +395,7 @@ impl Machine {
     fn concerned(&self, index: GatewayIndex, gap: &Gap) -> impl Iterator<Item = SubscriptionIndex> {
         self.gateways[index.0].subs.iter().copied().filter(move |sub| {
             let sub = &self.subs[sub.0 as usize];
-            sub.is_active() && sub.lane == SubLane::Main && concerns(gap, sub)
+            sub.is_active() && sub.lane == SubLane::Main && concerned(gap, sub).is_some()
         })
     }
 

@@ -3,6 +3,7 @@
 //! Owns the making of subscriptions, their quotas and their records (promise 12). Additions are stored
 //! first and then served from their `activeFrom`.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -216,7 +217,15 @@ impl Machine {
                 let cursor = Cursor::decode(text).map_err(|_| invalid())?;
                 let place = cursor.places.get(&self.config.partition).ok_or_else(invalid)?;
                 let position = place.lowest();
-                if position.epoch < epoch { boundary(position.time) } else { position }
+                if self.is_broken_off(position) {
+                    let detail = "the deployment was restored since, and what lay after this cursor is gone";
+                    return Err(Problem::new(Code::StartTooOld, detail).at("startAt.cursor"));
+                }
+                match position.epoch.cmp(&epoch) {
+                    Ordering::Less => boundary(position.time),
+                    Ordering::Equal => position,
+                    Ordering::Greater => return Err(invalid()),
+                }
             }
         })
     }

@@ -263,7 +263,7 @@ impl Machine {
             }
         }
         let said = ranges.into_iter().map(|((from, to), subs)| {
-            resync_item(&self.subs, LaneName::Joining, (from, to), ResyncReason::HistoryLost, subs)
+            resync_item(&self.subs, LaneName::Joining, (from, to), (ResyncReason::HistoryLost, None), subs)
         });
         said.collect()
     }

@@ -23,7 +23,7 @@ async fn place() -> (Mongod, Site, Config) {
     (mongod, site, config)
 }
 
-async fn register(hub: &Running, gateway: &str) {
+pub(super) async fn register(hub: &Running, gateway: &str) {
     let asked = json!({
         "subscriptionId": "all", "gatewayId": gateway, "tenant": "acme", "collection": "messages", "ttlSeconds": 3600,
     });
@@ -31,7 +31,7 @@ async fn register(hub: &Running, gateway: &str) {
     assert_eq!(status, 201, "{made}");
 }
 
-async fn write(site: &Site, key: &str) {
+pub(super) async fn write(site: &Site, key: &str) {
     site.documents().insert_one(document("acme", "messages", key, doc! {})).await.unwrap();
 }
 
@@ -58,7 +58,7 @@ async fn roll(site: &Site, time: ClusterTime) {
 }
 
 /// All that comes up to the change with this key, without what says nothing new.
-async fn until_key(session: &mut Session, key: &str) -> Vec<Said> {
+pub(super) async fn until_key(session: &mut Session, key: &str) -> Vec<Said> {
     let mut all = Vec::new();
     let taking = async {
         loop {
@@ -77,7 +77,7 @@ async fn until_key(session: &mut Session, key: &str) -> Vec<Said> {
 }
 
 /// What a gateway hears, in short: reasons of resyncs and keys.
-fn heard(all: &[Said]) -> Vec<&str> {
+pub(super) fn heard(all: &[Said]) -> Vec<&str> {
     let short = all.iter().map(|said| match said {
         Said::Resync(reason, _) => reason.as_str(),
         Said::Change(change) => change.key.as_str(),

@@ -11,6 +11,7 @@ mod python;
 mod refusals;
 mod registration;
 mod restart;
+mod scopes;
 mod servers;
 mod site;
 mod start_at;

@@ -7,7 +7,7 @@ use super::workload::{Event, Plan, Workload};
 use crate::matching::{BloomUse, Filter, Match, Matcher, SubscriptionIndex};
 use crate::subscription::Spec;
 
-/// The matcher; without a Bloom filter to see what that brings.
+/// The matcher; with a Bloom filter at every size to see what that brings.
 #[derive(Debug)]
 pub(super) struct Engine<const BLOOM: bool> {
     matcher: Matcher,
@@ -15,16 +15,16 @@ pub(super) struct Engine<const BLOOM: bool> {
 }
 
 impl<const BLOOM: bool> Contender for Engine<BLOOM> {
-    const NAME: &'static str = if BLOOM { "engine" } else { "without Bloom" };
+    const NAME: &'static str = if BLOOM { "with Bloom" } else { "engine" };
     const UPKEEP: Upkeep = Upkeep::Both;
     type Filter = Arc<Filter>;
 
     fn fits(workload: Workload) -> bool {
-        BLOOM || workload.is_chat()
+        !BLOOM || workload.is_chat()
     }
 
     fn new(_: &Plan) -> Self {
-        let matcher = if BLOOM { Matcher::new() } else { Matcher::with_bloom(BloomUse::Off) };
+        let matcher = if BLOOM { Matcher::with_bloom(BloomUse::From(1)) } else { Matcher::new() };
         Self { matcher, out: Vec::new() }
     }
 
