@@ -279,13 +279,18 @@ fn a_text_that_is_no_utf8_is_an_error_for_whoever_looks_at_it() {
         (json!({"cel": "op == 'update'"}), true),
         (json!({}), true),
     ] {
-        assert_eq!(filter(fields.clone()).evaluate(&odd).is_some(), expected, "{fields}");
-        let mut matcher = Matcher::new();
-        matcher.insert(SubscriptionIndex(0), filter(fields.clone()));
-        let mut out = Vec::new();
-        matcher.matches(&odd, &mut out);
-        assert_eq!(!out.is_empty(), expected, "{fields}");
+        matches_by_both(fields, &odd, expected);
     }
+}
+
+/// The reference and the index say the same of one filter and one change.
+fn matches_by_both(fields: Value, change: &Change, expected: bool) {
+    let (said, filter) = (fields.to_string(), filter(fields));
+    assert_eq!(filter.evaluate(change).is_some(), expected, "{said}");
+    let (mut matcher, mut out) = (Matcher::new(), Vec::new());
+    matcher.insert(SubscriptionIndex(0), filter);
+    matcher.matches(change, &mut out);
+    assert_eq!(!out.is_empty(), expected, "{said}");
 }
 
 /// Kinds of values of which bytes can be wrong in other ways than a text's.
@@ -327,12 +332,7 @@ fn what_cannot_be_read_is_an_error_whatever_its_type() {
         (json!({"cel": "[1].exists(x, has(doc.m.r)) || false"}), false),
         (json!({"cel": "doc.r != 1 || doc.l[0] == 1"}), true),
     ] {
-        assert_eq!(filter(fields.clone()).evaluate(&odd).is_some(), expected, "{fields}");
-        let mut matcher = Matcher::new();
-        matcher.insert(SubscriptionIndex(0), filter(fields.clone()));
-        let mut out = Vec::new();
-        matcher.matches(&odd, &mut out);
-        assert_eq!(!out.is_empty(), expected, "{fields}");
+        matches_by_both(fields, &odd, expected);
     }
 }
 
@@ -340,7 +340,7 @@ fn what_cannot_be_read_is_an_error_whatever_its_type() {
 #[test]
 fn long_lists_are_searched_as_short_ones_are() {
     let wanted = json!([7, "x", 2.5, {"a": 1}, 9_007_199_254_740_993_i64, null, [1]]);
-    let filter = filter(json!({"filters": [{"field": "l", "op": "array-contains-any", "value": wanted}]}));
+    let fields = json!({"filters": [{"field": "l", "op": "array-contains-any", "value": wanted}]});
     let long = |last: Bson| {
         let mut items: Vec<Bson> = (100..200).map(Bson::Int32).collect();
         items.push(last);
@@ -367,23 +367,13 @@ fn long_lists_are_searched_as_short_ones_are() {
         (Bson::Undefined, true),
     ] {
         for items in [long(last.clone()), vec![last.clone()]] {
-            let one = change(&doc! {"l": items});
-            assert_eq!(filter.evaluate(&one).is_some(), expected, "{last:?}");
-            let mut matcher = Matcher::new();
-            matcher.insert(SubscriptionIndex(0), filter.clone());
-            let mut out = Vec::new();
-            matcher.matches(&one, &mut out);
-            assert_eq!(!out.is_empty(), expected, "{last:?}");
+            matches_by_both(fields.clone(), &change(&doc! {"l": items}), expected);
         }
     }
     // An error among them outweighs what is found, wherever it stands.
     let mut marred = long(Bson::DateTime(bson::DateTime::MAX));
     marred.insert(0, Bson::Int32(7));
-    let one = change(&doc! {"l": marred});
-    let (mut matcher, mut out) = (Matcher::new(), Vec::new());
-    matcher.insert(SubscriptionIndex(0), filter.clone());
-    matcher.matches(&one, &mut out);
-    assert!(out.is_empty() && filter.evaluate(&one).is_none());
+    matches_by_both(fields, &change(&doc! {"l": marred}), false);
 }
 
 #[test]
