@@ -244,11 +244,7 @@ impl By {
 
     /// Between two ends, both included.
     fn between(start: Option<&Value>, stop: Option<&Value>) -> Option<Self> {
-        let number = |value: &Value| match value {
-            Value::Int(value) => number_key(*value as f64),
-            Value::Double(value) => number_key(*value),
-            _ => None,
-        };
+        let number = |value: &Value| value.number().and_then(number_key);
         let ends = (start, stop);
         match start.or(stop)? {
             Value::Int(_) | Value::Double(_) => {

@@ -10,7 +10,8 @@
 //!
 //! A change's way: `index` goes to its scope, whose `names` are looked for in one walk over each image;
 //! what stands there leads through `table`, by hash (`keys`) and by `ranges` and `spans`, to the `programs` filed there under
-//! what `access` chose; each is evaluated over what was found (`images`) and stands for its subscriptions.
+//! what `access` chose; what is then left of each (`residual`) is evaluated over what was found (`images`), and it stands
+//! for its subscriptions (`ids`).
 
 mod access;
 mod bloom;

@@ -123,8 +123,7 @@ impl Check {
                     None => Some(Self::Text { node, text: Short::of(text)? }),
                 },
                 Value::Int(_) | Value::Double(_) if value.is_exact() => {
-                    let number = if let Value::Int(number) = value { Some(*number as f64) } else { value.double() };
-                    number.and_then(number_key).map(|key| Self::Numbers { node, start: key, stop: key })
+                    value.number().and_then(number_key).map(|key| Self::Numbers { node, start: key, stop: key })
                 }
                 _ => None,
             };
@@ -171,7 +170,7 @@ impl Check {
                 let key = match images.at(image, *node) {
                     Found::Value(Raw::Int(number)) => number_key(number as f64),
                     Found::Value(Raw::Double(number)) => number_key(number),
-                    Found::Value(other @ Raw::Other(..)) => other.value().double().and_then(number_key),
+                    Found::Value(other @ Raw::Other(..)) => other.value().number().and_then(number_key),
                     _ => None,
                 };
                 key.is_some_and(|key| *start <= key && key <= *stop)

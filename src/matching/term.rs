@@ -120,13 +120,19 @@ fn is_error(value: Raw<'_>) -> bool {
 }
 
 fn compare(op: Operator, value: Raw<'_>, operand: &Value) -> Option<bool> {
+    let members = match (op, operand) {
+        (Operator::ArrayContains, wanted) => Some(std::slice::from_ref(wanted)),
+        (Operator::ArrayContainsAny, Value::List(wanted)) => Some(&**wanted),
+        _ => None,
+    };
     // What may be large is not copied: texts and containers are compared where they stand.
-    match value {
-        Raw::Text(text) => return compare_text(op, text, operand),
-        Raw::List(list) if op == Operator::ArrayContainsAny => {
-            return if let Value::List(wanted) = operand { has_any(list, wanted) } else { None };
-        }
-        Raw::List(inner) | Raw::Map(inner) if is_plain(op, operand) => {
+    match (value, members) {
+        (Raw::Text(text), _) => return compare_text(op, text, operand),
+        (Raw::List(list), Some(wanted)) => return has_any(list, wanted),
+        (Raw::Map(map), Some(wanted)) => return any(wanted.iter().map(|wanted| has_name(map, wanted))),
+        // Nothing else has members.
+        (_, Some(wanted)) if !is_error(value) => return any(wanted.iter().map(|_| None)),
+        (Raw::List(inner) | Raw::Map(inner), None) if is_plain(operand) => {
             return compare_container(op, inner, matches!(value, Raw::List(_)), operand);
         }
         _ => {}
@@ -142,17 +148,11 @@ fn compare(op: Operator, value: Raw<'_>, operand: &Value) -> Option<bool> {
         Operator::GreaterOrEqual => ordered(Ordering::is_ge),
         Operator::In => Some(contains(operand, &value)),
         Operator::NotIn => Some(!contains(operand, &value)),
-        Operator::ArrayContains => has_member(&value, operand),
-        Operator::ArrayContainsAny => match operand {
-            // Of nothing that is no container, and of a map by its names (`members`).
-            Value::List(wanted) => any(wanted.iter().map(|wanted| has_member(&value, wanted))),
-            _ => None,
-        },
         Operator::StartsWith => match (&value, operand) {
             (Value::Text(text), Value::Text(prefix)) => Some(text.starts_with(&**prefix)),
             _ => None,
         },
-        Operator::Exists => None,
+        Operator::ArrayContains | Operator::ArrayContainsAny | Operator::Exists => None,
     }
 }
 
@@ -184,12 +184,15 @@ fn compare_text(op: Operator, text: &[u8], operand: &Value) -> Option<bool> {
 }
 
 /// Whether there is no container among what an element or the whole may equal, but a list of plain values.
-fn is_plain(op: Operator, operand: &Value) -> bool {
-    let is_container = |value: &Value| matches!(value, Value::List(_) | Value::Map(_));
+fn is_plain(operand: &Value) -> bool {
     match operand {
-        Value::List(items) => op != Operator::ArrayContains && !items.iter().any(is_container),
-        operand => !is_container(operand),
+        Value::List(items) => !items.iter().any(is_container_value),
+        operand => !is_container_value(operand),
     }
+}
+
+fn is_container_value(value: &Value) -> bool {
+    matches!(value, Value::List(_) | Value::Map(_))
 }
 
 /// A list or a map beside a plain operand: a container equals nothing plain, and is ordered with nothing.
@@ -209,8 +212,6 @@ fn compare_container(op: Operator, inner: Container<'_>, is_list: bool, operand:
             };
             Some(is == (op == Operator::Equal))
         }
-        (Operator::ArrayContains, None) => members(inner, is_list, std::slice::from_ref(operand))[0],
-        (Operator::ArrayContainsAny, Some(wanted)) => any(members(inner, is_list, wanted).into_iter()),
         _ => None,
     }
 }
@@ -237,10 +238,7 @@ fn has_any(list: Container<'_>, wanted: &[Value]) -> Option<bool> {
             by_key = Some(ByKey::new(wanted));
         }
         is_found = match &by_key {
-            None => {
-                let value = raw.value();
-                wanted.iter().any(|wanted| value.equals(wanted))
-            }
+            None => wanted.iter().any(|wanted| equals(raw, wanted)),
             Some(by_key) => by_key.have(raw),
         };
     }
@@ -267,53 +265,30 @@ impl<'a> ByKey<'a> {
     }
 
     fn have(&self, raw: Raw<'_>) -> bool {
-        let is = |all: &[&Value]| {
-            let value = if all.is_empty() { Value::Error } else { raw.value() };
-            all.iter().any(|wanted| value.equals(wanted))
-        };
+        let is = |all: &[&Value]| all.iter().any(|wanted| equals(raw, wanted));
         // Ints that meet as doubles share a key.
         let keyed = with_key(raw, |key| self.keyed.get(&key).is_some_and(|wanted| is(wanted)));
         keyed.unwrap_or(false) || is(&self.others)
     }
 }
 
-/// For each plain value whether it is an element of the list, or a field of the map.
-fn members(inner: Container<'_>, is_list: bool, wanted: &[Value]) -> Vec<Option<bool>> {
-    let mut found = vec![Some(false); wanted.len()];
-    if !is_list {
-        for (found, wanted) in found.iter_mut().zip(wanted) {
-            *found = match wanted {
-                Value::Text(name) => Some(inner.get(name).is_some()),
-                // No field has such a name, but a map could have such a key.
-                Value::Int(_) | Value::Double(_) | Value::Bool(_) => Some(false),
-                _ => None,
-            };
-        }
-        return found;
+/// Whether a map has a field of this name.
+fn has_name(map: Container<'_>, wanted: &Value) -> Option<bool> {
+    match wanted {
+        Value::Text(name) => Some(map.get(name).is_some()),
+        // No field has such a name, but a map could have such a key.
+        Value::Int(_) | Value::Double(_) | Value::Bool(_) => Some(false),
+        _ => None,
     }
-    for (_, raw) in inner.fields().filter(|(_, raw)| !is_container(*raw)) {
-        match raw.checked() {
-            Raw::Text(text) => {
-                for (found, wanted) in found.iter_mut().zip(wanted) {
-                    if matches!(wanted, Value::Text(wanted) if wanted.as_bytes() == text) {
-                        *found = Some(true);
-                    }
-                }
-            }
-            // To search a list with an error in it is an error.
-            raw => match raw.value() {
-                Value::Error => return vec![None; wanted.len()],
-                value => {
-                    for (found, wanted) in found.iter_mut().zip(wanted) {
-                        if value.equals(wanted) {
-                            *found = Some(true);
-                        }
-                    }
-                }
-            },
-        }
+}
+
+/// CEL's `==`, without a copy of texts, and of containers only where there is one to compare with.
+fn equals(raw: Raw<'_>, wanted: &Value) -> bool {
+    match (raw, wanted) {
+        (Raw::Text(text), wanted) => matches!(wanted, Value::Text(wanted) if wanted.as_bytes() == text),
+        (Raw::List(_) | Raw::Map(_), wanted) if !is_container_value(wanted) => false,
+        (raw, wanted) => raw.value().equals(wanted),
     }
-    found
 }
 
 /// CEL's `exists` over outcomes: true outweighs an error, an error false.
@@ -331,17 +306,4 @@ fn any(outcomes: impl Iterator<Item = Option<bool>>) -> Option<bool> {
 
 fn contains(list: &Value, value: &Value) -> bool {
     matches!(list, Value::List(items) if items.iter().any(|item| item.equals(value)))
-}
-
-/// `wanted in container`: an element of a list, a key of a map; an error in anything else, and in a
-/// list that has an error in it.
-fn has_member(container: &Value, wanted: &Value) -> Option<bool> {
-    match (container, wanted) {
-        (Value::List(items), _) if items.contains(&Value::Error) => None,
-        (Value::List(_), _) => Some(contains(container, wanted)),
-        (Value::Map(fields), Value::Text(key)) => Some(fields.contains_key(key.as_str())),
-        // No field has such a name, but a map could have such a key.
-        (Value::Map(_), Value::Int(_) | Value::Double(_) | Value::Bool(_)) => Some(false),
-        _ => None,
-    }
 }

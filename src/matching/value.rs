@@ -92,9 +92,10 @@ impl Value {
         TIME_MS.contains(&milliseconds)
     }
 
-    /// A double.
-    pub(super) const fn double(&self) -> Option<f64> {
+    /// A number as the double that it is compared as.
+    pub(super) const fn number(&self) -> Option<f64> {
         match self {
+            Self::Int(value) => Some(*value as f64),
             Self::Double(value) => Some(*value),
             _ => None,
         }
