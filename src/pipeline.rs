@@ -23,8 +23,7 @@ use crate::clock::{Clock, Instant};
 use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Effect, Machine, Outcome, WriteId};
 use crate::delivery::outbox::Outbox;
-use crate::error::Problem;
-use crate::handle::{Command, Compiled, HubHandle, Registered, Reply};
+use crate::handle::{Command, HubHandle};
 use crate::observe::health::Component;
 use crate::position::{ClusterTime, Position};
 use crate::source::{ChangeSource, Description, Reading, SourceError, SourceWarning};
@@ -79,13 +78,11 @@ enum FromSource {
 /// Both ends of the queue of writes' outcomes.
 type Outcomes = (mpsc::Sender<(WriteId, Outcome)>, mpsc::Receiver<(WriteId, Outcome)>);
 
-/// What the source says of itself, and the registrations that waited for it.
+/// What the source says of itself, and the command that waited for it.
 struct Told {
     described: Option<Description>,
-    waiting: Option<(Vec<Compiled>, RegisterReply)>,
+    waiting: Option<Command>,
 }
-
-type RegisterReply = Reply<Vec<Result<Registered, Problem>>>;
 
 struct Partition {
     machine: Machine,
@@ -318,13 +315,13 @@ impl Partition {
         });
     }
 
-    /// How far back the source reaches may have changed since it last said so.
-    fn describe_then_register(&self, items: Vec<Compiled>, reply: RegisterReply) {
+    /// How far back the source reaches, and how far it is, may have changed since it last said so.
+    fn describe_then(&self, command: Command) {
         let (source, told) = (Arc::clone(&self.source), self.descriptions.0.clone());
         self.tasks.spawn(Kind::Housekeeping, "source description", async move {
             let described = source.describe().await.ok();
             // If the tenure has ended the caller is told by the dropped reply.
-            let _ = told.send(Told { described, waiting: Some((items, reply)) }).await;
+            let _ = told.send(Told { described, waiting: Some(command) }).await;
         });
     }
 
@@ -332,8 +329,8 @@ impl Partition {
         if let Some(described) = told.described {
             self.described = Some((described, self.clock.now()));
         }
-        if let Some((items, reply)) = told.waiting {
-            self.register(items, reply);
+        if let Some(command) = told.waiting {
+            self.on_command_described(command);
         }
     }
 

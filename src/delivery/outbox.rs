@@ -183,6 +183,8 @@ pub(super) struct Identity {
     pub(super) session: u64,
     pub(super) heartbeat_seconds: u32,
     pub(super) unacked_bytes_max: u64,
+    /// Changes up to here may have been delivered before, and are flagged so.
+    pub(super) redelivered_until: Option<Position>,
 }
 
 /// The outbox, shared by the loop and the transport. Bounded in bytes by the loop, which cuts it when
@@ -434,9 +436,12 @@ impl Outbox {
                 partition,
                 seq,
                 cursor,
+                flags: match identity.redelivered_until {
+                    Some(until) if item.change.position <= until => item.flags.with(Flags::REDELIVERED),
+                    _ => item.flags,
+                },
                 change: item.change,
                 matches: item.matches,
-                flags: item.flags,
                 left_scope: item.left_scope,
                 fields: item.fields,
                 with_before: item.with_before,
@@ -488,6 +493,7 @@ mod tests {
             session: 1,
             heartbeat_seconds: 20,
             unacked_bytes_max,
+            redelivered_until: None,
         };
         let place = Place { position: position(0), ..Place::default() };
         Outbox::new(identity, &place, 1 << 20, Arc::default())

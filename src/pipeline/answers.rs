@@ -12,9 +12,10 @@ use crate::cursor::Cursor;
 use crate::delivery::machine::{Answer, Waiter};
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
-use crate::handle::{Command, Compiled, DeliveryMode, Lag, PartitionView, Registered, Reply, SubscriptionView};
+use crate::handle::{Command, Compiled, CursorTarget, DeliveryMode, Lag, PartitionView, Registered, Reply, SubscriptionView};
 use crate::matching::Difference;
 use crate::observe::metrics as names;
+use crate::position::{ClusterTime, Epoch, Position};
 use crate::subscription::{GatewayId, StartAt};
 
 /// Callers whose answer waits for the store.
@@ -58,9 +59,10 @@ impl Partition {
             return;
         }
         match command {
-            Command::Register(items, reply) if items.iter().any(|item| item.spec.start_at.is_some()) => {
-                self.describe_then_register(items, reply);
+            Command::Register(ref items, _) if items.iter().any(|item| item.spec.start_at.is_some()) => {
+                self.describe_then(command);
             }
+            Command::SetCursor(..) => self.describe_then(command),
             Command::Register(items, reply) => self.register(items, reply),
             Command::Replace(compiled, reply) => {
                 let waiter = self.waiting.add(Caller::Replace(reply));
@@ -80,6 +82,58 @@ impl Partition {
             }
             other => self.on_immediate(other),
         }
+    }
+
+    /// Commands that depend on what the source has just said of itself.
+    pub(super) fn on_command_described(&mut self, command: Command) {
+        match command {
+            Command::Register(items, reply) => self.register(items, reply),
+            Command::SetCursor(gateway, target, reply) => match self.position_of(&target) {
+                Ok(position) => {
+                    let waiter = self.waiting.add(Caller::Done(reply));
+                    self.machine.on_move(&gateway, position, waiter);
+                }
+                Err(problem) => drop(reply.send(Err(problem))),
+            },
+            other => self.on_command(other),
+        }
+    }
+
+    /// Where an operator wants a cursor.
+    fn position_of(&self, target: &CursorTarget) -> Result<Position, Problem> {
+        let epoch = self.machine.reached().epoch;
+        let (at, position) = match target {
+            CursorTarget::Now => return Ok(self.machine.reached().max(self.now(epoch)?)),
+            CursorTarget::OperationTime(time) => ("operationTime", Position::boundary(epoch, time.next())),
+            CursorTarget::Second(second) => {
+                ("operationTime", Position::boundary(epoch, ClusterTime::new(*second, 0)))
+            }
+            CursorTarget::Positions(places) => {
+                let own = places.iter().find(|(partition, _)| partition == self.machine.partition());
+                let (_, position) = own.filter(|_| places.len() == 1).ok_or_else(|| {
+                    let detail = format!("this backend has one partition, {}", self.machine.partition());
+                    Problem::new(Code::InvalidRequest, detail).at("positions")
+                })?;
+                ("positions", self.machine.position_today(*position).map_err(|problem| problem.at("positions"))?)
+            }
+        };
+        if self.oldest().is_some_and(|oldest| position.time < oldest) {
+            let detail = "the oplog does not reach back that far";
+            return Err(Problem::new(Code::StartTooOld, detail).at(at));
+        }
+        // Nobody would miss what is skipped by a mistyped year before it is too late.
+        if position > self.machine.reached().max(self.now(epoch)?) {
+            return Err(Problem::new(Code::InvalidRequest, "this lies in the future").at(at));
+        }
+        Ok(position)
+    }
+
+    /// What comes after everything that the source has.
+    fn now(&self, epoch: Epoch) -> Result<Position, Problem> {
+        let described = self.described.as_ref().map(|(described, _)| Position::boundary(epoch, described.now.next()));
+        described.ok_or_else(|| {
+            Problem::new(Code::OwnerUnknown, "the backend has not said yet where it is").retry_after(1)
+        })
     }
 
     /// Commands that are answered at once. A caller who has gone away needs no answer.
@@ -104,10 +158,6 @@ impl Partition {
             Command::Gateways(reply) => drop(reply.send(self.machine.gateways())),
             Command::Gateway(gateway, reply) => drop(reply.send(self.machine.gateway(&gateway))),
             Command::ParkGateway(gateway, reply) => drop(reply.send(self.machine.on_park_gateway(&gateway))),
-            Command::SetCursor(_, _, reply) => {
-                let problem = Problem::new(Code::NotFound, "moving a cursor by hand is not in this version");
-                drop(reply.send(Err(problem)));
-            }
             Command::Ack(gateway, cursor, reply) => drop(reply.send(self.machine.on_ack(&gateway, cursor.as_str()))),
             Command::Explain(query, reply) => drop(reply.send(self.machine.explain(&query))),
             Command::Partitions(reply) => drop(reply.send(vec![self.partition_view()])),
@@ -120,6 +170,7 @@ impl Partition {
             | Command::Replace(..)
             | Command::Unregister(..)
             | Command::DeleteGateway(..)
+            | Command::SetCursor(..)
             | Command::Open(..) => unreachable!("handled by its caller"),
         }
     }
@@ -132,7 +183,7 @@ impl Partition {
             let too_old = oldest.and_then(|oldest| {
                 let time = match item.spec.start_at.as_ref()? {
                     StartAt::OperationTime(time) => *time,
-                    StartAt::Second(second) => crate::position::ClusterTime::new(*second, 0),
+                    StartAt::Second(second) => ClusterTime::new(*second, 0),
                     StartAt::Position(position) => position.time,
                     // What is no cursor is refused by the machine.
                     StartAt::Cursor(text) => Cursor::decode(text).ok()?.start(self.machine.partition())?.time,

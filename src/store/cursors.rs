@@ -31,6 +31,9 @@ pub struct CursorRecord {
     /// But for these.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unfinished: BTreeMap<u64, Position>,
+    /// The operator's move that this knows of: the number of the session it took.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub moved: u64,
     /// Nothing was unacked when this was written: up to the checkpoint, if that is later, there was
     /// nothing for this gateway, or the page would have been written anew before the checkpoint.
     pub quiet: bool,
@@ -48,9 +51,10 @@ pub struct CursorPage {
 
 impl CursorRecord {
     /// From its parts.
-    pub fn new(incarnation: Revision, serial: Serial, place: &Place, quiet: bool) -> Self {
+    pub fn new(incarnation: Revision, serial: Serial, place: &Place, quiet: bool, moved: u64) -> Self {
         Self {
             incarnation,
+            moved,
             session: serial.session,
             written: serial.written,
             position: place.position,
@@ -70,6 +74,11 @@ impl CursorRecord {
         let unfinished = self.unfinished.iter().map(|(revision, position)| (Revision(*revision), *position)).collect();
         Place { position: self.position, known: self.known, unfinished }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The prefix of a partition's pages.

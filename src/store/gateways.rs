@@ -2,13 +2,15 @@
 //!
 //! Owns the family's layout and codec. Written when a gateway is born, when it connects and when an
 //! operator changes how it is served. A cursor that it presents is stored with the session that
-//! presents it, for a page of cursors that is older would take a rewind back; so is a loss that this
+//! presents it, for a page of cursors that is older would take a rewind back, and likewise an operator's
+//! move; so is a loss that this
 //! session has to be told of, for only it has seen why.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Key, Revision};
 use crate::change::ResyncReason;
+use crate::position::Position;
 use crate::subscription::GatewayId;
 
 /// A gateway as stored.
@@ -26,6 +28,9 @@ pub struct GatewayRecord {
     /// What its sessions are told was lost, until one of them has acked it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owed: Option<Owed>,
+    /// Where an operator last moved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
     /// Tells one write from every other with the same content.
     pub write: u64,
 }
@@ -39,6 +44,20 @@ pub struct Owed {
     pub since: u64,
     /// Why it was lost.
     pub reason: ResyncReason,
+}
+
+/// An operator's rewind or skip. It outlives what it led to, for cursors from before it may turn up at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Moved {
+    /// The session's number that it took: cursors of earlier ones are from before it.
+    pub since: u64,
+    /// What comes after this is served next,
+    pub position: Position,
+    /// to subscriptions that started up to here.
+    pub known: Revision,
+    /// What comes again up to here may have been delivered before.
+    pub redelivered_until: Position,
 }
 
 /// The prefix of a backend's gateways.

@@ -76,6 +76,7 @@ impl Machine {
         }
         let indices: Vec<_> = machine.gateways.iter().map(|(index, _)| GatewayIndex(index)).collect();
         for index in indices {
+            machine.load_moved(index);
             machine.load_presented(index);
             machine.settle_loaded(index);
         }
@@ -93,6 +94,7 @@ impl Machine {
         gateway.sessions = record.sessions;
         gateway.presented = record.presented;
         gateway.owed = record.owed;
+        gateway.moved = record.moved;
         // Until a cursor says otherwise nothing is known to have been taken.
         gateway.place = Place::default();
         gateway.quiet = false;
@@ -186,6 +188,7 @@ impl Machine {
             gateway.serial = Serial { session: record.session, written: record.written };
             gateway.place = record.place();
             gateway.quiet = record.quiet;
+            gateway.page_knows = record.moved;
         }
         Ok(())
     }

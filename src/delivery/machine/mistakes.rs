@@ -33,11 +33,17 @@ pub enum Mistake {
     OwedOnce,
     /// A gateway that has acked everything stands on the gap that nobody has told it of.
     FreezeOnGap,
+    /// A cursor from before an operator's move counts.
+    OldCursorUndoesMove,
+    /// A page of cursors that does not know of an operator's move counts.
+    PageUndoesMove,
+    /// What comes again after an operator's rewind is not flagged.
+    RewindUnflagged,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::JoinLate,
         Self::UnknownCatchUpDone,
         Self::AckFromDeadSession,
@@ -53,5 +59,8 @@ impl Mistake {
         Self::PassFirstOfTwo,
         Self::OwedOnce,
         Self::FreezeOnGap,
+        Self::OldCursorUndoesMove,
+        Self::PageUndoesMove,
+        Self::RewindUnflagged,
     ];
 }

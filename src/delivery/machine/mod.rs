@@ -9,7 +9,8 @@
 //! - `registry.rs`, `replace.rs`, `removal.rs`, `leases.rs`: what callers ask for; `outcomes.rs`: what
 //!   comes of the writes; `admission.rs`: how subscriptions then enter service;
 //! - `sessions.rs`, `lane.rs`, `catchup.rs`: how gateways get from where they stand to the live tail;
-//!   `owed.rs`: what they are told first, where they do not stand where they thought;
+//!   `moved.rs`: how an operator moves them; `owed.rs`: what they are told first, where they do not stand
+//!   where they thought;
 //! - `progress.rs`: what is durable: acks, quiet gateways, floors, pages and the checkpoint;
 //! - `load.rs`: from the store; `views.rs`: answers; `mistakes.rs`: for the simulation to find.
 
@@ -20,6 +21,7 @@ mod lane;
 mod leases;
 mod load;
 mod mistakes;
+mod moved;
 mod outcomes;
 mod owed;
 mod progress;

@@ -70,6 +70,9 @@ impl Machine {
             }
             WriteKind::RemoveGateway { gateway, subs } => self.on_gateway_chunk_removed(gateway, subs),
             WriteKind::Open(index, request) => self.on_opened(index, *request, revision),
+            WriteKind::Move { gateway, request, moved, owed } => {
+                self.on_moved(gateway, &request, (moved, owed), revision);
+            }
             WriteKind::Page(page, presented) => self.on_page_written(page, &presented, revision),
             WriteKind::Checkpoint(position) => self.on_checkpoint_written(position, revision),
             WriteKind::Replace(_) => unreachable!("handled by its caller"),
@@ -81,7 +84,7 @@ impl Machine {
             WriteKind::Create { subs, born } => {
                 if let Some(index) = born {
                     self.gateways[index.0].record = RecordState::Free;
-                    self.next_open(index);
+                    self.next_request(index);
                 }
                 for index in subs {
                     self.settle_waiters(index, |_| Err(store_problem(error)));
@@ -99,8 +102,9 @@ impl Machine {
                 if !request.abandoned {
                     self.answer(request.waiter, Err(store_problem(error)));
                 }
-                self.next_open(index);
+                self.next_request(index);
             }
+            WriteKind::Move { gateway, request, .. } => self.on_move_refused(gateway, &request, error),
             WriteKind::RemoveGateway { .. } | WriteKind::Page(..) | WriteKind::Checkpoint(_) => {
                 assert!(
                     matches!(error, CommitError::Fenced | CommitError::Unknown(_)),
@@ -127,23 +131,31 @@ impl Machine {
     fn tell_unknown(&mut self, id: WriteId) {
         let problem = unanswered();
         let of_records = match self.writes.get(&id) {
-            Some(WriteKind::Open(index, _) | WriteKind::Create { born: Some(index), .. }) => vec![*index],
+            Some(
+                WriteKind::Open(index, _)
+                | WriteKind::Move { gateway: index, .. }
+                | WriteKind::Create { born: Some(index), .. },
+            ) => vec![*index],
             Some(WriteKind::Page(_, presented)) => presented.clone(),
             _ => Vec::new(),
         };
         for index in of_records {
             self.doubt_record(index);
         }
+        let of_record = match self.writes.get_mut(&id) {
+            Some(WriteKind::Open(_, request)) => Some((request.waiter, &mut request.abandoned)),
+            Some(WriteKind::Move { request, .. }) => Some((request.waiter, &mut request.abandoned)),
+            _ => None,
+        };
+        if let Some((waiter, abandoned)) = of_record {
+            if !std::mem::replace(abandoned, true) {
+                self.answer(waiter, Err(problem));
+            }
+            return;
+        }
         let subs = match self.writes.get_mut(&id) {
             Some(WriteKind::Create { subs, .. } | WriteKind::Revive(subs) | WriteKind::Remove(subs)) => subs.clone(),
             Some(WriteKind::Replace(index)) => vec![*index],
-            Some(WriteKind::Open(_, request)) => {
-                let waiter = request.waiter;
-                if std::mem::replace(&mut request.abandoned, true) {
-                    return;
-                }
-                return self.answer(waiter, Err(problem));
-            }
             Some(WriteKind::RemoveGateway { gateway, .. }) => {
                 let removal = self.gateways[gateway.0].removing.as_mut();
                 let waiters = removal.map(|removal| std::mem::take(&mut removal.waiters)).unwrap_or_default();

@@ -26,7 +26,7 @@ impl Machine {
         let gateway = &self.gateways[index.0];
         let since = gateway.sessions + 1;
         let own = self.own(index, cursor);
-        if cursor.is_some() && own.is_none() {
+        if cursor.is_some_and(|cursor| self.of_this_life(index, cursor).is_none()) {
             return Some(Owed { since, reason: ResyncReason::Forgotten });
         }
         if self.is_broken_off(self.start(index, cursor).0.position) {

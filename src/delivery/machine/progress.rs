@@ -15,7 +15,6 @@ use crate::limits;
 use crate::position::Position;
 use crate::store::checkpoint::{self, CheckpointRecord};
 use crate::store::cursors::{self, CursorPage, CursorRecord};
-use crate::store::gateways::{self, GatewayRecord};
 use crate::store::{Expect, Revision, Write};
 use crate::subscription::GatewayId;
 
@@ -201,7 +200,8 @@ impl Machine {
                 // One of an earlier epoch stays as it is until a session starts from it: only then is it
                 // found that its history is lost.
                 let place = if gateway.quiet { self.effective(GatewayIndex(index)) } else { gateway.place.clone() };
-                let record = CursorRecord::new(gateway.incarnation, gateway.serial, &place, gateway.quiet);
+                let moved = gateway.moved.map_or(0, |moved| moved.since);
+                let record = CursorRecord::new(gateway.incarnation, gateway.serial, &place, gateway.quiet, moved);
                 content.cursors.insert(gateway.id.to_string(), record);
                 if gateway.presented.is_some() && gateway.record == RecordState::Free && gateway.removing.is_none() {
                     presented.push(GatewayIndex(index));
@@ -219,15 +219,13 @@ impl Machine {
 
     /// The page says where the gateway stands: its own record need not any longer.
     fn write_without_presented(&mut self, index: GatewayIndex) -> Write {
-        let write = self.unique();
         let gateway = &mut self.gateways[index.0];
         gateway.presented = None;
         gateway.record = RecordState::Busy;
-        let (incarnation, sessions) = (Some(gateway.incarnation), gateway.sessions);
+        let (sessions, moved) = (gateway.sessions, gateway.moved);
         let owed = still_owed(gateway.owed, gateway.serial);
-        let record = GatewayRecord { incarnation, sessions, presented: None, owed, write };
-        let key = gateways::key(self.config.partition.backend(), &gateway.id);
-        Write { key, expect: Expect::At(gateway.revision), value: Some(record.encode()) }
+        let record = self.gateway_record(index, sessions, None, owed, moved);
+        self.record_write_of(index, &record)
     }
 
     /// A page is stored.
@@ -237,7 +235,7 @@ impl Machine {
             let gateway = &mut self.gateways[index.0];
             gateway.revision = revision;
             gateway.record = RecordState::Free;
-            self.next_open(*index);
+            self.next_request(*index);
         }
         let waited_for = self.checkpoint.pages_left > 0;
         self.checkpoint.pages_left = self.checkpoint.pages_left.saturating_sub(1);

@@ -3,7 +3,6 @@
 //! Owns the making of subscriptions, their quotas and their records (promise 12). Additions are stored
 //! first and then served from their `activeFrom`.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -216,18 +215,24 @@ impl Machine {
                 let invalid = || Problem::new(Code::InvalidCursor, "not a cursor of this hub").at("startAt.cursor");
                 let cursor = Cursor::decode(text).map_err(|_| invalid())?;
                 let place = cursor.places.get(&self.config.partition).ok_or_else(invalid)?;
-                let position = place.lowest();
-                if self.is_broken_off(position) {
-                    let detail = "the deployment was restored since, and what lay after this cursor is gone";
-                    return Err(Problem::new(Code::StartTooOld, detail).at("startAt.cursor"));
-                }
-                match position.epoch.cmp(&epoch) {
-                    Ordering::Less => boundary(position.time),
-                    Ordering::Equal => position,
-                    Ordering::Greater => return Err(invalid()),
-                }
+                self.position_today(place.lowest()).map_err(|problem| problem.at("startAt.cursor"))?
             }
         })
+    }
+
+    /// Where somebody begins now who names a position of this epoch or of an earlier one.
+    ///
+    /// # Errors
+    /// `START_TOO_OLD`, where history broke off since; `INVALID_CURSOR`, if no epoch had it.
+    pub fn position_today(&self, position: Position) -> Result<Position, Problem> {
+        if self.is_broken_off(position) {
+            let detail = "the deployment was restored since, and what lay after this is gone";
+            return Err(Problem::new(Code::StartTooOld, detail));
+        }
+        if position.epoch > self.reached.epoch {
+            return Err(Problem::new(Code::InvalidCursor, "not a position of this hub"));
+        }
+        Ok(self.in_present_epoch(position))
     }
 
     fn write_created(&mut self, gateway: GatewayIndex, subs: Vec<SubscriptionIndex>) {
@@ -326,7 +331,7 @@ impl Machine {
             self.admit(gateway, &admitted);
         }
         if let Some(index) = born {
-            self.next_open(index);
+            self.next_request(index);
         }
         for (index, _) in admitted {
             let view = self.view(index);

@@ -11,7 +11,7 @@ use super::compose::resync_item;
 use super::lane::{Lane, Mode};
 use super::outcomes::unanswered;
 use super::owed::still_owed;
-use super::state::{Gateway, GatewayIndex, OpenRequest, RecordState, Session, SubLane, WriteKind};
+use super::state::{Gateway, GatewayIndex, OpenRequest, RecordRequest, RecordState, Session, SubLane, WriteKind};
 use super::{Answer, Effect, Machine, Mistake, Waiter};
 use crate::change::ResyncReason;
 use crate::clock::Instant;
@@ -23,7 +23,7 @@ use crate::handle::Hello;
 use crate::limits;
 use crate::matching::SubscriptionIndex;
 use crate::position::Position;
-use crate::store::gateways::GatewayRecord;
+use crate::store::gateways::{GatewayRecord, Moved, Owed};
 use crate::store::subscriptions::ParkedReason;
 use crate::store::{Expect, Revision, Write, gateways};
 use crate::subscription::GatewayId;
@@ -65,40 +65,61 @@ impl Machine {
         if gateway.record == RecordState::Doubtful {
             return self.answer(waiter, Err(unanswered()));
         }
-        gateway.waiting.push_back(request);
-        self.next_open(index);
+        gateway.waiting.push_back(RecordRequest::Open(request));
+        self.next_request(index);
     }
 
     /// The store does not say what came of a write to this gateway's record: nobody waits for it.
     pub(super) fn doubt_record(&mut self, index: GatewayIndex) {
         self.gateways[index.0].record = RecordState::Doubtful;
         for request in std::mem::take(&mut self.gateways[index.0].waiting) {
-            self.answer(request.waiter, Err(unanswered()));
+            self.answer(request.waiter(), Err(unanswered()));
         }
     }
 
     /// Asks the store for the next session's number, one at a time.
-    pub(super) fn next_open(&mut self, index: GatewayIndex) {
+    pub(super) fn next_request(&mut self, index: GatewayIndex) {
         let gateway = &mut self.gateways[index.0];
         if gateway.record != RecordState::Free || gateway.removing.is_some() {
             return;
         }
-        let Some(mut request) = gateway.waiting.pop_front() else { return };
+        let Some(request) = gateway.waiting.pop_front() else { return };
         gateway.record = RecordState::Busy;
+        match request {
+            RecordRequest::Open(request) => self.write_open(index, request),
+            RecordRequest::Move(request) => self.write_move(index, request),
+        }
+    }
+
+    fn write_open(&mut self, index: GatewayIndex, mut request: OpenRequest) {
         request.owed = self.owed_by_next(index, request.cursor.as_ref());
         let own = self.own(index, request.cursor.as_ref());
         let presented = own.and(request.hello.cursor.as_ref()).map(ToString::to_string);
         let (owed, gateway) = (request.owed, &self.gateways[index.0]);
         let presented = presented.or_else(|| gateway.presented.clone());
-        let incarnation = (gateway.incarnation != Revision(0)).then_some(gateway.incarnation);
-        let sessions = gateway.sessions + 1;
+        let record = self.gateway_record(index, gateway.sessions + 1, presented, owed, gateway.moved);
+        let write = self.record_write_of(index, &record);
+        self.write(WriteKind::Open(index, Box::new(request)), vec![write]);
+    }
+
+    pub(super) fn gateway_record(
+        &self,
+        index: GatewayIndex,
+        sessions: u64,
+        presented: Option<String>,
+        owed: Option<Owed>,
+        moved: Option<Moved>,
+    ) -> GatewayRecord {
+        let incarnation = Some(self.gateways[index.0].incarnation).filter(|born| *born != Revision(0));
+        GatewayRecord { incarnation, sessions, presented, owed, moved, write: 0 }
+    }
+
+    pub(super) fn record_write_of(&mut self, index: GatewayIndex, record: &GatewayRecord) -> Write {
+        let record = GatewayRecord { write: self.unique(), ..record.clone() };
+        let gateway = &self.gateways[index.0];
         let expect = if gateway.revision == Revision(0) { Expect::Absent } else { Expect::At(gateway.revision) };
-        let record = GatewayRecord { incarnation, sessions, presented, owed, write: self.unique() };
-        let key = gateways::key(self.config.partition.backend(), &request.hello.gateway);
-        self.write(
-            WriteKind::Open(index, Box::new(request)),
-            vec![Write { key, expect, value: Some(record.encode()) }],
-        );
+        let key = gateways::key(self.config.partition.backend(), &gateway.id);
+        Write { key, expect, value: Some(record.encode()) }
     }
 
     /// A gateway's index; a new one is not stored before something of it is.
@@ -125,6 +146,8 @@ impl Machine {
             waiting: VecDeque::new(),
             presented: None,
             owed: None,
+            moved: None,
+            page_knows: 0,
             removing: None,
         }));
         self.gateway_ids.insert(id.clone(), index);
@@ -150,7 +173,7 @@ impl Machine {
             self.gateways[index.0].presented = Some(text.to_string());
         }
         if abandoned {
-            return self.next_open(index);
+            return self.next_request(index);
         }
         self.counters.sessions += 1;
         let place = self.resume_place(index, cursor.as_ref());
@@ -170,6 +193,7 @@ impl Machine {
             session: gateway.sessions,
             heartbeat_seconds: limits::heartbeat_seconds,
             unacked_bytes_max: hello.unacked_bytes_max.min(limits::unacked_bytes_max),
+            redelivered_until: self.redelivered_until(index, &place),
         };
         let soft = self.config.outbox_bytes_soft;
         let outbox = Arc::new(Outbox::new(identity, &place, soft, Arc::clone(&self.drained)));
@@ -192,7 +216,7 @@ impl Machine {
         self.say_parked(index);
         self.answer(waiter, Ok(Answer::Session(outbox, number)));
         self.work();
-        self.next_open(index);
+        self.next_request(index);
     }
 
     /// Where a session starts: what a presented cursor says, which counts as an ack or as a rewind, or
@@ -225,12 +249,11 @@ impl Machine {
         }
     }
 
-    /// A presented cursor, if it is one of this gateway's present life.
+    /// A presented cursor, if it is one of this gateway's present life and has a say.
     pub(super) fn own<'a>(&self, index: GatewayIndex, cursor: Option<&'a Cursor>) -> Option<(Serial, &'a Place)> {
-        let gateway = &self.gateways[index.0];
-        let is_own = |cursor: &&Cursor| gateway.incarnation != Revision(0) && cursor.incarnation == gateway.incarnation;
-        let cursor = cursor.filter(is_own)?;
-        Some((cursor.serial, cursor.places.get(&self.config.partition)?))
+        let cursor = cursor?;
+        let place = self.of_this_life(index, cursor)?;
+        (!self.is_voided(index, cursor.serial, place)).then_some((cursor.serial, place))
     }
 
     /// A place of an earlier epoch counts from the start of its cluster time; one from before a break
@@ -243,11 +266,17 @@ impl Machine {
         if let Some(restored) = self.broken_off_at(place.position) {
             place = Place { position: restored, known: place.known, unfinished: BTreeMap::new() };
         }
-        place.position = Position::boundary(epoch, place.position.time);
+        place.position = self.in_present_epoch(place.position);
         for position in place.unfinished.values_mut() {
-            *position = Position::boundary(epoch, position.time);
+            *position = self.in_present_epoch(*position);
         }
         place
+    }
+
+    /// A position of an earlier epoch, as the start of its cluster time.
+    pub(super) fn in_present_epoch(&self, position: Position) -> Position {
+        let epoch = self.reached.epoch;
+        if position.epoch >= epoch { position } else { Position::boundary(epoch, position.time) }
     }
 
     /// A rewind may go back to before the oldest filter that is still known: what that one's

@@ -14,7 +14,7 @@ use crate::handle::{Hello, Transport};
 use crate::matching::{Filter, SubscriptionIndex};
 use crate::position::Position;
 use crate::store::Revision;
-use crate::store::gateways::Owed;
+use crate::store::gateways::{Moved, Owed};
 use crate::store::subscriptions::ParkedReason;
 use crate::subscription::{GatewayId, Path, Spec, SubscriptionKey};
 
@@ -162,12 +162,15 @@ pub(super) struct Gateway {
     pub(super) renewed: Instant,
     /// A write to its own record is under way.
     pub(super) record: RecordState,
-    /// Who asked for a session meanwhile.
-    pub(super) waiting: VecDeque<OpenRequest>,
+    /// Who asked for a session or a move meanwhile.
+    pub(super) waiting: VecDeque<RecordRequest>,
     /// The cursor from which it was last served, until a page says as much.
     pub(super) presented: Option<String>,
     /// A loss that each of its sessions is told, unless `serial` acks it.
     pub(super) owed: Option<Owed>,
+    /// Where an operator last moved it, and which move its page knows of.
+    pub(super) moved: Option<Moved>,
+    pub(super) page_knows: u64,
     pub(super) removing: Option<Removal>,
 }
 
@@ -203,9 +206,39 @@ pub(super) enum WriteKind {
         subs: Vec<SubscriptionIndex>,
     },
     Open(GatewayIndex, Box<OpenRequest>),
+    Move {
+        gateway: GatewayIndex,
+        request: MoveRequest,
+        moved: Moved,
+        owed: Option<Owed>,
+    },
     /// A page of cursors, and the gateways of whose records it makes the presented cursor needless.
     Page(u16, Vec<GatewayIndex>),
     Checkpoint(Position),
+}
+
+/// What is to be written to a gateway's own record, one after the other.
+#[derive(Debug)]
+pub(super) enum RecordRequest {
+    Open(OpenRequest),
+    Move(MoveRequest),
+}
+
+impl RecordRequest {
+    pub(super) fn waiter(&self) -> Waiter {
+        match self {
+            Self::Open(request) => request.waiter,
+            Self::Move(request) => request.waiter,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct MoveRequest {
+    pub(super) target: Position,
+    pub(super) waiter: Waiter,
+    /// The caller has been told that the store does not answer.
+    pub(super) abandoned: bool,
 }
 
 #[derive(Debug)]

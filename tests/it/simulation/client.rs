@@ -53,6 +53,17 @@ pub(super) struct Client {
     pub(super) forgotten_by: Option<Revision>,
     /// The cursor of the last `welcome`.
     welcome: String,
+    /// What an operator has moved its cursor to.
+    pub(super) moves: Vec<Moved>,
+}
+
+/// An operator's move: where to, for filters up to which revision, and how much had been handed over by then.
+#[derive(Debug, Clone)]
+pub(super) struct Moved {
+    pub(super) position: Position,
+    pub(super) known: u64,
+    /// `None`: the application went back to a backup since, and with it what it had taken after the move.
+    pub(super) handed: Option<usize>,
 }
 
 /// The application's state at some moment, the client library's table with it.
@@ -102,6 +113,7 @@ impl Client {
         self.lost.truncate(backup.lost);
         self.processed.clear();
         self.connection = None;
+        self.moves.iter_mut().for_each(|moved| moved.handed = None);
         self.is_restored = true;
         self.was_restored = true;
     }
@@ -183,7 +195,11 @@ impl Client {
                     self.processed.push_back(resync.cursor.to_string());
                 }
                 Frame::Closed(closed) => {
-                    let _ = closed.reason == CloseReason::Superseded;
+                    if closed.reason == CloseReason::Rewound {
+                        // What it holds says nothing any more.
+                        self.acked = None;
+                        self.processed.clear();
+                    }
                     self.connection = None;
                     return true;
                 }

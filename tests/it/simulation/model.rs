@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use streamer::position::Position;
+use streamer::store::gateways::{self, GatewayRecord};
 use streamer::store::subscriptions::{self, SubscriptionRecord};
 use streamer::store::{Entry, Expect, Key, Revision, Write};
-use streamer::subscription::SubscriptionKey;
+use streamer::subscription::{GatewayId, SubscriptionKey};
 
 /// The filters of the simulation: one value of the field `k`, or everything.
 pub(super) const KINDS: u8 = 3;
@@ -30,9 +31,21 @@ pub(super) struct Life {
     pub(super) removed: bool,
 }
 
+/// An operator's move of a gateway's cursor, as the store came to hold it.
+#[derive(Clone, Debug)]
+pub(super) struct Move {
+    pub(super) gateway: GatewayId,
+    /// What comes after this is owed anew.
+    pub(super) position: Position,
+    /// To filters up to here: others begin where they begin.
+    pub(super) known: u64,
+}
+
 /// A revisioned store whose commits are observed.
 #[derive(Debug, Default)]
 pub(super) struct Store {
+    /// Moves that nobody has looked at yet.
+    pub(super) moves: Vec<Move>,
     pub(super) entries: BTreeMap<String, Entry>,
     pub(super) revision: u64,
     pub(super) lives: Vec<Life>,
@@ -70,6 +83,9 @@ impl Store {
     }
 
     fn observe(&mut self, write: &Write, revision: Revision) {
+        if let Some(gateway) = gateways::parse_key("default", &write.key) {
+            return self.observe_move(gateway, write);
+        }
         let Some(key) = subscriptions::parse_key("default", &write.key) else { return };
         let existing = self.lives.iter().rposition(|life| life.key == key && !life.removed);
         let Some(value) = &write.value else {
@@ -90,6 +106,15 @@ impl Store {
             Some(life) if self.lives[life].generations.last().is_some_and(|last| last.number == number) => {}
             Some(life) => self.lives[life].generations.push(generation),
             None => self.lives.push(Life { key, generations: vec![generation], removed: false }),
+        }
+    }
+
+    fn observe_move(&mut self, gateway: GatewayId, write: &Write) {
+        let moved = |value: &[u8]| GatewayRecord::decode(value).unwrap().moved;
+        let before = self.entries.get(&write.key.0).and_then(|entry| moved(&entry.value));
+        let after = write.value.as_ref().and_then(|value| moved(value));
+        if let Some(moved) = after.filter(|_| after != before) {
+            self.moves.push(Move { gateway, position: moved.position, known: moved.known.0 });
         }
     }
 

@@ -26,7 +26,7 @@ use streamer::store::subscriptions::SubscriptionRecord;
 use streamer::store::{CommitError, Expect, Revision, Write, cursors, gateways, subscriptions};
 use streamer::subscription::{GatewayId, Spec, StartAt, SubscriptionId};
 
-use super::client::{Client, Lost};
+use super::client::{Client, Lost, Moved};
 use super::model::{KINDS, Life, Store, matches};
 
 /// Stands for a change that cannot be delivered.
@@ -179,7 +179,9 @@ impl World {
             48..50 => self.cut(client),
             50..64 => self.receive(client),
             64..74 => self.ack(client),
-            74..76 => self.heartbeat(client),
+            74 => self.heartbeat(client),
+            75 if self.random.random_ratio(1, 2) => self.move_cursor(client),
+            75 => self.heartbeat(client),
             76..78 => self.tick(),
             78..80 => self.late_ack(),
             80..90 => {
@@ -344,6 +346,28 @@ impl World {
         self.machine.on_remove_gateway(&self.ids[client].clone(), Waiter { token, slot: 0 });
     }
 
+    /// An operator's rewind or skip.
+    fn move_cursor(&mut self, client: usize) {
+        let token = self.token();
+        let low = self.oldest.time.0.max(11);
+        let time = self.random.random_range(low..self.time.max(low + 1) + 2);
+        let on_a_change = self.oplog.choose(&mut self.random).map(|change| change.position);
+        let on_a_change = on_a_change.filter(|at| *at >= self.oldest && self.random.random_ratio(1, 2));
+        let target = on_a_change.unwrap_or(self.at(time, 0));
+        self.trace(|| format!("move {client} to {target:?}"));
+        self.machine.on_move(&self.ids[client].clone(), target, Waiter { token, slot: 0 });
+    }
+
+    /// What the store has come to hold of moves.
+    fn note_moves(&mut self) {
+        for moved in std::mem::take(&mut self.store.moves) {
+            let client = self.ids.iter().position(|id| *id == moved.gateway).expect("one of ours");
+            let handed = Some(self.clients[client].handed.len());
+            self.trace(|| format!("moved {moved:?}"));
+            self.clients[client].moves.push(Moved { position: moved.position, known: moved.known, handed });
+        }
+    }
+
     fn connect(&mut self, client: usize) {
         let forgets = self.chance(5) && !self.clients[client].is_restored;
         let cursor = self.clients[client].acked.clone().filter(|_| !forgets);
@@ -493,6 +517,7 @@ impl World {
             if self.on_its_way[index].applied.is_none() && self.random.random_ratio(1, 2) {
                 let writes = self.on_its_way[index].writes.clone();
                 self.on_its_way[index].applied = self.store.commit(&writes);
+                self.note_moves();
             }
             self.on_its_way[index].told = true;
             let id = self.on_its_way[index].id;
@@ -511,6 +536,7 @@ impl World {
             return;
         }
         let revision = write.applied.or_else(|| self.store.commit(&write.writes));
+        self.note_moves();
         self.trace(|| format!("{:?} is stored: {revision:?}", write.id));
         match revision {
             Some(revision) => self.machine.on_outcome(write.id, Outcome::Done(revision)),
@@ -550,6 +576,7 @@ impl World {
                 write.applied = self.store.commit(&write.writes);
             }
         }
+        self.note_moves();
         self.replays.clear();
         self.opens.clear();
         for client in &mut self.clients {
@@ -698,7 +725,9 @@ impl World {
                     .iter()
                     .rev()
                     .any(|handed| handed.subscription == life.key.id && bare(handed.position) == bare(at));
-                if matches(current.filter, kind_of(change)) && !handed && !self.excused(client, life, bare(at)) {
+                let skipped = client.moves.iter().any(|moved| skips(moved, current.number, bare(at)));
+                if matches(current.filter, kind_of(change)) && !handed && !skipped && !self.excused(client, life, bare(at))
+                {
                     return Err(format!("progress until {until:?}, but {at:?} has not been sent; {life:?}"));
                 }
             }
@@ -737,7 +766,8 @@ impl World {
             };
             let gaps = gaps(change);
             if !gaps.is_empty() {
-                if is_alive && !gaps.iter().all(|reason| self.said(client, life, at, Some(*reason))) {
+                let skipped = client.moves.iter().any(|moved| skips(moved, current.number, at));
+                if is_alive && !skipped && !gaps.iter().all(|reason| self.said(client, life, at, Some(*reason))) {
                     return Err(format!("{:?}: nobody said that {at:?} cannot be delivered; {life:?}", life.key));
                 }
             } else if matches(current.filter, kind_of(change)) {
@@ -750,16 +780,31 @@ impl World {
             return Err(format!("{:?}: {spurious:?} should not have been delivered; {life:?}", life.key));
         }
         let have: HashSet<_> = got.into_iter().collect();
-        let lost = expected.iter().find(|one| !have.contains(*one) && !self.excused(client, life, one.1));
-        match lost {
-            Some(lost) if is_alive => Err(format!("{:?}: {lost:?} was lost; {life:?}; got {have:?}", life.key)),
-            _ => Ok(()),
+        let skipped = |moves: &[Moved], one: &(u64, Position)| moves.iter().any(|moved| skips(moved, one.0, one.1));
+        let is_missing = |one: &&(u64, Position)| !self.excused(client, life, one.1);
+        let lost = expected.iter().filter(|one| !have.contains(*one) && !skipped(&client.moves, one)).find(is_missing);
+        if let Some(lost) = lost.filter(|_| is_alive) {
+            return Err(format!("{:?}: {lost:?} was lost; {life:?}; got {have:?}", life.key));
         }
+        for (index, moved) in client.moves.iter().enumerate() {
+            let Some(handed) = moved.handed.filter(|_| is_alive) else { continue };
+            let again: HashSet<_> = client.handed[handed.min(client.handed.len())..]
+                .iter()
+                .filter(|handed| handed.subscription == life.key.id)
+                .map(|handed| (handed.generation, bare(handed.position)))
+                .collect();
+            let owed = expected.iter().filter(|one| one.1 > bare(moved.position) && !again.contains(*one));
+            let missing = owed.filter(|one| !skipped(&client.moves[index + 1..], one)).find(is_missing);
+            if let Some(missing) = missing {
+                return Err(format!("{:?}: {missing:?} did not come again after {moved:?}; {life:?}", life.key));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the hub had reason to say that this is lost, and has said it.
     fn excused(&self, client: &Client, life: &Life, position: Position) -> bool {
-        (self.trims || client.was_restored) && self.said(client, life, position, None)
+        (self.trims || client.was_restored || !client.moves.is_empty()) && self.said(client, life, position, None)
     }
 
     /// Whether a resync covers the position, for this reason or as part of a greater loss.
@@ -775,6 +820,11 @@ impl World {
         };
         client.lost.iter().any(covers)
     }
+}
+
+/// Whether an operator has skipped this change of a filter of this number.
+fn skips(moved: &Moved, number: u64, position: Position) -> bool {
+    position <= bare(moved.position) && number <= moved.known
 }
 
 fn events(change: &Arc<Change>) -> Vec<Event> {

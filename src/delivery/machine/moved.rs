@@ -1,0 +1,134 @@
+//! An operator's move of a gateway's cursor: a rewind or a skip.
+//!
+//! Owns what a move stores and what it makes of cursors from before it. A move takes a session's number, so
+//! that everything of earlier sessions is older than it. Until a later session has acked something, an earlier
+//! session's cursor says nothing (*voided*): a browser would present it and undo the move. After that it is
+//! what any older cursor is, a rewind.
+
+use std::collections::BTreeMap;
+
+use super::outcomes::unanswered;
+use super::owed::still_owed;
+use super::registry::store_problem;
+use super::state::{GatewayIndex, MoveRequest, RecordRequest, RecordState, WriteKind};
+use super::{Answer, Machine, Mistake, Waiter};
+use crate::cursor::{Cursor, Place, Serial};
+use crate::delivery::frame::CloseReason;
+use crate::error::{Code, Problem};
+use crate::limits;
+use crate::position::Position;
+use crate::store::gateways::{Moved, Owed};
+use crate::store::{CommitError, Revision};
+use crate::subscription::GatewayId;
+
+impl Machine {
+    /// Moves a gateway's cursor: what comes after `target` is served next. Answered when it is stored.
+    pub fn on_move(&mut self, id: &GatewayId, target: Position, waiter: Waiter) {
+        let known = self.gateway_ids.get(id).copied();
+        let Some(index) = known.filter(|index| self.gateways[index.0].incarnation != Revision(0)) else {
+            return self.answer(waiter, Err(Problem::new(Code::GatewayNotFound, format!("no gateway {id}"))));
+        };
+        let gateway = &mut self.gateways[index.0];
+        if gateway.record == RecordState::Doubtful {
+            return self.answer(waiter, Err(unanswered()));
+        }
+        if gateway.removing.is_some() || gateway.waiting.len() >= limits::opens_waiting_max {
+            let problem = Problem::new(Code::RateLimited, "this gateway's record is being written").retry_after(1);
+            return self.answer(waiter, Err(problem));
+        }
+        gateway.waiting.push_back(RecordRequest::Move(MoveRequest { target, waiter, abandoned: false }));
+        self.next_request(index);
+    }
+
+    /// The session ends before anything is stored: what it sends from now on would be sent again without
+    /// anyone knowing.
+    pub(super) fn write_move(&mut self, index: GatewayIndex, request: MoveRequest) {
+        self.end_session(index, CloseReason::Rewound);
+        let known = self.known(index);
+        let gateway = &self.gateways[index.0];
+        let since = gateway.sessions + 1;
+        let moved =
+            Moved { since, position: request.target, known, redelivered_until: self.horizon.max(self.reached) };
+        // Said again from now on, for no ack of an earlier session speaks for it any more.
+        let owed = still_owed(gateway.owed, gateway.serial).map(|owed| Owed { since, ..owed });
+        let record = self.gateway_record(index, since, None, owed, Some(moved));
+        let write = self.record_write_of(index, &record);
+        self.write(WriteKind::Move { gateway: index, request, moved, owed }, vec![write]);
+    }
+
+    pub(super) fn on_moved(
+        &mut self,
+        index: GatewayIndex,
+        request: &MoveRequest,
+        (moved, owed): (Moved, Option<Owed>),
+        revision: Revision,
+    ) {
+        let gateway = &mut self.gateways[index.0];
+        gateway.record = RecordState::Free;
+        gateway.revision = revision;
+        gateway.sessions = moved.since;
+        gateway.owed = owed;
+        gateway.stand_where_moved(moved);
+        if !request.abandoned {
+            self.answer(request.waiter, Ok(Answer::Done));
+        }
+        self.next_request(index);
+    }
+
+    pub(super) fn on_move_refused(&mut self, index: GatewayIndex, request: &MoveRequest, error: &CommitError) {
+        self.gateways[index.0].record = RecordState::Free;
+        if !request.abandoned {
+            self.answer(request.waiter, Err(store_problem(error)));
+        }
+        self.next_request(index);
+    }
+
+    /// At loading: a page of cursors that was written before the move was stored, or that did not know of it,
+    /// says nothing.
+    pub(super) fn load_moved(&mut self, index: GatewayIndex) {
+        let gateway = &mut self.gateways[index.0];
+        if let Some(moved) = gateway.moved
+            && gateway.page_knows < moved.since
+            && self.config.mistake != Some(Mistake::PageUndoesMove)
+        {
+            gateway.stand_where_moved(moved);
+        }
+    }
+
+    /// Whether this cursor of the gateway's own says nothing, because an operator has moved the gateway since.
+    pub(super) fn is_voided(&self, index: GatewayIndex, serial: Serial, place: &Place) -> bool {
+        let gateway = &self.gateways[index.0];
+        let Some(moved) = gateway.moved.filter(|moved| serial.session < moved.since) else { return false };
+        let is_taken_up = gateway.serial.session > moved.since;
+        let is_behind = place.lowest() < self.effective(index).lowest();
+        !(is_taken_up && is_behind) && !self.broken(Mistake::OldCursorUndoesMove)
+    }
+
+    /// Up to where what a session starting at `place` delivers may have been delivered before an operator's
+    /// rewind.
+    pub(super) fn redelivered_until(&self, index: GatewayIndex, place: &Place) -> Option<Position> {
+        let moved = self.gateways[index.0].moved.filter(|_| !self.broken(Mistake::RewindUnflagged))?;
+        let until = self.in_present_epoch(moved.redelivered_until);
+        (place.lowest() < until).then_some(until)
+    }
+
+    /// What a cursor of this gateway's present life says, whether it is voided or not.
+    pub(super) fn of_this_life<'a>(&self, index: GatewayIndex, cursor: &'a Cursor) -> Option<&'a Place> {
+        let gateway = &self.gateways[index.0];
+        let is_own = gateway.incarnation != Revision(0) && cursor.incarnation == gateway.incarnation;
+        cursor.places.get(&self.config.partition).filter(|_| is_own)
+    }
+}
+
+impl super::state::Gateway {
+    /// Nothing is known to have been taken but what the operator says.
+    fn stand_where_moved(&mut self, moved: Moved) {
+        self.moved = Some(moved);
+        self.page_knows = moved.since;
+        self.presented = None;
+        self.serial = Serial { session: moved.since, written: 0 };
+        self.place = Place { position: moved.position, known: moved.known, unfinished: BTreeMap::new() };
+        self.quiet = false;
+        self.dirty = true;
+    }
+}
