@@ -115,6 +115,8 @@ impl Hub {
             handle: handle.clone(),
             health: of_partition,
             grace,
+            readings_max: config.memory.shares(config.window.bytes).readings,
+            heartbeat_writes: config.backends.0.first().is_some_and(|backend| backend.heartbeat_writes),
             sabotage,
         };
         tasks.spawn(Kind::Partition, partition_id(config).to_string(), pipeline::run(partition, commands));
@@ -233,11 +235,13 @@ fn partition_id(config: &Config) -> PartitionId {
 
 fn machine_config(config: &Config) -> MachineConfig {
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let shares = config.memory.shares(config.window.bytes);
     MachineConfig {
         partition: partition_id(config),
         node: config.node.id.as_str().into(),
         window_bytes_max: bytes(config.window.bytes),
         outbox_bytes_max: bytes(config.sessions.outbox_bytes),
+        memory_bytes_max: bytes(shares.outboxes),
         outbox_bytes_soft: bytes(config.sessions.outbox_bytes / 4),
         turn_changes_max: TURN_CHANGES_MAX,
         quota_gateway: config.quotas.gateway as usize,

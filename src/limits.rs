@@ -111,6 +111,12 @@ pub const projections_kept_max: usize = 16;
 pub const matches_per_message_max: usize = 1_000;
 /// A batch of changes from a source, by sum of `Change::size_bytes`.
 pub const source_batch_bytes_max: usize = 4 << 20;
+/// What a reading of the source holds: batches that wait, and the one that its taker looks at.
+pub const reading_bytes_max: u64 = (source_batch_bytes_max * (reading_batches_max + 1)) as u64;
+/// Batches in flight between a reading's task and its taker.
+pub const reading_batches_max: usize = 4;
+/// Catch-ups of a partition that read the source at once; others wait their turn.
+pub const readings_max: usize = 8;
 /// Changes in a batch from a source.
 pub const source_batch_changes_max: usize = 1_000;
 

@@ -11,6 +11,7 @@ mod tenure;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -84,6 +85,14 @@ struct Told {
     waiting: Option<Command>,
 }
 
+/// When the source was last written to by the hub itself.
+#[derive(Default)]
+struct Heartbeats {
+    /// Changes that had come by the last look.
+    changes: u64,
+    under_way: Arc<AtomicBool>,
+}
+
 struct Partition {
     machine: Machine,
     handle: HubHandle,
@@ -95,6 +104,8 @@ struct Partition {
     live: Live,
     /// How long to wait if reading fails once more.
     backoff: Duration,
+    /// The source's idleness, where it is to be written to.
+    heartbeats: Option<Heartbeats>,
     paused: bool,
     waiting: Waiting,
     replays: Replays,
@@ -269,8 +280,27 @@ impl Partition {
     fn keep_house(&mut self) {
         self.machine.expire();
         self.machine.flush();
+        self.nudge_if_idle();
         self.outboxes.retain(|outbox| outbox.strong_count() > 0);
         self.publish_metrics();
+    }
+
+    /// Where nothing has come since the last look and someone waits, the source is made to move on.
+    fn nudge_if_idle(&mut self) {
+        let changes = self.machine.counters().changes;
+        let waited_for = self.machine.session_count() > 0 && !self.paused;
+        let Some(heartbeats) = &mut self.heartbeats else { return };
+        let idle = std::mem::replace(&mut heartbeats.changes, changes) == changes;
+        if !(idle && waited_for) || heartbeats.under_way.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (source, under_way) = (Arc::clone(&self.source), Arc::clone(&heartbeats.under_way));
+        self.tasks.spawn(Kind::Housekeeping, "heartbeat write", async move {
+            if let Err(error) = source.nudge().await {
+                tracing::warn!(%error, "a heartbeat could not be written: progress waits for the next write");
+            }
+            under_way.store(false, Ordering::Relaxed);
+        });
     }
 
     /// Does what the machine wants done. Whether there was anything.

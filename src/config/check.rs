@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use super::layout::{Layout, Place};
 use super::{Backend, Config, Store, StoreKind};
+use crate::limits;
 use crate::observe::log;
 use crate::subscription::Name;
 
@@ -44,12 +45,14 @@ pub(super) fn check(config: &Config) -> Result<(), Broken> {
             return broken(setting, "must be at least 1");
         }
     }
-    for (setting, bytes) in
-        [("window.bytes", config.window.bytes), ("sessions.outbox_bytes", config.sessions.outbox_bytes)]
-    {
-        if bytes > config.memory.bytes {
-            return broken(setting, format!("is more than memory.bytes ({}), which holds it", config.memory.bytes));
-        }
+    let (memory, outbox) = (config.memory.bytes, config.sessions.outbox_bytes);
+    if config.window.bytes > memory {
+        return broken("window.bytes", format!("is more than memory.bytes ({memory}), which holds it"));
+    }
+    if config.memory.shares(config.window.bytes).outboxes < outbox {
+        let least = config.window.bytes + outbox + 2 * limits::reading_bytes_max;
+        let holds = "the window, one outbox (sessions.outbox_bytes) and two readings of the source";
+        return broken("memory.bytes", format!("must be at least {least}, for {holds}"));
     }
     if let Err(reason) = log::parse_filter(&config.log.filter) {
         return broken("log.filter", reason);
@@ -113,9 +116,6 @@ fn backend(backend: &Backend) -> Result<(), Broken> {
         0 => return broken(at("partitions"), "must be at least 1"),
         1 => {}
         _ => return broken(at("partitions"), "more than one partition is not in this version yet"),
-    }
-    if backend.heartbeat_writes {
-        return broken(at("heartbeat_writes"), "the hub's own writes are not in this version yet");
     }
     if !backend.tenants.is_empty() {
         return broken(at("tenants"), "divides tenants among several backends, which are not in this version yet");

@@ -14,6 +14,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
+
 pub use fault::ConfigError;
 pub use layout::{Layout, Place, Places};
 pub use secrets::without_password;
@@ -301,6 +303,27 @@ impl Default for Quotas {
 impl Default for Matching {
     fn default() -> Self {
         Self { bloom: false, shadow_every: 10_000 }
+    }
+}
+
+/// How the memory's bytes are shared out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shares {
+    /// Catch-ups that read the source at once.
+    pub readings: usize,
+    /// For all outboxes together.
+    pub outboxes: u64,
+}
+
+impl Memory {
+    /// What is left beside the window: half of it for readings at most, and the live one has its part, too.
+    pub fn shares(&self, window_bytes: u64) -> Shares {
+        let rest = self.bytes.saturating_sub(window_bytes);
+        let readings = (rest / 2 / limits::reading_bytes_max).clamp(1, limits::readings_max as u64);
+        Shares {
+            readings: readings as usize,
+            outboxes: rest.saturating_sub((readings + 1) * limits::reading_bytes_max),
+        }
     }
 }
 

@@ -211,10 +211,6 @@ fn broken_rules_name_the_setting_and_who_set_it() {
         ("[[backends]]\n[[backends]]", "backends: more than one backend is not in this version yet"),
         ("backends = []", "backends: at least one [[backends]] is needed"),
         ("[[backends]]\npartitions = 2", "backends[0].partitions: more than one partition is not in this version yet"),
-        (
-            "[[backends]]\nheartbeat_writes = true",
-            "backends[0].heartbeat_writes: the hub's own writes are not in this version yet",
-        ),
         ("[[backends]]\nuri = \"http://x\"", "backends[0].uri: must start with mongodb:// or mongodb+srv://"),
         ("[store]\nendpoints = []", "store.endpoints: at least one address is needed"),
         (
@@ -224,6 +220,10 @@ fn broken_rules_name_the_setting_and_who_set_it() {
         ("[store]\nprefix = \"x\"", "store.prefix: must start with / and not end with it, as in /streamer"),
         ("[store]\nlease_seconds = 1", "store.lease_seconds: must be 2 to 3600"),
         ("[window]\nbytes = 2147483648", "window.bytes: is more than memory.bytes (1073741824), which holds it"),
+        (
+            "[memory]\nbytes = 300000000",
+            "memory.bytes: must be at least 327155712, for the window, one outbox (sessions.outbox_bytes) and two readings of the source",
+        ),
         ("[sessions]\nmax = 0", "sessions.max: must be at least 1"),
         ("[nats]\ngateways = [\"edge-*\"]", "nats.gateways: delivery by NATS is not in this version yet"),
         ("[node]\nid = \"\"", "node.id: a name has 1 to 128 characters of A-Z a-z 0-9 . _ : -"),

@@ -4,6 +4,7 @@
 //! are read or matched.
 
 pub mod body;
+mod budget;
 pub mod ejson;
 pub mod frame;
 pub mod grpc;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::body::SharedChange;
+use super::budget::Budget;
 use super::frame::{CloseReason, Closed, Delivery, Expired, Frame, Matched, Progress, Resync, Welcome};
 use crate::change::{Flags, ResyncReason};
 use crate::cursor::{Cursor, Place, Serial};
@@ -30,6 +31,10 @@ pub(super) enum LaneName {
     Joining,
 }
 
+impl LaneName {
+    const COUNT: usize = 3;
+}
+
 /// A change for one gateway, before it is written.
 #[derive(Clone, Debug)]
 pub(super) struct ChangeItem {
@@ -42,6 +47,8 @@ pub(super) struct ChangeItem {
     pub(super) with_before: bool,
     /// The last message of its lane at this position.
     pub(super) advance: bool,
+    /// Its change is not the window's: it came by a reading of its own.
+    pub(super) owned: bool,
 }
 
 /// A resync for one gateway, before it is written.
@@ -96,6 +103,22 @@ impl Item {
             Self::Resync(item) => 128 + 32 * item.subscription_ids.len(),
             Self::Expired(item) => 64 + 32 * item.subscription_ids.len(),
             _ => 64,
+        }
+    }
+
+    /// What it keeps alive beyond the window.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Change(item) if !item.owned => self.size_bytes() - item.change.size_bytes(),
+            _ => self.size_bytes(),
+        }
+    }
+
+    /// The place in the window that it refers to.
+    fn shared(&self) -> Option<(LaneName, Position)> {
+        match self {
+            Self::Change(item) if !item.owned => Some((item.lane, item.change.position)),
+            _ => None,
         }
     }
 }
@@ -195,14 +218,22 @@ pub struct Outbox {
     state: Mutex<State>,
     /// Told when there is something to take.
     filled: Notify,
-    /// Told when a full outbox has room again.
+    /// Told when a full outbox has room again, or all of them together.
     drained: Arc<Notify>,
+    /// Shared with the partition's other outboxes.
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Item>,
     bytes: usize,
+    /// The queue's part of the budget.
+    held: usize,
+    /// What the queue refers to in the window, in the order of each lane.
+    shared: [VecDeque<Position>; LaneName::COUNT],
+    /// Something has been taken since it began, or since it was cut.
+    has_taken: bool,
     welcomed: bool,
     written: Written,
     /// Substantial items in the queue.
@@ -222,9 +253,15 @@ struct State {
 }
 
 impl Outbox {
-    pub(super) fn new(identity: Identity, place: &Place, low_mark_bytes: usize, drained: Arc<Notify>) -> Self {
-        let state = State { written: Written::at(place), low_mark_bytes, ..State::default() };
-        Self { identity, state: Mutex::new(state), filled: Notify::new(), drained }
+    pub(super) fn new(
+        identity: Identity,
+        place: &Place,
+        low_mark_bytes: usize,
+        drained: Arc<Notify>,
+        budget: Arc<Budget>,
+    ) -> Self {
+        let state = State { written: Written::at(place), low_mark_bytes, has_taken: true, ..State::default() };
+        Self { identity, state: Mutex::new(state), filled: Notify::new(), drained, budget }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -240,18 +277,35 @@ impl Outbox {
         }
         if let Item::Progress { catching_up, .. } = &item {
             if matches!(state.queue.back(), Some(Item::Progress { .. })) {
-                state.queue.pop_back();
-                state.bytes -= 64;
+                self.pop(&mut state, VecDeque::pop_back);
             }
             state.standstill = self.is_paced(&state).then_some(*catching_up);
         }
         state.closed = matches!(item, Item::Closed(_));
         state.bytes += item.size_bytes();
+        state.held += item.held_bytes();
+        self.budget.take(item.held_bytes());
+        if let Some((lane, position)) = item.shared() {
+            state.shared[lane as usize].push_back(position);
+        }
         state.waiting += usize::from(is_substantial(&item));
         state.queue.push_back(item);
         state.above_mark |= state.bytes > state.low_mark_bytes;
         drop(state);
         self.filled.notify_one();
+    }
+
+    /// Takes an item out of the queue, and whether all outboxes together have room again because of it.
+    fn pop(&self, state: &mut State, from: impl FnOnce(&mut VecDeque<Item>) -> Option<Item>) -> Option<(Item, bool)> {
+        let item = from(&mut state.queue)?;
+        state.bytes -= item.size_bytes();
+        state.held -= item.held_bytes();
+        if let Some((lane, _)) = item.shared() {
+            state.shared[lane as usize].pop_front();
+        }
+        state.waiting -= usize::from(is_substantial(&item));
+        let relieved = self.budget.give_back(item.held_bytes());
+        Some((item, relieved))
     }
 
     /// Nobody will take from it any more.
@@ -275,6 +329,22 @@ impl Outbox {
         self.lock().idle_rounds <= IDLE_ROUNDS
     }
 
+    /// Whether its transport has taken something since the outbox was cut: if not, what is read for it would
+    /// only wait.
+    pub(super) fn has_taken(&self) -> bool {
+        self.lock().has_taken
+    }
+
+    /// Its part of the budget.
+    pub(super) fn held(&self) -> usize {
+        self.lock().held
+    }
+
+    /// The oldest place in the window that it refers to.
+    pub(super) fn oldest_shared(&self) -> Option<Position> {
+        self.lock().shared.iter().filter_map(VecDeque::front).min().copied()
+    }
+
     /// Bytes that wait.
     pub(super) fn bytes(&self) -> usize {
         self.lock().bytes
@@ -294,15 +364,23 @@ impl Outbox {
     /// Throws away what has not been written and a catch-up will find again, and returns what has been.
     pub(super) fn cut(&self) -> Written {
         let mut state = self.lock();
-        state.queue.retain(|item| match item {
-            Item::Expired(_) | Item::Closed(_) => true,
-            // Said once, when the session began.
-            Item::Resync(resync) => resync.lane == LaneName::Joining,
-            _ => false,
-        });
-        state.bytes = state.queue.iter().map(Item::size_bytes).sum();
-        state.waiting = state.queue.iter().filter(|item| is_substantial(item)).count();
+        let mut kept = VecDeque::new();
+        while let Some((item, _)) = self.pop(&mut state, VecDeque::pop_front) {
+            let is_kept = match &item {
+                Item::Expired(_) | Item::Closed(_) => true,
+                // Said once, when the session began.
+                Item::Resync(resync) => resync.lane == LaneName::Joining,
+                _ => false,
+            };
+            kept.extend(is_kept.then_some(item));
+        }
+        state.bytes = kept.iter().map(Item::size_bytes).sum();
+        state.held = kept.iter().map(Item::held_bytes).sum();
+        self.budget.take(state.held);
+        state.waiting = kept.iter().filter(|item| is_substantial(item)).count();
+        state.queue = kept;
         state.above_mark = false;
+        state.has_taken = false;
         state.written.clone()
     }
 
@@ -360,6 +438,7 @@ impl Outbox {
         let mut taken = Vec::new();
         let mut state = self.lock();
         let mut bytes = 0;
+        let mut room = false;
         if !state.welcomed {
             state.idle_rounds = 0;
             state.welcomed = true;
@@ -367,12 +446,11 @@ impl Outbox {
             taken.push((None, state.written.count, state.written.seq, state.written.place()));
         }
         while bytes < bytes_max && !self.is_paced(&state) {
-            let Some(item) = state.queue.pop_front() else { break };
+            let Some((item, relieved)) = self.pop(&mut state, VecDeque::pop_front) else { break };
             // To hear that it stands still is not to take.
             state.idle_rounds = 0;
+            room |= relieved | !std::mem::replace(&mut state.has_taken, true);
             let size = item.size_bytes();
-            state.bytes -= size;
-            state.waiting -= usize::from(is_substantial(&item));
             state.written.apply(&item);
             if !is_message(&item) {
                 continue;
@@ -406,9 +484,9 @@ impl Outbox {
             state.written.count += 1;
             taken.push((Some(item), state.written.count, state.written.seq, state.written.place()));
         }
-        let room = state.above_mark && state.bytes <= state.low_mark_bytes;
-        if room {
+        if state.above_mark && state.bytes <= state.low_mark_bytes {
             state.above_mark = false;
+            room = true;
         }
         drop(state);
         if room {
@@ -467,6 +545,14 @@ impl Outbox {
     }
 }
 
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        if self.budget.give_back(self.lock().held) {
+            self.drained.notify_one();
+        }
+    }
+}
+
 /// A transport that has taken nothing for so many rounds of progress (half a second each) is stalled.
 const IDLE_ROUNDS: u8 = 10;
 
@@ -496,7 +582,7 @@ mod tests {
             redelivered_until: None,
         };
         let place = Place { position: position(0), ..Place::default() };
-        Outbox::new(identity, &place, 1 << 20, Arc::default())
+        Outbox::new(identity, &place, 1 << 20, Arc::default(), Arc::new(Budget::new(usize::MAX)))
     }
 
     fn item(ordinal: u32) -> Item {
@@ -509,6 +595,7 @@ mod tests {
             fields: None,
             with_before: false,
             advance: true,
+            owned: false,
         }))
     }
 

@@ -12,7 +12,9 @@ use crate::cursor::Cursor;
 use crate::delivery::machine::{Answer, Waiter};
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
-use crate::handle::{Command, Compiled, CursorTarget, DeliveryMode, Lag, PartitionView, Registered, Reply, SubscriptionView};
+use crate::handle::{
+    Command, Compiled, CursorTarget, DeliveryMode, Lag, PartitionView, Registered, Reply, SubscriptionView,
+};
 use crate::matching::Difference;
 use crate::observe::metrics as names;
 use crate::position::{ClusterTime, Epoch, Position};
@@ -105,9 +107,7 @@ impl Partition {
         let (at, position) = match target {
             CursorTarget::Now => return Ok(self.machine.reached().max(self.now(epoch)?)),
             CursorTarget::OperationTime(time) => ("operationTime", Position::boundary(epoch, time.next())),
-            CursorTarget::Second(second) => {
-                ("operationTime", Position::boundary(epoch, ClusterTime::new(*second, 0)))
-            }
+            CursorTarget::Second(second) => ("operationTime", Position::boundary(epoch, ClusterTime::new(*second, 0))),
             CursorTarget::Positions(places) => {
                 let own = places.iter().find(|(partition, _)| partition == self.machine.partition());
                 let (_, position) = own.filter(|_| places.len() == 1).ok_or_else(|| {
@@ -131,9 +131,8 @@ impl Partition {
     /// What comes after everything that the source has.
     fn now(&self, epoch: Epoch) -> Result<Position, Problem> {
         let described = self.described.as_ref().map(|(described, _)| Position::boundary(epoch, described.now.next()));
-        described.ok_or_else(|| {
-            Problem::new(Code::OwnerUnknown, "the backend has not said yet where it is").retry_after(1)
-        })
+        described
+            .ok_or_else(|| Problem::new(Code::OwnerUnknown, "the backend has not said yet where it is").retry_after(1))
     }
 
     /// Commands that are answered at once. A caller who has gone away needs no answer.

@@ -14,8 +14,6 @@ use crate::position::Position;
 use crate::source::{Batch, ChangeSource, SourceError};
 use crate::tasks::{Kind, Tasks};
 
-/// Readings at once a partition; others wait their turn.
-const READINGS_MAX: usize = 8;
 /// Before a reading that failed is opened again.
 const REOPEN_AFTER: Duration = Duration::from_millis(500);
 /// A reading that nobody has asked for this long gives up its place, lest a gateway that takes
@@ -36,11 +34,11 @@ pub(super) struct Replays {
 }
 
 impl Replays {
-    pub(super) fn new(source: Arc<dyn ChangeSource>, tasks: Tasks) -> Self {
+    pub(super) fn new(source: Arc<dyn ChangeSource>, tasks: Tasks, readings_max: usize) -> Self {
         Self {
             source,
             tasks,
-            places: Arc::new(Semaphore::new(READINGS_MAX)),
+            places: Arc::new(Semaphore::new(readings_max)),
             wanted: HashMap::new(),
             batches: mpsc::channel(BATCHES_MAX),
         }
@@ -163,8 +161,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn readings_that_nobody_asks_hold_up_no_other_and_go_on_where_they_were() {
         let tasks = Tasks::new();
-        let mut replays = Replays::new(Arc::new(Ticking(tasks.clone())), tasks);
-        for id in 0..READINGS_MAX as u64 {
+        let mut replays = Replays::new(Arc::new(Ticking(tasks.clone())), tasks, 8);
+        for id in 0..8 {
             replays.open(ReplayId(id), at(100 * id));
             replays.fetch(ReplayId(id));
             assert_eq!(next(&mut replays).await, (id, 100 * id + 1));

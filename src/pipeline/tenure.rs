@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc;
 
-use super::{BACKOFF_MAX, BACKOFF_MIN, End, Live, OUTCOMES_MAX, Partition, Waiting};
+use super::{BACKOFF_MAX, BACKOFF_MIN, End, Heartbeats, Live, OUTCOMES_MAX, Partition, Waiting};
 use crate::clock::Clock;
 use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Checkpointed, Machine, MachineConfig, Outcome, Stored, WriteId};
@@ -46,6 +46,10 @@ pub struct PartitionConfig {
     pub health: Component,
     /// How long a drain may take.
     pub grace: Duration,
+    /// Catch-ups that read at once.
+    pub readings_max: usize,
+    /// Whether the source is written to while it is idle and someone waits.
+    pub heartbeat_writes: bool,
     /// For the drill's own test: the hub forgets its cursors and starts at the present.
     pub sabotage: bool,
 }
@@ -118,9 +122,10 @@ fn partition(config: &PartitionConfig, machine: Machine, described: Description,
         clock: config.clock.clone(),
         live: Live::Backoff(tokio::time::Instant::now()),
         backoff: BACKOFF_MIN,
+        heartbeats: config.heartbeat_writes.then(Heartbeats::default),
         paused: false,
         waiting: Waiting::default(),
-        replays: super::Replays::new(Arc::clone(&config.source), config.tasks.clone()),
+        replays: super::Replays::new(Arc::clone(&config.source), config.tasks.clone(), config.readings_max),
         outcomes: mpsc::channel(OUTCOMES_MAX),
         described: Some((described, config.clock.now())),
         descriptions: mpsc::channel(1),

@@ -34,6 +34,7 @@ fn machine() -> MachineConfig {
         node: "hub-1".into(),
         window_bytes_max: 1 << 20,
         outbox_bytes_max: 1 << 20,
+        memory_bytes_max: 1 << 20,
         outbox_bytes_soft: 1 << 18,
         turn_changes_max: 1_000,
         sessions_max: 100,
@@ -66,6 +67,8 @@ async fn a_source_that_does_not_answer_holds_up_nothing_else() {
         handle: of_loop,
         health,
         grace,
+        readings_max: 8,
+        heartbeat_writes: false,
         sabotage: false,
     };
     tasks.spawn(Kind::Partition, "default/0", run(config, commands));

@@ -118,6 +118,11 @@ pub trait ChangeSource: Send + Sync + 'static {
     /// Asks the server who it is and how far it has come.
     async fn describe(&self) -> Result<Description, SourceError>;
 
+    /// Writes something that concerns nobody, so that readings of an idle source move on.
+    async fn nudge(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+
     /// Reads everything strictly after `after`, in order and without end, all positions in `epoch`
     /// (`after`'s own epoch is not looked at). The reading runs in a task of its own, which nothing
     /// cancels; it ends by itself, between two batches, once the returned end is dropped.
@@ -126,7 +131,3 @@ pub trait ChangeSource: Send + Sync + 'static {
 
 /// The receiving end of one reading. After an error there is nothing more.
 pub type Reading = mpsc::Receiver<Result<Batch, SourceError>>;
-
-/// Batches in flight between a reading's task and its taker: with `limits::source_batch_bytes_max`
-/// it bounds what a reading holds.
-pub const READING_BATCHES: usize = 4;

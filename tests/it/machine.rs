@@ -18,6 +18,7 @@ fn config() -> MachineConfig {
         node: "hub-1".into(),
         window_bytes_max: 1 << 20,
         outbox_bytes_max: 1 << 20,
+        memory_bytes_max: 1 << 20,
         outbox_bytes_soft: 1 << 18,
         turn_changes_max: 1_000,
         sessions_max: 100,

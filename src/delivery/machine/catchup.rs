@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::compose::resync_item;
+use super::compose::{owned, resync_item};
 use super::lane::{Lane, Mode};
 use super::state::{GatewayIndex, Session, SubLane};
 use super::{Effect, Machine, Mistake, ReplayId};
@@ -55,17 +55,22 @@ impl Machine {
     }
 
     fn step_lane(&mut self, index: GatewayIndex, outbox: &Outbox, lane: &mut Lane, name: LaneName, budget: &mut usize) {
-        let has_room = outbox.bytes() < self.config.outbox_bytes_soft;
+        let has_room = self.has_room(outbox);
+        let may_read = has_room && !self.budget.is_exhausted();
         match lane.mode {
             Mode::Live | Mode::Waiting => {}
             Mode::Replay { fetching: true, .. } => {}
             Mode::Replay { id, fetching: false } => {
-                if has_room {
+                if may_read {
                     lane.mode = Mode::Replay { id, fetching: true };
                     self.effects.push(Effect::FetchReplay(id));
                 }
             }
             Mode::Window if !self.window.reaches(lane.at) => {
+                // A reading is begun for nobody who could not take what it brings.
+                if !may_read {
+                    return;
+                }
                 let id = ReplayId(self.next_replay);
                 self.next_replay += 1;
                 self.counters.replays += 1;
@@ -78,9 +83,13 @@ impl Machine {
         }
     }
 
+    fn has_room(&self, outbox: &Outbox) -> bool {
+        outbox.has_taken() && outbox.bytes() < self.config.outbox_bytes_soft
+    }
+
     fn step_window(&mut self, outbox: &Outbox, lane: &mut Lane, name: LaneName, budget: &mut usize) {
         // Who has no room has nothing looked through for it.
-        if outbox.bytes() >= self.config.outbox_bytes_soft && self.window.count_after(lane.at) > 0 {
+        if !self.has_room(outbox) && self.window.count_after(lane.at) > 0 {
             return;
         }
         let entries: Vec<Entry> = self.window.after(lane.at, *budget).cloned().collect();
@@ -89,7 +98,7 @@ impl Machine {
         let mut all = true;
         for entry in &entries[..entries.len() - late] {
             // What shares a position goes together: the lane stands after all of it, or before.
-            if entry.position() > lane.at && outbox.bytes() >= self.config.outbox_bytes_soft {
+            if entry.position() > lane.at && !self.has_room(outbox) {
                 all = false;
                 break;
             }
@@ -135,7 +144,7 @@ impl Machine {
                 };
                 for item in lane.items(name, &entry, &self.subs, Flags::REPLAYED) {
                     self.counters.deliveries += 1;
-                    outbox.push(item);
+                    outbox.push(owned(item));
                 }
                 lane.at = lane.at.max(entry.position());
             }

@@ -55,6 +55,7 @@ pub(super) fn compose(
                     fields: union_of_fields(&segments),
                     with_before: segments.iter().any(|segment| segment.spec.transitions),
                     advance: false,
+                    owned: false,
                 });
             }
         }
@@ -84,6 +85,14 @@ pub(super) fn resync_item(
     let (scopes, subscription_ids) = (Some(scopes.into_iter().collect()), subscription_ids.into_iter().collect());
     let from = Some(from);
     Item::Resync(Box::new(ResyncItem { lane, advance: true, from, to, reason, scopes, subscription_ids }))
+}
+
+/// A change that came by a reading of its own is nobody else's.
+pub(super) fn owned(mut item: Item) -> Item {
+    if let Item::Change(change) = &mut item {
+        change.owned = true;
+    }
+    item
 }
 
 /// Where more is to be said at the same position, the cursor must not have passed it.

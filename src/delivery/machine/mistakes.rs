@@ -39,11 +39,13 @@ pub enum Mistake {
     PageUndoesMove,
     /// What comes again after an operator's rewind is not flagged.
     RewindUnflagged,
+    /// What a session loses so that memory stays bounded is not caught up.
+    EvictForgets,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::JoinLate,
         Self::UnknownCatchUpDone,
         Self::AckFromDeadSession,
@@ -62,5 +64,6 @@ impl Mistake {
         Self::OldCursorUndoesMove,
         Self::PageUndoesMove,
         Self::RewindUnflagged,
+        Self::EvictForgets,
     ];
 }

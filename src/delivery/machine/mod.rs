@@ -11,6 +11,7 @@
 //! - `sessions.rs`, `lane.rs`, `catchup.rs`: how gateways get from where they stand to the live tail;
 //!   `moved.rs`: how an operator moves them; `owed.rs`: what they are told first, where they do not stand
 //!   where they thought;
+//! - `relief.rs`: who is cut so that memory stays bounded;
 //! - `progress.rs`: what is durable: acks, quiet gateways, floors, pages and the checkpoint;
 //! - `load.rs`: from the store; `views.rs`: answers; `mistakes.rs`: for the simulation to find.
 
@@ -26,6 +27,7 @@ mod outcomes;
 mod owed;
 mod progress;
 mod registry;
+mod relief;
 mod removal;
 mod replace;
 mod sessions;
@@ -46,6 +48,7 @@ use self::state::{Gateway, GatewayIndex, PageState, Sub, SubLane, WriteKind};
 use crate::change::{Change, Flags};
 use crate::clock::Clock;
 use crate::delivery::body::SharedChange;
+use crate::delivery::budget::Budget;
 use crate::delivery::outbox::{Item, LaneName, Outbox};
 use crate::delivery::window::{Entry, Window};
 use crate::error::Problem;
@@ -72,6 +75,8 @@ pub struct MachineConfig {
     pub window_bytes_max: usize,
     /// An outbox above this is cut, and its session catches up.
     pub outbox_bytes_max: usize,
+    /// What all outboxes may keep alive beyond the window.
+    pub memory_bytes_max: usize,
     /// Catch-ups pause above this.
     pub outbox_bytes_soft: usize,
     /// Changes that one turn takes from the window for catch-ups.
@@ -176,6 +181,8 @@ pub struct Machine {
     pages: Vec<PageState>,
     checkpoint: progress::CheckpointState,
     effects: Vec<Effect>,
+    /// Of all outboxes together.
+    budget: Arc<Budget>,
     /// Told by outboxes that have room again.
     drained: Arc<Notify>,
     counters: Counters,
@@ -195,6 +202,8 @@ pub struct Counters {
     pub sessions: u64,
     /// Outboxes that overflowed.
     pub overflows: u64,
+    /// Sessions cut so that memory stays bounded.
+    pub evictions: u64,
     /// Catch-ups that read the source.
     pub replays: u64,
     /// Resyncs said.
@@ -221,6 +230,7 @@ pub struct Checkpointed {
 impl Machine {
     /// A machine without subscriptions whose loop stands at `reached`.
     pub fn new(config: MachineConfig, clock: Clock, reached: Position, checkpoint: Checkpointed) -> Self {
+        let budget = Arc::new(Budget::new(config.memory_bytes_max));
         let matcher = Matcher::watched(config.bloom, clock.clone(), config.shadow_every);
         let pages = (0..limits::cursor_pages).map(|_| PageState::default()).collect();
         Self {
@@ -248,6 +258,7 @@ impl Machine {
             pages,
             checkpoint: progress::CheckpointState::new(checkpoint),
             effects: Vec::new(),
+            budget,
             drained: Arc::new(Notify::new()),
             counters: Counters::default(),
             scratch: Vec::new(),

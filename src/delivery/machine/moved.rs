@@ -47,8 +47,7 @@ impl Machine {
         let known = self.known(index);
         let gateway = &self.gateways[index.0];
         let since = gateway.sessions + 1;
-        let moved =
-            Moved { since, position: request.target, known, redelivered_until: self.horizon.max(self.reached) };
+        let moved = Moved { since, position: request.target, known, redelivered_until: self.horizon.max(self.reached) };
         // Said again from now on, for no ack of an earlier session speaks for it any more.
         let owed = still_owed(gateway.owed, gateway.serial).map(|owed| Owed { since, ..owed });
         let record = self.gateway_record(index, since, None, owed, Some(moved));
@@ -104,12 +103,11 @@ impl Machine {
         !(is_taken_up && is_behind) && !self.broken(Mistake::OldCursorUndoesMove)
     }
 
-    /// Up to where what a session starting at `place` delivers may have been delivered before an operator's
-    /// rewind.
-    pub(super) fn redelivered_until(&self, index: GatewayIndex, place: &Place) -> Option<Position> {
+    /// Up to where what is delivered may have been delivered before an operator's rewind. Who has been
+    /// parked since is served that much later.
+    pub(super) fn redelivered_until(&self, index: GatewayIndex) -> Option<Position> {
         let moved = self.gateways[index.0].moved.filter(|_| !self.broken(Mistake::RewindUnflagged))?;
-        let until = self.in_present_epoch(moved.redelivered_until);
-        (place.lowest() < until).then_some(until)
+        Some(self.in_present_epoch(moved.redelivered_until))
     }
 
     /// What a cursor of this gateway's present life says, whether it is voided or not.

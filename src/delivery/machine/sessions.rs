@@ -193,10 +193,11 @@ impl Machine {
             session: gateway.sessions,
             heartbeat_seconds: limits::heartbeat_seconds,
             unacked_bytes_max: hello.unacked_bytes_max.min(limits::unacked_bytes_max),
-            redelivered_until: self.redelivered_until(index, &place),
+            redelivered_until: self.redelivered_until(index),
         };
         let soft = self.config.outbox_bytes_soft;
-        let outbox = Arc::new(Outbox::new(identity, &place, soft, Arc::clone(&self.drained)));
+        let (drained, budget) = (Arc::clone(&self.drained), Arc::clone(&self.budget));
+        let outbox = Arc::new(Outbox::new(identity, &place, soft, drained, budget));
         let number = gateway.sessions;
         let session = Session {
             number,
@@ -415,7 +416,7 @@ impl Machine {
         }
     }
 
-    /// Says progress to every session. Call at least once a second.
+    /// Says progress to every session, and sees to it that they hold no more than they may. Call at least once a second.
     pub fn say_progress(&mut self) {
         let gone = |gateway: &Gateway| gateway.session.as_ref().is_some_and(|session| session.outbox.is_abandoned());
         let gone: Vec<_> =
@@ -434,5 +435,6 @@ impl Machine {
             let boundary = main.floor_boundary();
             session.outbox.push(Item::Progress { main, extra, boundary, catching_up });
         }
+        self.relieve();
     }
 }

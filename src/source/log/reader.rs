@@ -11,8 +11,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::disk::{Disk, DiskError, Page};
 use super::{EventLog, Head, Place};
+use crate::limits;
 use crate::position::{ClusterTime, Epoch, Position};
-use crate::source::{Batch, ChangeSource, Description, Event, READING_BATCHES, Reading, SourceError};
+use crate::source::{Batch, ChangeSource, Description, Event, Reading, SourceError};
 use crate::tasks::Kind;
 
 /// Reads an [`EventLog`].
@@ -48,7 +49,7 @@ impl ChangeSource for LogSource {
         let place = (after.time, after.ordinal);
         // Tells at once what is lost, and reads nothing.
         page(&disk, epoch, place, ClusterTime(0)).await?;
-        let (batches, reading) = mpsc::channel(READING_BATCHES);
+        let (batches, reading) = mpsc::channel(limits::reading_batches_max);
         let tail = Tail { disk, head: self.log.head.clone(), epoch, at: place, batches };
         self.log.tasks.spawn(Kind::Reading, format!("embedded log after {after}"), tail.run());
         Ok(reading)

@@ -12,6 +12,7 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::changed::changed;
 use super::event::{Kind, REDUCED_BEFORE, REDUCED_IMAGES, RawEvent};
+use super::heartbeat::HEARTBEATS;
 use crate::change::{Change, Flags, Operation, ResyncReason, Scope, Transaction};
 use crate::position::Position;
 use crate::source::Gap;
@@ -56,6 +57,10 @@ impl Decoder {
 
     /// Decodes a document change at `position`.
     pub(super) fn change(&mut self, event: &RawEvent<'_>, position: Position) -> Decoded {
+        // Not left out on the server, or positions would depend on it.
+        if event.ns.coll == HEARTBEATS {
+            return Decoded::Nothing;
+        }
         let images = self.images(event, event.after, Flags::none());
         self.decode(event, position, images)
     }

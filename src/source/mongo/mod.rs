@@ -13,6 +13,7 @@ mod describe;
 mod errors;
 mod event;
 mod feed;
+mod heartbeat;
 mod lookup;
 mod ordinals;
 mod pipeline;
@@ -34,7 +35,7 @@ use self::errors::Failure;
 use self::pipeline::{Level, Watched};
 use self::reading::Reader;
 use super::layout::Layout;
-use super::{ChangeSource, Description, READING_BATCHES, Reading, SourceError, SourceWarning};
+use super::{ChangeSource, Description, Reading, SourceError, SourceWarning};
 use crate::limits;
 use crate::position::{Epoch, Position};
 use crate::tasks::{Kind, Tasks};
@@ -153,8 +154,12 @@ impl ChangeSource for MongoSource {
         describe::describe(&self.0).await
     }
 
+    async fn nudge(&self) -> Result<(), SourceError> {
+        heartbeat::write(&self.0).await
+    }
+
     async fn read(&self, epoch: Epoch, after: Position) -> Result<Reading, SourceError> {
-        let (sender, receiver) = mpsc::channel(READING_BATCHES);
+        let (sender, receiver) = mpsc::channel(limits::reading_batches_max);
         let mut reader = Reader::new(Arc::clone(&self.0), sender, epoch, after);
         let opened = match reader.open().await {
             // The reading itself gets past it.

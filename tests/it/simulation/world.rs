@@ -106,6 +106,7 @@ impl World {
             node: "sim".into(),
             window_bytes_max: *[500, 3_000, 1_000_000].choose(&mut random).unwrap(),
             outbox_bytes_max: *[1_500, 6_000, 1_000_000].choose(&mut random).unwrap(),
+            memory_bytes_max: *[1_500, 4_000, 1_000_000].choose(&mut random).unwrap(),
             outbox_bytes_soft: *[400, 1_000].choose(&mut random).unwrap(),
             turn_changes_max: *[1, 3, 1_000].choose(&mut random).unwrap(),
             sessions_max: 100,
@@ -726,7 +727,10 @@ impl World {
                     .rev()
                     .any(|handed| handed.subscription == life.key.id && bare(handed.position) == bare(at));
                 let skipped = client.moves.iter().any(|moved| skips(moved, current.number, bare(at)));
-                if matches(current.filter, kind_of(change)) && !handed && !skipped && !self.excused(client, life, bare(at))
+                if matches(current.filter, kind_of(change))
+                    && !handed
+                    && !skipped
+                    && !self.excused(client, life, bare(at))
                 {
                     return Err(format!("progress until {until:?}, but {at:?} has not been sent; {life:?}"));
                 }
