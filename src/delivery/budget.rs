@@ -25,6 +25,11 @@ impl Budget {
         self.held() >= self.bytes_max
     }
 
+    /// By as much again.
+    pub(super) fn is_overdrawn(&self) -> bool {
+        self.held() / 2 >= self.bytes_max
+    }
+
     pub(super) fn take(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
     }

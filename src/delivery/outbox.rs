@@ -329,6 +329,11 @@ impl Outbox {
         self.lock().idle_rounds <= IDLE_ROUNDS
     }
 
+    /// Whether its transport has taken nothing over the last whole round.
+    pub(super) fn rests(&self) -> bool {
+        self.lock().idle_rounds > 1
+    }
+
     /// Whether its transport has taken something since the outbox was cut: if not, what is read for it would
     /// only wait.
     pub(super) fn has_taken(&self) -> bool {

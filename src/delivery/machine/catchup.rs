@@ -83,8 +83,10 @@ impl Machine {
         }
     }
 
+    /// Where memory is short one entry at a time must do.
     fn has_room(&self, outbox: &Outbox) -> bool {
-        outbox.has_taken() && outbox.bytes() < self.config.outbox_bytes_soft
+        let bytes_max = if self.budget.is_exhausted() { 1 } else { self.config.outbox_bytes_soft };
+        outbox.has_taken() && outbox.bytes() < bytes_max
     }
 
     fn step_window(&mut self, outbox: &Outbox, lane: &mut Lane, name: LaneName, budget: &mut usize) {

@@ -2,12 +2,16 @@
 //!
 //! Owns the choice. A session that is cut loses nothing: it goes on by a catch-up from what it was last written.
 
+use std::cmp::Reverse;
+
 use super::state::GatewayIndex;
 use super::{Machine, Mistake};
 
 impl Machine {
-    /// Cuts sessions that keep changes alive which the window has given up, and, while all outboxes together
-    /// hold more than they may, those that take nothing, then those that hold most. Call at least once a second.
+    /// Cuts sessions that keep changes alive which the window has given up. While all outboxes together hold as
+    /// much as they may, those that have taken nothing of late are cut, too; those that take make room by
+    /// themselves, and are cut only where even that is too slow, and if the window has what they wait for: what
+    /// was read for one alone would be read again and again. Call at least once a second.
     pub(super) fn relieve(&mut self) {
         let start = self.window.start();
         let sessions = self.gateways.iter().filter_map(|(index, gateway)| Some((index, gateway.session.as_ref()?)));
@@ -21,12 +25,16 @@ impl Machine {
         }
         let sessions = self.gateways.iter().filter_map(|(index, gateway)| Some((index, gateway.session.as_ref()?)));
         let mut holders: Vec<_> = sessions
-            .map(|(index, session)| (session.outbox.is_taken_from(), session.outbox.held(), GatewayIndex(index)))
-            .filter(|(_, held, _)| *held > 0)
+            .filter_map(|(index, session)| {
+                let (held, rests) = (session.outbox.held(), session.outbox.rests());
+                let is_read_for = session.main.replay().is_some() || session.extra.is_some();
+                (held > 0 && (rests || !is_read_for)).then_some((rests, held, GatewayIndex(index)))
+            })
             .collect();
-        holders.sort_unstable_by_key(|(is_taken_from, held, _)| (*is_taken_from, std::cmp::Reverse(*held)));
-        for (_, _, index) in holders {
-            if !self.budget.is_exhausted() {
+        holders.sort_unstable_by_key(|(rests, held, _)| Reverse((*rests, *held)));
+        for (rests, _, index) in holders {
+            let is_enough = if rests { !self.budget.is_exhausted() } else { !self.budget.is_overdrawn() };
+            if is_enough {
                 return;
             }
             self.evict(index);
