@@ -386,6 +386,8 @@ impl Outbox {
         state.queue = kept;
         state.above_mark = false;
         state.has_taken = false;
+        // What it counted as waiting is a catch-up's now.
+        state.standstill = None;
         state.written.clone()
     }
 
