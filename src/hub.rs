@@ -17,6 +17,7 @@ use crate::delivery::grpc::{Grpc, SubscriptionTexts};
 use crate::delivery::machine::MachineConfig;
 use crate::error::Problem;
 use crate::handle::HubHandle;
+use crate::limits;
 use crate::matching::BloomUse;
 use crate::observe::health::{Component, Health};
 use crate::observe::metrics::Metrics;
@@ -241,6 +242,7 @@ fn machine_config(config: &Config) -> MachineConfig {
         node: config.node.id.as_str().into(),
         window_bytes_max: bytes(config.window.bytes),
         outbox_bytes_max: bytes(config.sessions.outbox_bytes),
+        hold_bytes_max: limits::checkpoint_hold_bytes,
         memory_bytes_max: bytes(shares.outboxes),
         outbox_bytes_soft: bytes(config.sessions.outbox_bytes / 4),
         turn_changes_max: TURN_CHANGES_MAX,

@@ -60,6 +60,10 @@ pub const superseded_max: usize = 8;
 /// What a session may ask to be sent without an ack. More is as good as unpaced, and remembering what
 /// is unacked costs memory.
 pub const unacked_bytes_max: u64 = 1 << 30;
+/// How far behind the head a checkpoint may stay for the sake of gateways that are about there, in cluster time.
+pub const checkpoint_hold_seconds: u64 = 2;
+/// And in bytes of the window.
+pub const checkpoint_hold_bytes: usize = 16 << 20;
 /// Gateways that a hub knows, connected or not: each costs a record and a place in a page of cursors.
 pub const gateways_max: usize = 100_000;
 /// Requests for a session of one gateway that may wait for one another.

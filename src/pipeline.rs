@@ -5,6 +5,7 @@
 //! them means is the machine's business (`delivery::machine`); how a change is read, the source's.
 
 mod answers;
+mod openings;
 mod replays;
 mod tenure;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::answers::Waiting;
+use self::openings::Openings;
 use self::replays::Replays;
 pub use self::tenure::{PartitionConfig, run};
 use crate::clock::{Clock, Instant};
@@ -108,6 +110,7 @@ struct Partition {
     heartbeats: Option<Heartbeats>,
     paused: bool,
     waiting: Waiting,
+    openings: Openings,
     replays: Replays,
     outcomes: Outcomes,
     /// What the source last said of itself, and when.
@@ -151,6 +154,7 @@ impl Partition {
                 return self.lose();
             }
             let reads = !self.paused && self.ownership == Ownership::Held && !self.is_held_back();
+            let opens = self.openings.due().filter(|_| self.ownership == Ownership::Held);
             // Every branch is cancel-safe: channels, timers, notifications.
             tokio::select! {
                 () = shutdown.cancelled() => return End::Shutdown,
@@ -170,6 +174,7 @@ impl Partition {
                 },
                 Some(told) = self.descriptions.1.recv() => self.on_description(told),
                 () = drained.notified() => { self.machine.work(); }
+                () = tokio::time::sleep(opens.unwrap_or_default()), if opens.is_some() => self.open_next(),
                 _ = progress.tick() => self.machine.say_progress(),
                 _ = housekeeping.tick() => self.keep_house(),
                 // Not to wait for any of them, but to look whether one is there: progress is said and the

@@ -112,6 +112,18 @@ impl Window {
         })
     }
 
+    /// The earliest position after which there are no more than so many bytes.
+    pub(super) fn last(&self, bytes_max: usize) -> Position {
+        let mut left = bytes_max;
+        for (entry, bytes) in self.entries.iter().rev() {
+            match left.checked_sub(*bytes) {
+                Some(rest) => left = rest,
+                None => return entry.position(),
+            }
+        }
+        self.start
+    }
+
     /// How many entries lie after `position`.
     pub(super) fn count_after(&self, position: Position) -> usize {
         self.entries.len() - self.entries.partition_point(|(entry, _)| entry.position() <= position)

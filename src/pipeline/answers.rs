@@ -79,10 +79,18 @@ impl Partition {
                 self.machine.on_remove_gateway(&gateway, waiter);
             }
             Command::Open(hello, reply) => {
-                let waiter = self.waiting.add(Caller::Open(hello.gateway.clone(), reply));
-                self.machine.on_open(hello, waiter);
+                self.openings.push((hello, reply));
+                self.open_next();
             }
             other => self.on_immediate(other),
+        }
+    }
+
+    /// Opens the sessions whose turn has come.
+    pub(super) fn open_next(&mut self) {
+        while let Some((hello, reply)) = self.openings.next() {
+            let waiter = self.waiting.add(Caller::Open(hello.gateway.clone(), reply));
+            self.machine.on_open(hello, waiter);
         }
     }
 

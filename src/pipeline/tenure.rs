@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc;
 
-use super::{BACKOFF_MAX, BACKOFF_MIN, End, Heartbeats, Live, OUTCOMES_MAX, Partition, Waiting};
+use super::{BACKOFF_MAX, BACKOFF_MIN, End, Heartbeats, Live, OUTCOMES_MAX, Openings, Partition, Waiting};
 use crate::clock::Clock;
 use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Checkpointed, Machine, MachineConfig, Outcome, Stored, WriteId};
@@ -125,6 +125,7 @@ fn partition(config: &PartitionConfig, machine: Machine, described: Description,
         heartbeats: config.heartbeat_writes.then(Heartbeats::default),
         paused: false,
         waiting: Waiting::default(),
+        openings: Openings::new(config.clock.clone()),
         replays: super::Replays::new(Arc::clone(&config.source), config.tasks.clone(), config.readings_max),
         outcomes: mpsc::channel(OUTCOMES_MAX),
         described: Some((described, config.clock.now())),

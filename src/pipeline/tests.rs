@@ -34,6 +34,7 @@ fn machine() -> MachineConfig {
         node: "hub-1".into(),
         window_bytes_max: 1 << 20,
         outbox_bytes_max: 1 << 20,
+        hold_bytes_max: 1 << 20,
         memory_bytes_max: 1 << 20,
         outbox_bytes_soft: 1 << 18,
         turn_changes_max: 1_000,

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use streamer::change::{Change, Flags, Operation, Scope};
 use streamer::clock::Clock;
 use streamer::delivery::machine::{Checkpointed, Effect, Machine, MachineConfig, Outcome, Stored, Waiter, WriteId};
-use streamer::handle::SubscriptionState;
+use streamer::handle::{Hello, SubscriptionState, Transport};
 use streamer::matching::{BloomUse, Filter};
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
+use streamer::source::{Batch, Event};
+use streamer::store::checkpoint::CheckpointRecord;
 use streamer::store::subscriptions::{self, ParkedReason, SubscriptionRecord};
 use streamer::store::{Entry, Revision, Write};
 use streamer::subscription::{Name, Spec, SubscriptionKey};
@@ -18,6 +21,7 @@ fn config() -> MachineConfig {
         node: "hub-1".into(),
         window_bytes_max: 1 << 20,
         outbox_bytes_max: 1 << 20,
+        hold_bytes_max: 1 << 20,
         memory_bytes_max: 1 << 20,
         outbox_bytes_soft: 1 << 18,
         turn_changes_max: 1_000,
@@ -126,4 +130,66 @@ fn what_was_too_costly_is_forgotten_with_its_filter() {
             assert_eq!(machine.subscription(&key(id)).unwrap().parked_reason, None, "{id}");
         }
     }
+}
+
+/// What the store is asked to hold as the checkpoint, with all else that is written stored.
+fn checkpoint(machine: &mut Machine, revision: &mut u64) -> Option<Position> {
+    machine.flush();
+    let mut found = None;
+    loop {
+        let all = writes(machine);
+        if all.is_empty() {
+            return found;
+        }
+        for (id, writes) in all {
+            let is_checkpoint = |write: &&Write| write.key.0.starts_with("checkpoint/");
+            let record = writes.iter().find(is_checkpoint).and_then(|write| write.value.as_deref());
+            found = record.map(|value| CheckpointRecord::decode(value).unwrap().position).or(found);
+            *revision += 1;
+            machine.on_outcome(id, Outcome::Done(Revision(*revision)));
+        }
+    }
+}
+
+/// After a restart one reading serves all who are about there; who never acks is not among them for long.
+#[test]
+fn the_checkpoint_stays_behind_those_who_are_near_and_waits_for_nobody_else() {
+    let epoch = Epoch(1);
+    let at = |seconds: u32, ordinal: u32| Position::new(epoch, ClusterTime::new(seconds, 1), ordinal);
+    let mut machine = Machine::new(config(), Clock::manual(), at(100, 0), Checkpointed::default());
+    let mut revision = 10;
+    assert_eq!(checkpoint(&mut machine, &mut revision), Some(at(100, 0)));
+    machine.on_register(1, vec![(0, asked("all"), Filter::compile(&asked("all")).unwrap())]);
+    checkpoint(&mut machine, &mut revision);
+    let hello = Hello {
+        gateway: Name::new("gw").unwrap(),
+        cursor: None,
+        transport: Transport::Grpc,
+        auto_ack: false,
+        unacked_bytes_max: 0,
+    };
+    machine.on_open(hello, Waiter { token: 2, slot: 0 });
+    checkpoint(&mut machine, &mut revision);
+    let change = |position| Change {
+        position,
+        scope: Scope::known("acme", "messages"),
+        left: None,
+        key: "x".into(),
+        operation: Operation::Insert,
+        document: Some(bson::rawdoc! { "a": 1 }),
+        before: None,
+        changed: None,
+        wall_time_ms: None,
+        transaction: None,
+        flags: Flags::none(),
+    };
+    let mut read = |machine: &mut Machine, seconds, reached| {
+        let events = vec![Event::Change(Arc::new(change(at(seconds, 1))))];
+        machine.on_batch(Batch { events, reached });
+        checkpoint(machine, &mut revision)
+    };
+    // Unacked, it holds the checkpoint before it, as long as it is near.
+    assert_eq!(read(&mut machine, 101, at(102, 0)), Some(at(101, 0)));
+    assert_eq!(read(&mut machine, 103, at(103, 5)), None, "it stays");
+    assert_eq!(read(&mut machine, 104, at(109, 0)), Some(at(109, 0)), "nobody is waited for");
 }

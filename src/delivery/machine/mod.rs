@@ -77,6 +77,8 @@ pub struct MachineConfig {
     pub outbox_bytes_max: usize,
     /// What all outboxes may keep alive beyond the window.
     pub memory_bytes_max: usize,
+    /// How far back in the window a checkpoint may stay for the sake of gateways that are about there.
+    pub hold_bytes_max: usize,
     /// Catch-ups pause above this.
     pub outbox_bytes_soft: usize,
     /// Changes that one turn takes from the window for catch-ups.

@@ -12,7 +12,7 @@ use super::{Checkpointed, Machine, Mistake};
 use crate::cursor::{Cursor, Place, Serial};
 use crate::error::{Code, Problem};
 use crate::limits;
-use crate::position::Position;
+use crate::position::{ClusterTime, Position};
 use crate::store::checkpoint::{self, CheckpointRecord};
 use crate::store::cursors::{self, CursorPage, CursorRecord};
 use crate::store::{Expect, Revision, Write};
@@ -181,7 +181,7 @@ impl Machine {
                 dirty.insert(cursors::page_of(&gateway.id), ());
             }
         }
-        self.checkpoint.next = Some(self.reached);
+        self.checkpoint.next = Some(self.restart_from());
         let early = self.broken(Mistake::CheckpointBeforePages);
         self.checkpoint.pages_left = if early { 0 } else { dirty.len() };
         for page in dirty.keys().copied().collect::<Vec<_>>() {
@@ -190,6 +190,18 @@ impl Machine {
         if self.checkpoint.pages_left == 0 {
             self.write_checkpoint();
         }
+    }
+
+    /// Where the one reading begins after a restart: behind those who are near the head, so that it serves all
+    /// of them, and no further back than costs little. Who is further behind catches up by himself and holds
+    /// nothing back.
+    fn restart_from(&self) -> Position {
+        let recent = self.reached.time.0.saturating_sub(limits::checkpoint_hold_seconds << 32);
+        let floor = Position::boundary(self.reached.epoch, ClusterTime(recent));
+        let floor = floor.max(self.window.last(self.config.hold_bytes_max)).max(self.checkpoint.stored.position);
+        let places =
+            self.gateways.iter().filter(|(_, gateway)| !gateway.quiet).map(|(_, gateway)| gateway.place.lowest());
+        places.filter(|place| *place >= floor).min().unwrap_or(self.reached).min(self.reached)
     }
 
     fn write_page(&mut self, page: u16) {

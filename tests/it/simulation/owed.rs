@@ -48,6 +48,7 @@ impl Hub {
             node: "test".into(),
             window_bytes_max: 1_000_000,
             outbox_bytes_max: 1_000_000,
+            hold_bytes_max: 1 << 20,
             memory_bytes_max: 1 << 20,
             outbox_bytes_soft: 1_000,
             turn_changes_max: 1_000,

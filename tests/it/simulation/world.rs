@@ -106,6 +106,7 @@ impl World {
             node: "sim".into(),
             window_bytes_max: *[500, 3_000, 1_000_000].choose(&mut random).unwrap(),
             outbox_bytes_max: *[1_500, 6_000, 1_000_000].choose(&mut random).unwrap(),
+            hold_bytes_max: *[0, 1_000, 1_000_000].choose(&mut random).unwrap(),
             memory_bytes_max: *[1_500, 4_000, 1_000_000].choose(&mut random).unwrap(),
             outbox_bytes_soft: *[400, 1_000].choose(&mut random).unwrap(),
             turn_changes_max: *[1, 3, 1_000].choose(&mut random).unwrap(),
