@@ -116,7 +116,6 @@ impl Hub {
             handle: handle.clone(),
             health: of_partition,
             grace,
-            readings_max: config.memory.shares(config.window.bytes).readings,
             heartbeat_writes: config.backends.0.first().is_some_and(|backend| backend.heartbeat_writes),
             sabotage,
         };
@@ -243,6 +242,7 @@ fn machine_config(config: &Config) -> MachineConfig {
         window_bytes_max: bytes(config.window.bytes),
         outbox_bytes_max: bytes(config.sessions.outbox_bytes),
         hold_bytes_max: limits::checkpoint_hold_bytes,
+        rides_max: shares.readings,
         memory_bytes_max: bytes(shares.outboxes),
         outbox_bytes_soft: bytes(config.sessions.outbox_bytes / 4),
         turn_changes_max: TURN_CHANGES_MAX,

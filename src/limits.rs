@@ -119,7 +119,9 @@ pub const source_batch_bytes_max: usize = 4 << 20;
 pub const reading_bytes_max: u64 = (source_batch_bytes_max * (reading_batches_max + 1)) as u64;
 /// Batches in flight between a reading's task and its taker.
 pub const reading_batches_max: usize = 4;
-/// Catch-ups of a partition that read the source at once; others wait their turn.
+/// How far ahead of a reading, in cluster time, a catch-up may be to wait for it rather than have one of its own.
+pub const ride_wait_seconds: u32 = 30;
+/// Readings of the source for catch-ups of a partition at once; who finds no place in one waits.
 pub const readings_max: usize = 8;
 /// Changes in a batch from a source.
 pub const source_batch_changes_max: usize = 1_000;

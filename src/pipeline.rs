@@ -35,6 +35,8 @@ use crate::tasks::{Kind, Tasks};
 
 /// How often progress is said; the contract allows a second.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// How often the source is asked how far it is.
+const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
 /// How often leases are looked at and cursors written.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
 /// Outcomes of writes that the loop has not taken yet.
@@ -51,6 +53,8 @@ enum End {
     Shutdown,
     /// Ownership was lost.
     Lost,
+    /// The source is not what it was: what is stored must be looked at again.
+    Anew,
 }
 
 /// The live reading, or why there is none.
@@ -84,6 +88,8 @@ type Outcomes = (mpsc::Sender<(WriteId, Outcome)>, mpsc::Receiver<(WriteId, Outc
 /// What the source says of itself, and the command that waited for it.
 struct Told {
     described: Option<Description>,
+    /// Where the loop stood when it was asked.
+    reached: Position,
     waiting: Option<Command>,
 }
 
@@ -115,6 +121,11 @@ struct Partition {
     outcomes: Outcomes,
     /// What the source last said of itself, and when.
     described: Option<(Description, Instant)>,
+    /// When to ask it again, and whether an answer is awaited.
+    describe_at: Instant,
+    describing: Arc<AtomicBool>,
+    /// It turned out to be another one, or to have gone back in time.
+    broken_off: bool,
     descriptions: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
     health: Component,
     outboxes: Vec<std::sync::Weak<Outbox>>,
@@ -136,7 +147,6 @@ impl Partition {
         let drained = self.machine.drained();
         let mut progress = every(PROGRESS_EVERY);
         let mut housekeeping = every(HOUSEKEEPING_EVERY);
-        self.describe_regularly();
         loop {
             let mut more = self.perform();
             more |= self.machine.work();
@@ -152,6 +162,10 @@ impl Partition {
             }
             if self.fenced {
                 return self.lose();
+            }
+            if self.broken_off {
+                self.machine.close_all(CloseReason::Draining);
+                return End::Anew;
             }
             let reads = !self.paused && self.ownership == Ownership::Held && !self.is_held_back();
             let opens = self.openings.due().filter(|_| self.ownership == Ownership::Held);
@@ -230,6 +244,10 @@ impl Partition {
         self.history_lost = true;
         let epoch = self.machine.reached().epoch;
         let to = Position::boundary(epoch, described.now.next()).max(self.machine.reached());
+        if self.is_another(&described, self.machine.reached()) {
+            self.broken_off = true;
+            return;
+        }
         self.described = Some((described, self.clock.now()));
         self.machine.on_history_lost(to);
         self.open_live();
@@ -286,6 +304,7 @@ impl Partition {
         self.machine.expire();
         self.machine.flush();
         self.nudge_if_idle();
+        self.describe_regularly();
         self.outboxes.retain(|outbox| outbox.strong_count() > 0);
         self.publish_metrics();
     }
@@ -331,42 +350,54 @@ impl Partition {
         });
     }
 
-    fn describe_regularly(&self) {
-        let (source, told, shutdown) =
-            (Arc::clone(&self.source), self.descriptions.0.clone(), self.tasks.shutdown_token());
-        self.tasks.spawn(Kind::Housekeeping, "source description", async move {
-            let mut ticks = every(Duration::from_secs(5));
-            loop {
-                tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    _ = ticks.tick() => {}
-                }
-                if let Ok(described) = source.describe().await
-                    && told.send(Told { described: Some(described), waiting: None }).await.is_err()
-                {
-                    return;
-                }
-            }
-        });
+    fn describe_regularly(&mut self) {
+        let now = self.clock.now();
+        if now >= self.describe_at && !self.describing.swap(true, Ordering::Relaxed) {
+            self.describe_at = now.after(DESCRIBE_EVERY);
+            let describing = Arc::clone(&self.describing);
+            self.describe(None, move || describing.store(false, Ordering::Relaxed));
+        }
     }
 
     /// How far back the source reaches, and how far it is, may have changed since it last said so.
     fn describe_then(&self, command: Command) {
-        let (source, told) = (Arc::clone(&self.source), self.descriptions.0.clone());
+        self.describe(Some(command), || {});
+    }
+
+    fn describe(&self, waiting: Option<Command>, answered: impl FnOnce() + Send + 'static) {
+        let (source, told, reached) = (Arc::clone(&self.source), self.descriptions.0.clone(), self.machine.reached());
         self.tasks.spawn(Kind::Housekeeping, "source description", async move {
             let described = source.describe().await.ok();
+            answered();
             // If the tenure has ended the caller is told by the dropped reply.
-            let _ = told.send(Told { described, waiting: Some(command) }).await;
+            let _ = told.send(Told { described, reached, waiting }).await;
         });
     }
 
     fn on_description(&mut self, told: Told) {
         if let Some(described) = told.described {
+            self.broken_off |= self.is_another(&described, told.reached);
             self.described = Some((described, self.clock.now()));
+        }
+        if self.broken_off {
+            // A caller who waits is answered by the dropped reply, and asks the next tenure.
+            return;
         }
         if let Some(command) = told.waiting {
             self.on_command_described(command);
         }
+    }
+
+    /// Whether this is another deployment than the one that is served, or one that was put back to where it
+    /// was before what had been read when it was asked.
+    fn is_another(&self, described: &Description, reached: Position) -> bool {
+        let identity = self.machine.identity();
+        let is_other = matches!((identity, &described.identity), (Some(served), Some(now)) if served != now);
+        let is_behind = described.now.next() < reached.time;
+        if is_other || is_behind {
+            tracing::error!(%reached, now = ?described.now, is_other, "another deployment, or a restored one");
+        }
+        is_other || is_behind
     }
 
     fn lag_seconds(&self) -> Option<f64> {

@@ -46,8 +46,6 @@ pub struct PartitionConfig {
     pub health: Component,
     /// How long a drain may take.
     pub grace: Duration,
-    /// Catch-ups that read at once.
-    pub readings_max: usize,
     /// Whether the source is written to while it is idle and someone waits.
     pub heartbeat_writes: bool,
     /// For the drill's own test: the hub forgets its cursors and starts at the present.
@@ -62,6 +60,7 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
         match partition.serve(&mut commands, owned.ownership).await {
             End::Shutdown => return partition.drain(&mut commands, config.grace).await,
             End::Lost => {}
+            End::Anew => partition.give_up(config.grace).await,
         }
     }
 }
@@ -126,9 +125,12 @@ fn partition(config: &PartitionConfig, machine: Machine, described: Description,
         paused: false,
         waiting: Waiting::default(),
         openings: Openings::new(config.clock.clone()),
-        replays: super::Replays::new(Arc::clone(&config.source), config.tasks.clone(), config.readings_max),
+        replays: super::Replays::new(Arc::clone(&config.source), config.tasks.clone(), config.machine.rides_max),
         outcomes: mpsc::channel(OUTCOMES_MAX),
         described: Some((described, config.clock.now())),
+        describe_at: config.clock.now(),
+        describing: Arc::default(),
+        broken_off: false,
         descriptions: mpsc::channel(1),
         health: config.health.clone(),
         outboxes: Vec::new(),
@@ -264,6 +266,14 @@ pub(super) async fn settle(
 }
 
 impl Partition {
+    /// What had been acked is not written any more: it is of a history that is no more.
+    async fn give_up(self, grace: Duration) {
+        let release = self.store.release(&self.fence);
+        if let Err(error) = tokio::time::timeout(grace / 8, release).await.unwrap_or(Ok(())) {
+            tracing::warn!(%error, "ownership could not be given up; the next tenure waits for the lease");
+        }
+    }
+
     /// Ends all sessions, takes their last acks, writes what is durable and gives ownership up.
     async fn drain(mut self, commands: &mut mpsc::Receiver<Command>, grace: Duration) {
         self.machine.close_all(CloseReason::Draining);

@@ -35,6 +35,7 @@ fn machine() -> MachineConfig {
         window_bytes_max: 1 << 20,
         outbox_bytes_max: 1 << 20,
         hold_bytes_max: 1 << 20,
+        rides_max: 8,
         memory_bytes_max: 1 << 20,
         outbox_bytes_soft: 1 << 18,
         turn_changes_max: 1_000,
@@ -68,7 +69,6 @@ async fn a_source_that_does_not_answer_holds_up_nothing_else() {
         handle: of_loop,
         health,
         grace,
-        readings_max: 8,
         heartbeat_writes: false,
         sabotage: false,
     };

@@ -22,6 +22,7 @@ fn config() -> MachineConfig {
         window_bytes_max: 1 << 20,
         outbox_bytes_max: 1 << 20,
         hold_bytes_max: 1 << 20,
+        rides_max: 8,
         memory_bytes_max: 1 << 20,
         outbox_bytes_soft: 1 << 18,
         turn_changes_max: 1_000,

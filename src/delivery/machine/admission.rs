@@ -139,9 +139,7 @@ impl Machine {
         let lowest = subs.iter().map(|(_, floor)| *floor).min().unwrap_or(self.reached);
         let extra = session.extra.get_or_insert_with(|| Lane::new(Mode::Waiting, lowest, &self.clock));
         if lowest < extra.at {
-            if let Some(id) = extra.replay() {
-                self.end_replay(id, extra);
-            }
+            self.alight(index, LaneName::Extra, extra);
             for (_, member) in &mut extra.members {
                 member.floor = member.floor.max(extra.at);
             }
@@ -175,9 +173,7 @@ impl Machine {
             && extra.remove(index)
             && extra.len() == 0
         {
-            if let Some(id) = extra.replay() {
-                self.end_replay(id, extra);
-            }
+            self.alight(gateway, LaneName::Extra, extra);
             session.extra = None;
             session.outbox.push(Item::Extra(BTreeMap::new()));
         }

@@ -27,10 +27,10 @@ pub(super) enum Mode {
     Live,
     /// Waits for the main lane to be live.
     Waiting,
-    /// Reads the window.
+    /// Reads the window, or wants a reading of the source where the window does not reach back.
     Window,
-    /// Reads the source.
-    Replay { id: ReplayId, fetching: bool },
+    /// Rides a reading of the source.
+    Riding(ReplayId),
 }
 
 /// One filter of one subscription in a catch-up.
@@ -75,11 +75,8 @@ impl Lane {
         self.by_sub.len()
     }
 
-    pub(super) fn replay(&self) -> Option<ReplayId> {
-        match self.mode {
-            Mode::Replay { id, .. } => Some(id),
-            _ => None,
-        }
+    pub(super) fn is_riding(&self) -> bool {
+        matches!(self.mode, Mode::Riding(_))
     }
 
     /// Adds all filters of a subscription that may still apply after `floor`. One that is here already

@@ -41,11 +41,17 @@ pub enum Mistake {
     RewindUnflagged,
     /// What a session loses so that memory stays bounded is not caught up.
     EvictForgets,
+    /// A catch-up boards a reading that has passed it.
+    BoardLate,
+    /// A catch-up without room leaves where its reading is.
+    LeaveAtRide,
+    /// What is lost where a reading stands is lost for all who ride it.
+    LostForAllRiders,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::JoinLate,
         Self::UnknownCatchUpDone,
         Self::AckFromDeadSession,
@@ -65,5 +71,8 @@ impl Mistake {
         Self::PageUndoesMove,
         Self::RewindUnflagged,
         Self::EvictForgets,
+        Self::BoardLate,
+        Self::LeaveAtRide,
+        Self::LostForAllRiders,
     ];
 }

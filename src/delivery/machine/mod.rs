@@ -8,7 +8,7 @@
 //! - `mod.rs`: what it takes and gives, and the live path; `state.rs`: what it holds;
 //! - `registry.rs`, `replace.rs`, `removal.rs`, `leases.rs`: what callers ask for; `outcomes.rs`: what
 //!   comes of the writes; `admission.rs`: how subscriptions then enter service;
-//! - `sessions.rs`, `lane.rs`, `catchup.rs`: how gateways get from where they stand to the live tail;
+//! - `sessions.rs`, `lane.rs`, `catchup.rs`, `rides.rs`: how gateways get from where they stand to the live tail;
 //!   `moved.rs`: how an operator moves them; `owed.rs`: what they are told first, where they do not stand
 //!   where they thought;
 //! - `relief.rs`: who is cut so that memory stays bounded;
@@ -30,6 +30,7 @@ mod registry;
 mod relief;
 mod removal;
 mod replace;
+mod rides;
 mod sessions;
 mod state;
 mod views;
@@ -79,6 +80,8 @@ pub struct MachineConfig {
     pub memory_bytes_max: usize,
     /// How far back in the window a checkpoint may stay for the sake of gateways that are about there.
     pub hold_bytes_max: usize,
+    /// Readings of the source at once.
+    pub rides_max: usize,
     /// Catch-ups pause above this.
     pub outbox_bytes_soft: usize,
     /// Changes that one turn takes from the window for catch-ups.
@@ -176,8 +179,7 @@ pub struct Machine {
     /// Which of them add to what a gateway is served.
     additions: HashMap<WriteId, GatewayIndex>,
     next_write: u64,
-    next_replay: u64,
-    replays: HashMap<ReplayId, (GatewayIndex, LaneName)>,
+    rides: rides::Rides,
     /// Gateways with a catch-up under way.
     busy: BTreeSet<GatewayIndex>,
     pages: Vec<PageState>,
@@ -254,8 +256,7 @@ impl Machine {
             writes: HashMap::new(),
             additions: HashMap::new(),
             next_write: 1,
-            next_replay: 1,
-            replays: HashMap::new(),
+            rides: rides::Rides::default(),
             busy: BTreeSet::new(),
             pages,
             checkpoint: progress::CheckpointState::new(checkpoint),

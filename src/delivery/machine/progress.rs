@@ -284,6 +284,11 @@ impl Machine {
         self.checkpoint.next = None;
     }
 
+    /// Of the deployment whose changes these are, where it can be told.
+    pub fn identity(&self) -> Option<&str> {
+        self.checkpoint.stored.identity.as_deref()
+    }
+
     /// Where a restart would begin.
     pub fn checkpoint(&self) -> Position {
         self.checkpoint.stored.position

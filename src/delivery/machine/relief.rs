@@ -27,7 +27,7 @@ impl Machine {
         let mut holders: Vec<_> = sessions
             .filter_map(|(index, session)| {
                 let (held, rests) = (session.outbox.held(), session.outbox.rests());
-                let is_read_for = session.main.replay().is_some() || session.extra.is_some();
+                let is_read_for = session.main.is_riding() || session.extra.is_some();
                 (held > 0 && (rests || !is_read_for)).then_some((rests, held, GatewayIndex(index)))
             })
             .collect();

@@ -12,7 +12,7 @@ use super::lane::{Lane, Mode};
 use super::outcomes::unanswered;
 use super::owed::still_owed;
 use super::state::{Gateway, GatewayIndex, OpenRequest, RecordRequest, RecordState, Session, SubLane, WriteKind};
-use super::{Answer, Effect, Machine, Mistake, Waiter};
+use super::{Answer, Machine, Mistake, Waiter};
 use crate::change::ResyncReason;
 use crate::clock::Instant;
 use crate::cursor::{Cursor, Place, Serial};
@@ -371,7 +371,7 @@ impl Machine {
     /// After an overflow: everything that was not written is taken from a catch-up instead.
     pub(super) fn restart_session(&mut self, index: GatewayIndex) {
         let drops = self.broken(Mistake::OverflowDrops);
-        self.close_replays(index);
+        self.leave_rides(index);
         let Some(session) = &self.gateways[index.0].session else { return };
         let written = session.outbox.cut();
         if !drops {
@@ -379,18 +379,19 @@ impl Machine {
         }
     }
 
-    fn close_replays(&mut self, index: GatewayIndex) {
-        let Some(session) = &self.gateways[index.0].session else { return };
-        let replays = session.main.replay().into_iter().chain(session.extra.as_ref().and_then(Lane::replay));
-        for id in replays.collect::<Vec<_>>() {
-            self.replays.remove(&id);
-            self.effects.push(Effect::CloseReplay(id));
+    /// Takes a session's lanes out of their readings.
+    fn leave_rides(&mut self, index: GatewayIndex) {
+        let Some(mut session) = self.gateways[index.0].session.take() else { return };
+        self.alight(index, LaneName::Main, &mut session.main);
+        if let Some(extra) = &mut session.extra {
+            self.alight(index, LaneName::Extra, extra);
         }
+        self.gateways[index.0].session = Some(session);
     }
 
     /// Ends a gateway's session, if it has one.
     pub(super) fn end_session(&mut self, index: GatewayIndex, reason: CloseReason) {
-        self.close_replays(index);
+        self.leave_rides(index);
         self.busy.remove(&index);
         if let Some(session) = self.gateways[index.0].session.take() {
             session.outbox.push(Item::Closed(reason));

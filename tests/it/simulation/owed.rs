@@ -49,6 +49,7 @@ impl Hub {
             window_bytes_max: 1_000_000,
             outbox_bytes_max: 1_000_000,
             hold_bytes_max: 1 << 20,
+            rides_max: 8,
             memory_bytes_max: 1 << 20,
             outbox_bytes_soft: 1_000,
             turn_changes_max: 1_000,

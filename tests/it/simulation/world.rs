@@ -107,6 +107,7 @@ impl World {
             window_bytes_max: *[500, 3_000, 1_000_000].choose(&mut random).unwrap(),
             outbox_bytes_max: *[1_500, 6_000, 1_000_000].choose(&mut random).unwrap(),
             hold_bytes_max: *[0, 1_000, 1_000_000].choose(&mut random).unwrap(),
+            rides_max: *[1, 2, 8].choose(&mut random).unwrap(),
             memory_bytes_max: *[1_500, 4_000, 1_000_000].choose(&mut random).unwrap(),
             outbox_bytes_soft: *[400, 1_000].choose(&mut random).unwrap(),
             turn_changes_max: *[1, 3, 1_000].choose(&mut random).unwrap(),
@@ -402,12 +403,28 @@ impl World {
         let bytes = if self.calm { 1 << 20 } else { self.random.random_range(1..3_000) };
         let count = if self.calm { usize::MAX } else { self.random.random_range(0..12) };
         self.clients[client].pump(bytes);
+        let said = self.clients[client].lost.len();
         self.clients[client].read(count);
+        if let Some(needless) = self.needless(client, said) {
+            self.clients[client].broken = Some(needless);
+        }
         for (until, known) in std::mem::take(&mut self.clients[client].claims) {
             if let Err(broken) = self.check_progress(client, until, known) {
                 self.clients[client].broken = Some(broken);
             }
         }
+    }
+
+    /// Of what was just said to be lost, something that can still be read.
+    fn needless(&self, client: usize, said: usize) -> Option<String> {
+        let client = &self.clients[client];
+        // There the filter may be what is lost.
+        let is_back = client.was_restored || !client.moves.is_empty();
+        let is_there = |lost: &&Lost| {
+            lost.reason == ResyncReason::HistoryLost && lost.from.is_some_and(|from| bare(from) >= bare(self.oldest))
+        };
+        let needless = client.lost.iter().skip(said).find(is_there).filter(|_| !is_back)?;
+        Some(format!("what is after {:?} is there, but was said to be lost: {needless:?}", self.oldest))
     }
 
     fn ack(&mut self, client: usize) {

@@ -1,0 +1,230 @@
+//! Rides: one reading of the source for all catch-ups that want what it brings.
+//!
+//! Owns who rides which reading, and what becomes of a batch. A lane boards where it stands, at or past the
+//! reading's place, and takes what lies after its own; it leaves where it has no room, to board another later, and
+//! where the window takes over. A reading waits for no rider, and ends without any.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::compose::owned;
+use super::lane::{Lane, Mode};
+use super::state::{GatewayIndex, Session};
+use super::{Effect, Machine, Mistake, ReplayId};
+use crate::change::{Flags, ResyncReason};
+use crate::delivery::outbox::{LaneName, Outbox};
+use crate::delivery::window::Entry;
+use crate::limits;
+use crate::position::Position;
+use crate::source::{Batch, Event, Gap, SourceError};
+
+/// A lane of a gateway's session.
+type Rider = (GatewayIndex, LaneName);
+
+/// One reading of the source.
+#[derive(Debug)]
+struct Ride {
+    /// It has brought everything up to here.
+    at: Position,
+    fetching: bool,
+    riders: Vec<Rider>,
+}
+
+/// All readings of the partition's catch-ups.
+#[derive(Debug, Default)]
+pub(super) struct Rides {
+    next: u64,
+    all: BTreeMap<ReplayId, Ride>,
+}
+
+impl Rides {
+    /// The reading that brings what lies after `at` soonest, unless one of its own would be sooner.
+    fn for_lane(&self, at: Position, rides_max: usize, late: bool) -> Option<ReplayId> {
+        let has_place = self.all.len() < rides_max;
+        let is_near = |ride: &Ride| at.time.seconds() - ride.at.time.seconds() <= limits::ride_wait_seconds;
+        let brings = |ride: &Ride| ride.at <= at && (!has_place || is_near(ride));
+        let brings = self.all.iter().filter(|(_, ride)| late || brings(ride));
+        brings.max_by_key(|(_, ride)| ride.at).map(|(id, _)| *id)
+    }
+}
+
+impl Machine {
+    /// Lanes that want a reading board one, those with the least history left first.
+    pub(super) fn board(&mut self, mut waiting: Vec<(Position, GatewayIndex, LaneName)>) {
+        waiting.sort_unstable_by_key(|(at, index, _)| (*at, *index));
+        for (at, index, name) in waiting {
+            let late = self.broken(Mistake::BoardLate);
+            let id = match self.rides.for_lane(at, self.config.rides_max, late) {
+                Some(id) => id,
+                None if self.rides.all.len() < self.config.rides_max => self.begin_ride(at),
+                None => continue,
+            };
+            let Some(session) = &mut self.gateways[index.0].session else { continue };
+            let lane = match name {
+                LaneName::Extra => session.extra.as_mut(),
+                _ => Some(&mut session.main),
+            };
+            if let (Some(lane), Some(ride)) = (lane, self.rides.all.get_mut(&id)) {
+                lane.mode = Mode::Riding(id);
+                ride.riders.push((index, name));
+            }
+        }
+    }
+
+    fn begin_ride(&mut self, at: Position) -> ReplayId {
+        self.rides.next += 1;
+        let id = ReplayId(self.rides.next);
+        self.counters.replays += 1;
+        self.rides.all.insert(id, Ride { at, fetching: true, riders: Vec::new() });
+        self.effects.push(Effect::OpenReplay(id, at));
+        self.effects.push(Effect::FetchReplay(id));
+        id
+    }
+
+    /// Readings bring more as long as one of their riders has room for it.
+    pub(super) fn drive(&mut self) {
+        let has_room = |rider: &Rider| {
+            let session = self.gateways[rider.0.0].session.as_ref();
+            session.is_some_and(|session| self.may_read(&session.outbox))
+        };
+        let goes_on = |ride: &Ride| !ride.fetching && ride.riders.iter().any(has_room);
+        let ids: Vec<_> = self.rides.all.iter().filter(|(_, ride)| goes_on(ride)).map(|(id, _)| *id).collect();
+        for id in ids {
+            if let Some(ride) = self.rides.all.get_mut(&id) {
+                ride.fetching = true;
+                self.effects.push(Effect::FetchReplay(id));
+            }
+        }
+    }
+
+    /// Takes a lane out of its reading, if it is in one.
+    pub(super) fn alight(&mut self, index: GatewayIndex, name: LaneName, lane: &mut Lane) {
+        let Mode::Riding(id) = lane.mode else { return };
+        lane.mode = Mode::Window;
+        let Some(ride) = self.rides.all.get_mut(&id) else { return };
+        ride.riders.retain(|rider| *rider != (index, name));
+        self.end_if_empty(id);
+    }
+
+    fn end_if_empty(&mut self, id: ReplayId) {
+        if self.rides.all.get(&id).is_some_and(|ride| ride.riders.is_empty()) {
+            self.rides.all.remove(&id);
+            self.effects.push(Effect::CloseReplay(id));
+        }
+    }
+
+    /// A reading's next batch.
+    pub fn on_replay_batch(&mut self, id: ReplayId, batch: Batch) {
+        let Some(ride) = self.rides.all.get_mut(&id) else { return };
+        let (from, reached) = (ride.at, ride.at.max(batch.reached));
+        (ride.at, ride.fetching) = (reached, false);
+        let riders = std::mem::take(&mut ride.riders);
+        let entries = self.entries(batch, from);
+        self.horizon = self.horizon.max(reached);
+        let mut staying = Vec::new();
+        for (index, name) in riders {
+            let Some(mut session) = self.gateways[index.0].session.take() else { continue };
+            let Session { main, extra, outbox, .. } = &mut session;
+            let lane = if name == LaneName::Extra { extra.as_mut() } else { Some(main) };
+            if let Some(lane) = lane.filter(|lane| lane.mode == Mode::Riding(id)) {
+                lane.mode = Mode::Window;
+                if self.ride(outbox, lane, name, &entries, reached) && !self.window.reaches(lane.at) {
+                    lane.mode = Mode::Riding(id);
+                    staying.push((index, name));
+                }
+            }
+            self.gateways[index.0].session = Some(session);
+            self.busy.insert(index);
+        }
+        if let Some(ride) = self.rides.all.get_mut(&id) {
+            ride.riders = staying;
+        }
+        self.end_if_empty(id);
+        self.work();
+    }
+
+    fn entries(&self, batch: Batch, from: Position) -> Vec<Entry> {
+        let mut events = batch.events.into_iter().peekable();
+        let mut entries = Vec::new();
+        while let Some(event) = events.next() {
+            match event {
+                Event::Change(change) if change.position > from => entries.push(Entry::Change(self.shared(change))),
+                // Said again by a reading that begins at its place.
+                Event::Resync(gap) if gap.position >= from => {
+                    let is_last = self.is_last_gap(&gap, events.peek());
+                    entries.push(Entry::Gap(Arc::new(gap), is_last));
+                }
+                _ => {}
+            }
+        }
+        entries
+    }
+
+    /// Gives a rider its part of a batch. Whether it has taken it: without room it stays where it is.
+    fn ride(&mut self, outbox: &Outbox, lane: &mut Lane, name: LaneName, entries: &[Entry], reached: Position) -> bool {
+        let is_ahead = |entry: &&Entry| match entry {
+            Entry::Change(change) => change.position > lane.at,
+            Entry::Gap(gap, _) => gap.position >= lane.at,
+        };
+        // One that had room when it was asked for has room still, whatever came by other ways.
+        let has_room = outbox.has_taken() && outbox.bytes() < 2 * self.config.outbox_bytes_soft;
+        if !has_room && lane.at < reached {
+            if self.broken(Mistake::LeaveAtRide) {
+                lane.at = reached;
+            }
+            return false;
+        }
+        let first = entries.iter().take_while(|entry| !is_ahead(entry)).count();
+        for entry in &entries[first..] {
+            for item in lane.items(name, entry, &self.subs, Flags::REPLAYED) {
+                self.counters.deliveries += 1;
+                outbox.push(owned(item));
+            }
+            lane.at = lane.at.max(entry.position());
+        }
+        self.too_costly.extend(lane.take_too_costly());
+        lane.at = lane.at.max(reached);
+        true
+    }
+
+    /// A reading failed. What is lost is said to those who stood where it did, and serving goes on from the
+    /// window; anything else is tried again (the shell waits before it opens).
+    pub fn on_replay_failed(&mut self, id: ReplayId, error: &SourceError) {
+        let Some(ride) = self.rides.all.get_mut(&id) else { return };
+        let at = ride.at;
+        if !matches!(error, SourceError::HistoryLost(_)) {
+            ride.fetching = true;
+            self.effects.push(Effect::OpenReplay(id, at));
+            self.effects.push(Effect::FetchReplay(id));
+            return;
+        }
+        let riders = std::mem::take(&mut ride.riders);
+        self.end_if_empty(id);
+        let all_lost = self.broken(Mistake::LostForAllRiders);
+        for (index, name) in riders {
+            let Some(mut session) = self.gateways[index.0].session.take() else { continue };
+            let Session { main, extra, outbox, .. } = &mut session;
+            let lane = if name == LaneName::Extra { extra.as_mut() } else { Some(main) };
+            if let Some(lane) = lane.filter(|lane| lane.mode == Mode::Riding(id)) {
+                lane.mode = Mode::Window;
+                // Others want what comes later, which may still be there.
+                if lane.at <= at || all_lost {
+                    self.say_lost(outbox, lane, name);
+                }
+            }
+            self.gateways[index.0].session = Some(session);
+            self.busy.insert(index);
+        }
+        self.work();
+    }
+
+    fn say_lost(&mut self, outbox: &Outbox, lane: &mut Lane, name: LaneName) {
+        let (from, to) = (lane.at, self.window.start().max(lane.at));
+        let gap = Gap { position: to, scope: Default::default(), reason: ResyncReason::HistoryLost };
+        for item in lane.lost_items(name, &gap, (from, to), &self.subs) {
+            self.counters.resyncs += 1;
+            outbox.push(item);
+        }
+        lane.at = to;
+    }
+}
