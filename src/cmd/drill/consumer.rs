@@ -154,8 +154,8 @@ fn by_grpc(item: Item, last: &mut Option<Cursor>) -> anyhow::Result<Heard> {
             Heard::Progress(least.filter(|_| progress.catching_up == 0))
         }
         Item::Expired(expired) => bail!("subscriptions were parked ({})", expired.reason),
-        Item::Disconnected(_) => Heard::Broken,
-        Item::Revoked(_) | Item::Assigned(_) | Item::Closed(_) => Heard::Other,
+        Item::Disconnected(_) | Item::Closed(_) => Heard::Broken,
+        Item::Revoked(_) | Item::Assigned(_) => Heard::Other,
     })
 }
 

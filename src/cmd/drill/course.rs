@@ -5,6 +5,7 @@
 //! was sent, what has not come is lost.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -67,6 +68,8 @@ pub(super) struct Tally {
     pub(super) unrecovered: u64,
     /// Why the fault was none, where it was none.
     pub(super) idle: Vec<String>,
+    /// Some of what is wrong, in words.
+    pub(super) examples: Vec<String>,
     /// When something was last mended.
     mended: Option<Instant>,
     /// Where things may be lost: from when, until when.
@@ -255,8 +258,10 @@ impl Course<'_> {
 
     /// Nothing that was written so far can be lost any more, whatever happens then.
     async fn calm(&mut self, cast: &Cast) -> anyhow::Result<()> {
-        self.paused = Some(std::sync::Arc::clone(&cast.writer).lock_owned().await);
+        let mut writer = Arc::clone(&cast.writer).lock_owned().await;
         let now = self.written_by_now().await?;
+        writer.rest().await?;
+        self.paused = Some(writer);
         let behind = cast.all_past(now, self.deadline()).await;
         anyhow::ensure!(behind == 0, "{behind} gateways are behind before anything was broken");
         self.tally.losses.push((now, None));
@@ -323,12 +328,16 @@ impl Course<'_> {
             redelivers: epoch_rises,
             broadcasts,
         };
-        let mut verdict = Verdict::default();
+        let (mut verdict, mut examples) = (Verdict::default(), Vec::new());
         for outcome in &finale.outcomes {
             let delivered = Delivered { seen: &outcome.seen, resyncs: &outcome.resyncs, late: outcome.late };
-            verdict.add(&judge(&finale.written, &delivered, &duty));
+            verdict.add(&judge(&finale.written, &delivered, &duty, &mut examples));
+            if !examples.is_empty() {
+                examples.extend(outcome.resyncs.iter().map(|resync| format!("it was told of {resync:?}")));
+            }
         }
         let mut tally = std::mem::take(&mut self.tally);
+        tally.examples = examples;
         tally.idle.extend(idle(self.drill.expects, finale, &verdict));
         Report::new(self.drill, self.args, self.round, finale, verdict, tally, took)
     }

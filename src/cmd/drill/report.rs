@@ -40,6 +40,8 @@ pub(super) struct Report {
     pub(super) took_seconds: f64,
     /// Why the fault was none, where it was none.
     idle: Vec<String>,
+    /// Some of what is wrong, in words.
+    examples: Vec<String>,
     pub(super) passed: bool,
 }
 
@@ -91,6 +93,7 @@ impl Report {
             recovery_ms: Percentiles::of(tally.recoveries),
             took_seconds: took.as_secs_f64(),
             idle: tally.idle,
+            examples: tally.examples,
             passed: false,
         };
         this.passed = this.fault().is_none();

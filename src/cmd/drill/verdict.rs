@@ -110,20 +110,32 @@ impl Verdict {
     }
 }
 
-/// One gateway's verdict.
-pub(super) fn judge(written: &[Write], delivered: &Delivered<'_>, duty: &Duty) -> Verdict {
+/// Faults that are described; one is mostly like the next.
+const EXAMPLES_MAX: usize = 12;
+
+/// One gateway's verdict, and some of what is wrong in words.
+pub(super) fn judge(written: &[Write], delivered: &Delivered<'_>, duty: &Duty, examples: &mut Vec<String>) -> Verdict {
     let mut verdict = Verdict { late: delivered.late, ..Verdict::default() };
     for (index, rule) in RULES.iter().enumerate() {
         let expected: Vec<&Write> = written.iter().filter(|write| (rule.wants)(write)).collect();
         let got: Vec<&Seen> = delivered.seen.iter().filter(|seen| seen.rule == index).collect();
         let told: Vec<&Resync> = delivered.resyncs.iter().filter(|resync| resync.rules.contains(&index)).collect();
-        verdict.add(&judge_matches(&expected, &got, &told, duty));
-        verdict.add(&judge_resyncs(&told, &duty.resyncs));
+        let mut of_rule = Vec::new();
+        verdict.add(&judge_matches(&expected, &got, &told, duty, &mut of_rule));
+        verdict.add(&judge_resyncs(&told, &duty.resyncs, &mut of_rule));
+        let room = EXAMPLES_MAX.saturating_sub(examples.len());
+        examples.extend(of_rule.into_iter().take(room).map(|example| format!("{}: {example}", rule.name)));
     }
     verdict
 }
 
-fn judge_matches(expected: &[&Write], got: &[&Seen], told: &[&Resync], duty: &Duty) -> Verdict {
+fn judge_matches(
+    expected: &[&Write],
+    got: &[&Seen],
+    told: &[&Resync],
+    duty: &Duty,
+    examples: &mut Vec<String>,
+) -> Verdict {
     let mut times: BTreeMap<u64, u64> = expected.iter().map(|write| (write.number, 0)).collect();
     let mut verdict = Verdict::default();
     let mut reached: Option<(Position, u64)> = None;
@@ -134,19 +146,28 @@ fn judge_matches(expected: &[&Write], got: &[&Seen], told: &[&Resync], duty: &Du
                 verdict.broadcast += 1;
                 continue;
             }
-            None => verdict.unexpected += 1,
+            None => {
+                verdict.unexpected += 1;
+                examples.push(format!("unexpected {seen:?}"));
+            }
             Some(times) => {
                 *times += 1;
                 if *times > 1 {
                     let is_fair = duty.redelivers && seen.redelivered;
                     *(if is_fair { &mut verdict.redelivered } else { &mut verdict.duplicated }) += 1;
+                    if !is_fair {
+                        examples.push(format!("again {seen:?}"));
+                    }
                     continue;
                 }
             }
         }
         first_times.push(seen);
         match reached {
-            Some((position, number)) if seen.position <= position || seen.number <= number => verdict.misordered += 1,
+            Some((position, number)) if seen.position <= position || seen.number <= number => {
+                verdict.misordered += 1;
+                examples.push(format!("after {number} at {position:?} came {seen:?}"));
+            }
             _ => reached = Some((seen.position, seen.number)),
         }
     }
@@ -160,7 +181,9 @@ fn judge_matches(expected: &[&Write], got: &[&Seen], told: &[&Resync], duty: &Du
         .collect();
     verdict.resynced = excused.len() as u64;
     verdict.expected = (expected.len() - excused.len()) as u64;
-    verdict.lost = expected.iter().filter(is_missing).count() as u64 - verdict.resynced;
+    let lost = expected.iter().filter(is_missing).filter(|write| !excused.contains(&write.number));
+    examples.extend(lost.clone().map(|write| format!("lost {write:?}")));
+    verdict.lost = lost.count() as u64;
     let owed = expected.iter().filter(|write| !excused.contains(&write.number));
     let written = checksums(owed.map(|write| (write.key.as_str(), write.number)));
     let delivered = checksums(first_times.iter().map(|seen| (seen.key.as_str(), seen.number)));
@@ -181,17 +204,21 @@ fn may_cover(resync: &Resync, write: &Write) -> bool {
 }
 
 /// The same one said again, after a reconnect, is one.
-fn judge_resyncs(told: &[&Resync], due: &[ResyncReason]) -> Verdict {
+fn judge_resyncs(told: &[&Resync], due: &[ResyncReason], examples: &mut Vec<String>) -> Verdict {
     let distinct: BTreeSet<(&str, Position)> = told.iter().map(|resync| (resync.reason.name(), resync.to)).collect();
     let mut left: Vec<&str> = due.iter().map(|reason| reason.name()).collect();
     let mut verdict = Verdict::default();
     for (reason, _) in distinct {
         match left.iter().position(|due| *due == reason) {
             Some(at) => drop(left.swap_remove(at)),
-            None => verdict.superfluous_resyncs += 1,
+            None => {
+                verdict.superfluous_resyncs += 1;
+                examples.push(format!("superfluous among {told:?}"));
+            }
         }
     }
     verdict.missing_resyncs = left.len() as u64;
+    examples.extend(left.iter().map(|reason| format!("no resync {reason}")));
     verdict
 }
 
@@ -244,7 +271,7 @@ mod tests {
     }
 
     fn judge_with(written: &[Write], seen: &[Seen], resyncs: &[Resync], duty: &Duty) -> Verdict {
-        super::judge(written, &Delivered { seen, resyncs, late: 0 }, duty)
+        super::judge(written, &Delivered { seen, resyncs, late: 0 }, duty, &mut Vec::new())
     }
 
     fn is_clean(verdict: &Verdict) -> bool {

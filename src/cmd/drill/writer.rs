@@ -121,6 +121,11 @@ impl Writer {
         Ok(bounds)
     }
 
+    /// Whatever is written next is known to be written after this.
+    pub(super) async fn rest(&mut self) -> anyhow::Result<()> {
+        self.done(Vec::new()).await
+    }
+
     /// The number that the next write will have.
     pub(super) fn next(&self) -> u64 {
         self.next

@@ -18,6 +18,8 @@ pub struct Etcd {
     folder: PathBuf,
     port: u16,
     peer: u16,
+    /// Nothing before this revision is kept.
+    compacted: i64,
     process: Process,
 }
 
@@ -29,7 +31,7 @@ impl Etcd {
     pub async fn start(binary: &Path, folder: &Path) -> anyhow::Result<Self> {
         let (port, peer) = (free_port()?, free_port()?);
         let process = spawn(binary, folder, port, peer)?;
-        let mut etcd = Self { binary: binary.to_owned(), folder: folder.to_owned(), port, peer, process };
+        let mut etcd = Self { binary: binary.to_owned(), folder: folder.to_owned(), port, peer, compacted: 0, process };
         etcd.healthy().await?;
         Ok(etcd)
     }
@@ -81,11 +83,15 @@ impl Etcd {
     ///
     /// # Errors
     /// The server refuses.
-    pub async fn compact(&self) -> anyhow::Result<()> {
+    pub async fn compact(&mut self) -> anyhow::Result<()> {
         let mut client = Client::connect([self.url()], None).await?;
         let status = client.status().await?;
         let revision = status.header().map_or(0, |header| header.revision());
-        client.compact(revision, Some(CompactionOptions::new().with_physical())).await?;
+        // Done once it cannot be done again.
+        if revision > self.compacted {
+            client.compact(revision, Some(CompactionOptions::new().with_physical())).await?;
+            self.compacted = revision;
+        }
         Ok(())
     }
 
