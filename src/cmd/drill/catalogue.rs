@@ -147,7 +147,7 @@ pub(super) const DRILLS: &[Drill] = &[
             [&short[..], &long[..]].concat()
         },
         expects: Expects { reconnects: true, ..Expects::ALL },
-        sabotage: Sabotage { how: Mistake("forget"), does: FORGETS, shows: Symptom::Lost },
+        sabotage: Sabotage { how: Mistake("join-late"), does: JOINS_LATE, shows: Symptom::Lost },
     },
     Drill {
         name: "etcd-freeze",

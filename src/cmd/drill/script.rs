@@ -130,7 +130,7 @@ pub(super) struct Expects {
     /// Whether a change may be told to subscriptions that might not want it, if it says so: its body had to be left
     /// out, and nobody could look into it.
     pub(super) broadcasts: bool,
-    /// Whether each gateway must have lost its session and come back.
+    /// Whether gateways must have lost their sessions and come back.
     pub(super) reconnects: bool,
 }
 

@@ -108,7 +108,10 @@ impl SseConsumer {
                 match sse::open(&self.address, &self.gateway, Acks::Own(self.acked.as_deref())).await {
                     Ok(events) => self.session = Some(Session { events, last: HashMap::new() }),
                     Err(error) if error.is::<super::super::WrongUsage>() => return Err(error),
-                    Err(_) => sleep(BACKOFF.most).await,
+                    Err(_) => {
+                        sleep(BACKOFF.most).await;
+                        return Ok(Heard::Broken);
+                    }
                 }
                 continue;
             };

@@ -5,7 +5,8 @@ use std::time::Duration;
 /// Deliberate mistakes: a drill must notice each, or it proves nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mistake {
-    /// After an error, or when the server says nothing for a while, reading goes on at the present.
+    /// After an error, or when the server says nothing for a while, reading goes on when the server is there again,
+    /// at the present.
     ResumeAtPresent,
     /// Drops, renames and changes that cannot be told are passed over in silence.
     SwallowGaps,
@@ -25,3 +26,5 @@ impl Mistake {
 
 /// What [`Mistake::ResumeAtPresent`] takes for a broken stream.
 pub(super) const SILENCE: Duration = Duration::from_secs(2);
+/// How long whoever goes on at the present takes for it.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);

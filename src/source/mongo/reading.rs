@@ -17,7 +17,7 @@ use super::describe::describe;
 use super::errors::{self, Failure};
 use super::event::{Kind, Namespace, RawEvent};
 use super::feed::{self, BATCH_CHANGES, Feed};
-use super::mistakes::{Mistake, SILENCE};
+use super::mistakes::{Mistake, PAUSE, SILENCE};
 use super::pipeline::{self, Level, Start};
 use super::segment::{Item, Segment};
 use super::sequence::Sequence;
@@ -77,13 +77,13 @@ impl Reader {
     pub(super) async fn open(&mut self) -> Result<Feed, Failure> {
         self.begin_anew();
         if self.shared.makes(Mistake::ResumeAtPresent) && self.shared.stumbled.load(Ordering::Relaxed) {
-            self.leap().await;
+            self.leap().await?;
             self.shared.stumbled.store(false, Ordering::Relaxed);
         }
         let from = Start::Time(self.sequence.reached().time);
         match self.open_at(&from, Form::Full, BATCH_CHANGES).await {
             Err(Failure::HistoryLost(_)) if self.shared.makes(Mistake::SwallowLoss) => {
-                self.leap().await;
+                self.leap().await?;
                 let from = Start::Time(self.sequence.reached().time);
                 self.open_at(&from, Form::Full, BATCH_CHANGES).await
             }
@@ -91,12 +91,14 @@ impl Reader {
         }
     }
 
-    /// Two of the deliberate mistakes: whatever has not been read is left behind.
-    async fn leap(&mut self) {
-        if let Ok(described) = describe(&self.shared).await {
-            let Position { epoch, .. } = self.sequence.reached();
-            self.sequence = Sequence::new(epoch, Position::boundary(epoch, described.now.next()));
-        }
+    /// Two of the deliberate mistakes: once the server answers, whatever has not been read is left behind.
+    async fn leap(&mut self) -> Result<(), Failure> {
+        let asked = async || describe(&self.shared).await.map_err(|error| Failure::Passing(error.to_string()));
+        asked().await?;
+        tokio::time::sleep(PAUSE).await;
+        let Position { epoch, .. } = self.sequence.reached();
+        self.sequence = Sequence::new(epoch, Position::boundary(epoch, asked().await?.now.next()));
+        Ok(())
     }
 
     /// Reads until nobody wants it or it cannot go on.
