@@ -90,11 +90,14 @@ pub(super) const DRILLS: &[Drill] = &[
     },
     Drill {
         name: "mongod-step-down",
-        does: "makes the primary of three mongods step down",
+        does: "makes the primary of three mongods step down, and kills it while another serves",
         seconds: 30,
         rounds: 2,
         scene: Scene { breaks: Some(Mongod), members: 3, ..Scene::PLAIN },
-        round: |_| vec![A_WHILE, Elect, Recovered, A_WHILE],
+        round: |_| {
+            let killed = [Kill(Mongod), Wait(2_000, 3_000), Start(Mongod), Recovered];
+            [vec![A_WHILE, Elect, Recovered, A_WHILE], killed.to_vec()].concat()
+        },
         expects: Expects::ALL,
         sabotage: Sabotage { how: Mistake("resume-at-present"), does: RESUMES_AT_PRESENT, shows: Symptom::Lost },
     },

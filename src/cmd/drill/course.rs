@@ -18,7 +18,7 @@ use super::DrillArgs;
 use super::cast::{Cast, Finale};
 use super::report::Report;
 use super::script::{Drill, Expects, How, Server, Step};
-use super::stage::{Frozen, Stage};
+use super::stage::Stage;
 use super::verdict::{Delivered, Duty, Verdict, judge};
 use super::writer::Writer;
 use crate::position::ClusterTime;
@@ -42,7 +42,6 @@ pub(super) async fn play(drill: &'static Drill, args: &DrillArgs, folder: &Path)
         args,
         random: ChaCha8Rng::seed_from_u64(args.seed),
         stage,
-        frozen: Vec::new(),
         paused: None,
         round: 0,
         tally: Tally::default(),
@@ -81,7 +80,6 @@ struct Course<'a> {
     args: &'a DrillArgs,
     random: ChaCha8Rng,
     stage: Stage,
-    frozen: Vec<Frozen>,
     /// While this is held nothing is written.
     paused: Option<OwnedMutexGuard<Writer>>,
     round: u32,
@@ -144,13 +142,11 @@ impl Course<'_> {
                 self.stage.start(server).await?;
             }
             Step::Freeze(server) => {
-                let frozen = self.stage.freeze(server).await?;
-                self.frozen.push(frozen);
+                self.stage.freeze(server).await?;
             }
-            Step::Thaw(_) => {
+            Step::Thaw(server) => {
                 self.mended();
-                let frozen = self.frozen.pop().context("nobody is frozen")?;
-                self.stage.thaw(frozen).await?;
+                self.stage.thaw(server).await?;
             }
             Step::Line(line) => {
                 self.mended();

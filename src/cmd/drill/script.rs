@@ -54,7 +54,7 @@ impl Scene {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Server {
     Hub,
-    /// The primary, where there are several.
+    /// Where there are several, the primary; or the one that has just stepped down, if it is to be killed.
     Mongod,
     Etcd,
 }

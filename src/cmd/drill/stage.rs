@@ -85,7 +85,7 @@ impl Stage {
     /// The hub reaches this server by a relay.
     async fn lay_line(&mut self, to: Option<Server>) -> anyhow::Result<()> {
         let port = match to {
-            Some(Server::Mongod) => self.mongod()?.first().port(),
+            Some(Server::Mongod) => self.mongod()?.port(),
             Some(Server::Etcd) => self.etcd()?.port(),
             Some(Server::Hub) | None => return Ok(()),
         };
@@ -122,7 +122,7 @@ impl Stage {
     pub(super) async fn kill(&mut self, server: Server) -> anyhow::Result<()> {
         match server {
             Server::Hub => self.hub()?.kill().await,
-            Server::Mongod => self.mongod()?.first().kill().await,
+            Server::Mongod => self.mongod()?.kill().await,
             Server::Etcd => self.etcd()?.kill().await,
         }
     }
@@ -134,28 +134,26 @@ impl Stage {
                 self.hub = Some(self.plan.start(self.sabotage)?);
                 Ok(())
             }
-            Server::Mongod => self.mongod()?.first().restart().await,
+            Server::Mongod => self.mongod()?.restart().await,
             Server::Etcd => self.etcd()?.restart().await,
         }
     }
 
-    /// SIGSTOP. Of several mongods it is the primary.
-    pub(super) async fn freeze(&mut self, server: Server) -> anyhow::Result<Frozen> {
+    /// SIGSTOP.
+    pub(super) async fn freeze(&mut self, server: Server) -> anyhow::Result<()> {
         match server {
-            Server::Hub => self.hub()?.freeze().await?,
-            Server::Mongod => return Ok(Frozen::Member(self.mongod()?.freeze().await?)),
-            Server::Etcd => self.etcd()?.freeze().await?,
+            Server::Hub => self.hub()?.freeze().await,
+            Server::Mongod => self.mongod()?.freeze().await,
+            Server::Etcd => self.etcd()?.freeze().await,
         }
-        Ok(Frozen::Server(server))
     }
 
     /// SIGCONT.
-    pub(super) async fn thaw(&mut self, frozen: Frozen) -> anyhow::Result<()> {
-        match frozen {
-            Frozen::Member(number) => self.mongod()?.thaw(number).await,
-            Frozen::Server(Server::Hub) => self.hub()?.thaw().await,
-            Frozen::Server(Server::Mongod) => Ok(()),
-            Frozen::Server(Server::Etcd) => self.etcd()?.thaw().await,
+    pub(super) async fn thaw(&mut self, server: Server) -> anyhow::Result<()> {
+        match server {
+            Server::Hub => self.hub()?.thaw().await,
+            Server::Mongod => self.mongod()?.thaw().await,
+            Server::Etcd => self.etcd()?.thaw().await,
         }
     }
 
@@ -190,14 +188,6 @@ impl Stage {
         self.tasks.drain(Duration::from_secs(1)).await;
         cleared
     }
-}
-
-/// Who was stopped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Frozen {
-    Server(Server),
-    /// A member of the replica set.
-    Member(usize),
 }
 
 fn check(scene: &Scene, args: &DrillArgs) -> Result<(), WrongUsage> {

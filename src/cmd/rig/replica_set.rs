@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use bson::doc;
 use tokio::time::{Instant, sleep};
 
@@ -19,6 +19,8 @@ const ELECTION: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct ReplicaSet {
     members: Vec<Mongod>,
+    /// To whom something was done last, until it is made good.
+    victim: Option<usize>,
 }
 
 impl ReplicaSet {
@@ -28,9 +30,9 @@ impl ReplicaSet {
     /// They do not start, or elect nobody.
     pub async fn start(binary: &Path, folder: &Path, members: usize, size: MongodSize) -> anyhow::Result<Self> {
         if members == 1 {
-            return Ok(Self { members: vec![Mongod::start(binary, folder, size).await?] });
+            return Ok(Self { members: vec![Mongod::start(binary, folder, size).await?], victim: None });
         }
-        let mut set = Self { members: Vec::new() };
+        let mut set = Self { members: Vec::new(), victim: None };
         for number in 1..=members {
             set.members.push(Mongod::start_bare(binary, folder, &format!("mongod-{number}"), size).await?);
         }
@@ -46,34 +48,61 @@ impl ReplicaSet {
         format!("mongodb://{}/?replicaSet=rs0", hosts.join(","))
     }
 
-    /// SIGSTOP to the primary. Returns its number.
+    /// SIGSTOP to the primary.
     ///
     /// # Errors
     /// There is none, or the system refuses.
-    pub async fn freeze(&self) -> anyhow::Result<usize> {
-        let leader = self.leader().await?;
-        self.members[leader].freeze().await?;
-        Ok(leader)
+    pub async fn freeze(&mut self) -> anyhow::Result<()> {
+        self.victim = Some(self.leader().await?);
+        self.victim()?.freeze().await
     }
 
-    /// SIGCONT to the member of this number.
+    /// SIGCONT to the member that was stopped.
     ///
     /// # Errors
-    /// The system refuses.
-    pub async fn thaw(&self, number: usize) -> anyhow::Result<()> {
-        self.members[number].thaw().await
+    /// There is none, or the system refuses.
+    pub async fn thaw(&mut self) -> anyhow::Result<()> {
+        let thawed = self.victim()?.thaw().await;
+        self.victim = None;
+        thawed
     }
 
-    /// The first member, which is all of a set of one.
-    pub fn first(&mut self) -> &mut Mongod {
-        &mut self.members[0]
+    /// SIGKILL to the member that has stepped down, on which others may still hang, else to the primary.
+    ///
+    /// # Errors
+    /// There is none, or the system refuses.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        if self.victim.is_none() {
+            self.victim = Some(self.leader().await?);
+        }
+        self.victim()?.kill().await
+    }
+
+    /// The member that was killed begins again on its data.
+    ///
+    /// # Errors
+    /// There is none, or it does not start.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        let restarted = self.victim()?.restart().await;
+        self.victim = None;
+        restarted
+    }
+
+    fn victim(&mut self) -> anyhow::Result<&mut Mongod> {
+        let victim = self.victim.context("nothing has been done to any member")?;
+        Ok(&mut self.members[victim])
+    }
+
+    /// The port of the first member, which is all of a set of one.
+    pub fn port(&self) -> u16 {
+        self.members[0].port()
     }
 
     /// The primary gives up its office, and another is elected.
     ///
     /// # Errors
     /// It does not, or nobody is.
-    pub async fn step_down(&self) -> anyhow::Result<()> {
+    pub async fn step_down(&mut self) -> anyhow::Result<()> {
         let before = self.leader().await?;
         self.members[before].command(doc! { "replSetStepDown": 10, "force": true }).await?;
         let deadline = Instant::now() + ELECTION;
@@ -82,6 +111,7 @@ impl ReplicaSet {
                 bail!("the primary stays what it is");
             }
         }
+        self.victim = Some(before);
         Ok(())
     }
 
