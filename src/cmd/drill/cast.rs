@@ -126,11 +126,18 @@ impl Cast {
     }
 
     /// Stops writing, waits until every gateway has been told that all of it was sent, and stops taking.
-    pub(super) async fn leave(self, stage: &Stage, patience: Duration) -> anyhow::Result<Finale> {
+    pub(super) async fn leave(mut self, stage: &Stage, patience: Duration) -> anyhow::Result<Finale> {
         self.stop_writing.cancel();
-        // Of several that failed the gateways know more: the writer only waits for its server.
+        for gateway in &self.gateways {
+            gateway.stalled.send_replace(false);
+        }
         let mut behind = 0;
-        if !self.failed.is_cancelled() {
+        if self.failed.is_cancelled() {
+            // It may be who failed; else it need not end.
+            if let Ok(Err(error)) = self.writing.try_recv() {
+                return Err(error.context("the writer"));
+            }
+        } else {
             self.writing.await.context("the writer is gone")?.context("the writer")?;
             stage.database.settle().await?;
             let last = stage.database.now().await?;

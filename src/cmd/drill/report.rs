@@ -33,6 +33,8 @@ pub(super) struct Report {
     resyncs: u64,
     /// Gateways that were not told in time that everything had been sent.
     behind: u64,
+    /// The same after a fault, which then was the last.
+    unrecovered: u64,
     sessions: u64,
     gateway_crashes: u64,
     first_delivery_ms: Percentiles,
@@ -87,6 +89,7 @@ impl Report {
             verdict,
             resyncs: sum(|outcome| outcome.resyncs.len() as u64),
             behind: finale.behind,
+            unrecovered: tally.unrecovered,
             sessions: sum(|outcome| outcome.sessions),
             gateway_crashes: sum(|outcome| outcome.crashes),
             first_delivery_ms: Percentiles::of(finale.first_deliveries.clone()),
@@ -103,7 +106,8 @@ impl Report {
     /// What was wrong, in one line.
     pub(super) fn fault(&self) -> Option<String> {
         let behind = (self.behind, "gateways without progress past the last write");
-        let counts = self.verdict.faults().into_iter().chain([behind]);
+        let unrecovered = (self.unrecovered, "gateways that did not recover");
+        let counts = self.verdict.faults().into_iter().chain([behind, unrecovered]);
         let faults = counts.filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}"));
         let faults: Vec<String> = faults.chain(self.idle.iter().cloned()).collect();
         (!faults.is_empty()).then(|| faults.join(", "))
@@ -159,6 +163,7 @@ impl Report {
         ];
         rows.extend(verdict.faults().map(|(count, name)| (name, count.to_string())));
         rows.push(("gateways without progress", self.behind.to_string()));
+        rows.push(("gateways not recovered", self.unrecovered.to_string()));
         rows.extend(self.idle.iter().map(|why| ("no fault", why.clone())));
         if self.first_delivery_ms.starts > 0 {
             rows.push(("first delivery after a start", self.first_delivery_ms.text("starts")));
