@@ -7,14 +7,15 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::super::rig::{Line, MongodSize};
-use super::script::{Drill, Expects, How, Sabotage, Scene, Server, Step, Symptom};
+use super::script::{Drill, Expects, How, Odd, Sabotage, Scene, Server, Step, Symptom};
 use crate::change::ResyncReason;
 
 use How::{Hub as Mistake, KeepWrites};
+use Odd::{Drop, Images, Oversize, RenameOnto, Undecodable};
 use Server::{Etcd, Hub, Mongod};
 use Step::{
-    Calm, Compact, Drop, Elect, Freeze, Images, Kill, KillInTransaction, OthersGoOn, Oversize, ReadOn, Ready,
-    Recovered, Redefine, Rename, RenameOnto, Resume, RollBack, RollOplog, Stall, Start, Still, Thaw, Undecodable, Wait,
+    Calm, Compact, Elect, Freeze, Kill, KillInTransaction, OthersGoOn, ReadOn, Ready, Recovered, Redefine, Rename,
+    Resume, RollBack, RollOplog, Stall, Start, Still, Thaw, Wait, Write,
 };
 
 /// Long enough for something to be under way.
@@ -217,7 +218,7 @@ pub(super) const DRILLS: &[Drill] = &[
         seconds: 15,
         rounds: 2,
         scene: Scene::PLAIN,
-        round: |_| vec![A_WHILE, Undecodable, A_WHILE, Recovered],
+        round: |_| vec![A_WHILE, Write(Undecodable), A_WHILE, Recovered],
         expects: Expects { resyncs: &[ResyncReason::Undecodable], ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("swallow-gaps"), does: SWALLOWS_GAPS, shows: Symptom::MissingResyncs },
     },
@@ -227,7 +228,7 @@ pub(super) const DRILLS: &[Drill] = &[
         seconds: 20,
         rounds: 1,
         scene: Scene::PLAIN,
-        round: |_| vec![A_WHILE, Oversize, A_WHILE, Recovered],
+        round: |_| vec![A_WHILE, Write(Oversize), A_WHILE, Recovered],
         expects: Expects { flag: Some("reduced"), broadcasts: true, ..Expects::ALL },
         sabotage: Sabotage {
             how: Mistake("skip-reduced"),
@@ -241,7 +242,7 @@ pub(super) const DRILLS: &[Drill] = &[
         seconds: 15,
         rounds: 2,
         scene: Scene::PLAIN,
-        round: |_| vec![A_WHILE, Images(false), A_WHILE, A_WHILE, Images(true), A_WHILE, Recovered],
+        round: |_| vec![A_WHILE, Write(Images(false)), A_WHILE, A_WHILE, Write(Images(true)), A_WHILE, Recovered],
         expects: Expects { flag: Some("lookup"), ..Expects::ALL },
         sabotage: Sabotage {
             how: Mistake("skip-look-ups"),
@@ -255,7 +256,7 @@ pub(super) const DRILLS: &[Drill] = &[
         seconds: 15,
         rounds: 2,
         scene: Scene::PLAIN,
-        round: |_| vec![A_WHILE, Drop, A_WHILE, Recovered],
+        round: |_| vec![A_WHILE, Write(Drop), A_WHILE, Recovered],
         expects: Expects { resyncs: &[ResyncReason::Invalidated], ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("swallow-gaps"), does: SWALLOWS_GAPS, shows: Symptom::MissingResyncs },
     },
@@ -265,7 +266,7 @@ pub(super) const DRILLS: &[Drill] = &[
         seconds: 15,
         rounds: 2,
         scene: Scene::PLAIN,
-        round: |_| vec![A_WHILE, RenameOnto, A_WHILE, Recovered],
+        round: |_| vec![A_WHILE, Write(RenameOnto), A_WHILE, Recovered],
         expects: Expects { resyncs: &[ResyncReason::Replaced], ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("swallow-gaps"), does: SWALLOWS_GAPS, shows: Symptom::MissingResyncs },
     },
@@ -336,7 +337,7 @@ mod tests {
             let cuts = steps.iter().filter(|step| is_cut(step)).count();
             assert_eq!(cuts, count(&Step::Line(Line::Open)), "{}", drill.name);
             assert!(cuts == 0 || drill.scene.relay.is_some(), "{}", drill.name);
-            for (from, to) in [(Calm, Resume), (Stall, ReadOn), (Images(false), Images(true))] {
+            for (from, to) in [(Calm, Resume), (Stall, ReadOn), (Write(Images(false)), Write(Images(true)))] {
                 assert_eq!(count(&from), count(&to), "{}: {from:?}", drill.name);
             }
             assert_eq!(drill.expects.loses, count(&Calm) > 0, "{}", drill.name);

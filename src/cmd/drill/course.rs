@@ -12,12 +12,12 @@ use anyhow::Context;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::DrillArgs;
 use super::cast::{Cast, Finale};
 use super::report::Report;
-use super::script::{Drill, Expects, How, Server, Step};
+use super::script::{Drill, Expects, How, Odd, Server, Step};
 use super::stage::Stage;
 use super::verdict::{Delivered, Duty, Verdict, judge};
 use super::writer::Writer;
@@ -145,9 +145,7 @@ impl Course<'_> {
                 self.mended();
                 self.stage.start(server).await?;
             }
-            Step::Freeze(server) => {
-                self.stage.freeze(server).await?;
-            }
+            Step::Freeze(server) => self.stage.freeze(server).await?,
             Step::Thaw(server) => {
                 self.mended();
                 self.stage.thaw(server).await?;
@@ -172,19 +170,11 @@ impl Course<'_> {
                 self.stage.database.roll(now).await?;
             }
             Step::Compact => self.stage.etcd()?.compact().await?,
-            Step::Images(recorded) => {
-                let mut writer = cast.writer.lock().await;
-                self.stage.database.record_images(recorded).await?;
-                writer.images(recorded);
+            Step::Write(odd) => {
+                self.write(&mut *cast.writer.lock().await, odd).await?;
+                // There is nothing to mend: it is behind us at once.
+                self.mended();
             }
-            Step::Drop => {
-                let mut writer = cast.writer.lock().await;
-                self.stage.database.drop_collection().await?;
-                writer.begin_anew().await?;
-            }
-            Step::RenameOnto => cast.writer.lock().await.rename_onto().await?,
-            Step::Undecodable => cast.writer.lock().await.undecodable().await?,
-            Step::Oversize => cast.writer.lock().await.oversize().await?,
             Step::KillInTransaction => self.kill_in_transaction(cast).await?,
             Step::Redefine => self.stage.reconfigure(|config| {
                 config.backends.0[0].collections = vec!["documents".into()];
@@ -203,6 +193,24 @@ impl Course<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Nothing else is written meanwhile.
+    async fn write(&self, writer: &mut Writer, odd: Odd) -> anyhow::Result<()> {
+        match odd {
+            Odd::Images(recorded) => {
+                self.stage.database.record_images(recorded).await?;
+                writer.images(recorded);
+                Ok(())
+            }
+            Odd::Drop => {
+                self.stage.database.drop_collection().await?;
+                writer.begin_anew().await
+            }
+            Odd::RenameOnto => writer.rename_onto().await,
+            Odd::Undecodable => writer.undecodable().await,
+            Odd::Oversize => writer.oversize().await,
+        }
     }
 
     fn mended(&mut self) {
@@ -270,8 +278,9 @@ impl Course<'_> {
         if !is_kept {
             self.stage.mongod()?.isolate(leader).await?;
         }
+        let mut keys = Vec::new();
         for _ in 0..WRITES_IN_VAIN {
-            writer.in_vain().await?;
+            keys.push(writer.in_vain().await?);
         }
         // What the hub should not have been shown it would have been shown by now.
         sleep(SETTLING).await;
@@ -281,12 +290,19 @@ impl Course<'_> {
         }
         self.stage.mongod()?.depose(leader).await?;
         self.mended();
-        self.stage.database.settle().await
+        self.stage.database.settle().await?;
+        for (key, number) in keys {
+            if !is_kept && self.stage.database.has(&key, "number", number).await? {
+                self.tally.idle.push(format!("the write of {key} was not undone"));
+            }
+        }
+        Ok(())
     }
 
     /// Some gateway has a part of it and not all.
     async fn kill_in_transaction(&mut self, cast: &Cast) -> anyhow::Result<()> {
         for attempt in 0..TRIES_MAX {
+            let deadline = self.deadline();
             if attempt > 0 {
                 self.stage.start(Server::Hub).await?;
                 self.stage.hub()?.ready().await?;
@@ -295,7 +311,8 @@ impl Course<'_> {
             let (hub, mut writer) = (self.stage.hub()?, cast.writer.lock().await);
             let first = writer.next();
             let kill = async {
-                cast.some_has(first).await;
+                let handed_over = timeout_at(deadline, cast.some_has(first)).await;
+                handed_over.context("nobody is handed anything of a transaction")?;
                 hub.kill().await
             };
             let (bounds, killed) = tokio::join!(writer.great_transaction(), kill);

@@ -94,16 +94,8 @@ pub(super) enum Step {
     RollOplog,
     /// Every revision of etcd but the last is given up.
     Compact,
-    /// Images are recorded, or not.
-    Images(bool),
-    /// The watched collection is dropped and made anew.
-    Drop,
-    /// Another collection is renamed onto the watched one.
-    RenameOnto,
-    /// A document whose body is none.
-    Undecodable,
-    /// A document too large for its change to be shown whole.
-    Oversize,
+    /// Something that the writer does not do by itself.
+    Write(Odd),
     /// The hub is killed while a great transaction is being handed over.
     KillInTransaction,
     /// The hub's next start is with another definition of what it watches.
@@ -114,6 +106,21 @@ pub(super) enum Step {
     Stall,
     /// It reads again.
     ReadOn,
+}
+
+/// What is written, or done to the collection, beside the numbered writes that go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Odd {
+    /// Images are recorded, or not.
+    Images(bool),
+    /// The watched collection is dropped and made anew.
+    Drop,
+    /// Another collection is renamed onto the watched one.
+    RenameOnto,
+    /// A document whose body is none.
+    Undecodable,
+    /// A document too large for its change to be shown whole.
+    Oversize,
 }
 
 /// What must come of it, beside everything that was written.

@@ -105,10 +105,11 @@ impl Writer {
         self.done(Vec::new()).await
     }
 
-    /// A write that will be undone: its number is never called written.
-    pub(super) async fn in_vain(&mut self) -> anyhow::Result<()> {
+    /// A write that will be undone: it is never called written. Returns its key and its number.
+    pub(super) async fn in_vain(&mut self) -> anyhow::Result<(String, i64)> {
         let write = self.new_key();
-        self.database.insert_unsafely(&write.key, self.body(&write)).await
+        self.database.insert_unsafely(&write.key, self.body(&write)).await?;
+        Ok((write.key, write.number as i64))
     }
 
     /// One transaction of many documents. Returns the first and the last number in it.
