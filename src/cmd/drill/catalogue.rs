@@ -32,7 +32,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "restart",
         does: "kills the hub with SIGKILL at random moments and starts it again",
-        seconds: 25,
+        seconds: 12,
         rounds: 5,
         scene: Scene::PLAIN,
         round: restart,
@@ -42,7 +42,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "hub-freeze",
         does: "stops the hub with SIGSTOP until its lease is over, and lets it go on",
-        seconds: 25,
+        seconds: 20,
         rounds: 1,
         scene: Scene { lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Freeze(Hub), Still(2_000), PAST_LEASE, Thaw(Hub), Recovered, A_WHILE],
@@ -52,7 +52,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "transaction",
         does: "kills the hub in the middle of a great transaction",
-        seconds: 20,
+        seconds: 12,
         rounds: 2,
         scene: Scene::PLAIN,
         round: |_| vec![A_WHILE, KillInTransaction, Wait(0, 400), Start(Hub), Ready, Recovered],
@@ -62,7 +62,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "pipeline-changed",
         does: "restarts the hub with another definition of what it watches: the epoch rises",
-        seconds: 15,
+        seconds: 10,
         rounds: 1,
         scene: Scene::PLAIN,
         round: |_| vec![A_WHILE, Kill(Hub), Redefine, A_WHILE, Start(Hub), Ready, Recovered, A_WHILE],
@@ -72,7 +72,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "mongod-kill",
         does: "kills mongod with SIGKILL and starts it again after seconds",
-        seconds: 25,
+        seconds: 18,
         rounds: 2,
         scene: Scene { breaks: Some(Mongod), ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Kill(Mongod), Wait(1_500, 4_000), Start(Mongod), Recovered],
@@ -82,7 +82,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "mongod-freeze",
         does: "stops the primary of three mongods with SIGSTOP for ten seconds",
-        seconds: 35,
+        seconds: 20,
         rounds: 1,
         scene: Scene { breaks: Some(Mongod), members: 3, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Freeze(Mongod), Wait(10_000, 10_001), Thaw(Mongod), Recovered, A_WHILE],
@@ -92,7 +92,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "mongod-step-down",
         does: "makes the primary of three mongods step down, and kills it while another serves",
-        seconds: 30,
+        seconds: 28,
         rounds: 2,
         scene: Scene { breaks: Some(Mongod), members: 3, ..Scene::PLAIN },
         round: |_| {
@@ -105,7 +105,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "mongod-rollback",
         does: "has writes undone that only a deposed primary had: they must never be delivered",
-        seconds: 35,
+        seconds: 18,
         rounds: 1,
         scene: Scene { breaks: Some(Mongod), members: 3, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, RollBack, Recovered, A_WHILE],
@@ -119,7 +119,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "mongod-cut",
         does: "cuts the link between hub and mongod: silently, then by resets, then to a trickle",
-        seconds: 40,
+        seconds: 25,
         rounds: 1,
         scene: Scene { relay: Some(Mongod), ..Scene::PLAIN },
         round: |_| cuts(4_000),
@@ -129,7 +129,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "etcd-cut",
         does: "cuts the link between hub and etcd past the lease: silently, then by resets",
-        seconds: 45,
+        seconds: 28,
         rounds: 1,
         scene: Scene { relay: Some(Etcd), lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
         round: |_| {
@@ -142,7 +142,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "etcd-stop",
         does: "kills etcd with SIGKILL past the lease and starts it again",
-        seconds: 25,
+        seconds: 24,
         rounds: 1,
         scene: Scene { breaks: Some(Etcd), lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
         round: |_| {
@@ -156,7 +156,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "etcd-freeze",
         does: "stops etcd with SIGSTOP past the lease",
-        seconds: 25,
+        seconds: 18,
         rounds: 1,
         scene: Scene { breaks: Some(Etcd), lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Freeze(Etcd), PAST_LEASE, Thaw(Etcd), Ready, Recovered, A_WHILE],
@@ -166,7 +166,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "etcd-compact",
         does: "compacts etcd while another node waits for the partition of a killed one",
-        seconds: 25,
+        seconds: 20,
         rounds: 2,
         scene: Scene { breaks: Some(Etcd), lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
         round: |_| {
@@ -181,7 +181,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "gateway-stall",
         does: "has one gateway after the other read nothing for seconds, until the hub holds no more for it",
-        seconds: 30,
+        seconds: 28,
         rounds: 2,
         scene: Scene { narrow: true, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Stall, Wait(6_000, 7_000), OthersGoOn, ReadOn, Recovered],
@@ -195,7 +195,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "oplog-rolled-over",
         does: "stops the hub until the oplog no longer reaches back to where it was",
-        seconds: 20,
+        seconds: 12,
         rounds: 1,
         scene: Scene { breaks: Some(Mongod), mongod: SHORT_OPLOG, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Calm, Kill(Hub), Resume, A_WHILE, RollOplog, Start(Hub), Ready, Recovered, A_WHILE],
@@ -205,7 +205,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "oplog-rolled-over-live",
         does: "stops the hub with SIGSTOP while the oplog rolls past its open cursor",
-        seconds: 20,
+        seconds: 12,
         rounds: 1,
         scene: Scene { breaks: Some(Mongod), mongod: SHORT_OPLOG, lease_seconds: 60, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Calm, Freeze(Hub), Resume, A_WHILE, RollOplog, Thaw(Hub), Recovered, A_WHILE],
@@ -214,18 +214,18 @@ pub(super) const DRILLS: &[Drill] = &[
     },
     Drill {
         name: "undecodable",
-        does: "writes a document that cannot be delivered among the numbered ones",
-        seconds: 15,
-        rounds: 2,
+        does: "writes a document that cannot be delivered, while the hub looks on and while it is away",
+        seconds: 10,
+        rounds: 1,
         scene: Scene::PLAIN,
-        round: |_| vec![A_WHILE, Write(Undecodable), A_WHILE, Recovered],
-        expects: Expects { resyncs: &[ResyncReason::Undecodable], ..Expects::ALL },
+        round: |_| here_and_away(Undecodable),
+        expects: Expects { resyncs: &[ResyncReason::Undecodable; 2], reconnects: true, ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("swallow-gaps"), does: SWALLOWS_GAPS, shows: Symptom::MissingResyncs },
     },
     Drill {
         name: "oversize",
         does: "writes documents whose changes exceed 16 MB, or nearly, among the numbered ones",
-        seconds: 20,
+        seconds: 10,
         rounds: 1,
         scene: Scene::PLAIN,
         round: |_| vec![A_WHILE, Write(Oversize), A_WHILE, Recovered],
@@ -239,7 +239,7 @@ pub(super) const DRILLS: &[Drill] = &[
     Drill {
         name: "images-off",
         does: "switches the recording of images off and on again under the hub",
-        seconds: 15,
+        seconds: 16,
         rounds: 2,
         scene: Scene::PLAIN,
         round: |_| vec![A_WHILE, Write(Images(false)), A_WHILE, A_WHILE, Write(Images(true)), A_WHILE, Recovered],
@@ -252,22 +252,22 @@ pub(super) const DRILLS: &[Drill] = &[
     },
     Drill {
         name: "drop",
-        does: "drops the watched collection and makes it anew",
-        seconds: 15,
-        rounds: 2,
+        does: "drops the watched collection and makes it anew, while the hub looks on and while it is away",
+        seconds: 10,
+        rounds: 1,
         scene: Scene::PLAIN,
-        round: |_| vec![A_WHILE, Write(Drop), A_WHILE, Recovered],
-        expects: Expects { resyncs: &[ResyncReason::Invalidated], ..Expects::ALL },
+        round: |_| here_and_away(Drop),
+        expects: Expects { resyncs: &[ResyncReason::Invalidated; 2], reconnects: true, ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("swallow-gaps"), does: SWALLOWS_GAPS, shows: Symptom::MissingResyncs },
     },
     Drill {
         name: "rename",
-        does: "renames another collection onto the watched one",
-        seconds: 15,
-        rounds: 2,
+        does: "renames another collection onto the watched one, while the hub looks on and while it is away",
+        seconds: 10,
+        rounds: 1,
         scene: Scene::PLAIN,
-        round: |_| vec![A_WHILE, Write(RenameOnto), A_WHILE, Recovered],
-        expects: Expects { resyncs: &[ResyncReason::Replaced], ..Expects::ALL },
+        round: |_| here_and_away(RenameOnto),
+        expects: Expects { resyncs: &[ResyncReason::Replaced; 2], reconnects: true, ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("swallow-gaps"), does: SWALLOWS_GAPS, shows: Symptom::MissingResyncs },
     },
 ];
@@ -282,6 +282,13 @@ const SWALLOWS_GAPS: &str = "what cannot be delivered is passed over, and nobody
 fn restart(random: &mut ChaCha8Rng) -> Vec<Step> {
     let rest = |alive| vec![alive, Kill(Hub), Wait(0, 400), Start(Hub)];
     if random.random_ratio(1, 5) { rest(Wait(0, 300)) } else { [vec![Ready], rest(Wait(300, 2_500))].concat() }
+}
+
+/// Once while the hub looks on, and once while it is away.
+fn here_and_away(odd: Odd) -> Vec<Step> {
+    let here = [A_WHILE, Write(odd), A_WHILE, Recovered];
+    let away = [Kill(Hub), Write(odd), A_WHILE, Start(Hub), Ready, Recovered];
+    [&here[..], &away[..]].concat()
 }
 
 /// The link is cut in each way for so long.
