@@ -21,6 +21,7 @@ use super::script::{Drill, Expects, How, Odd, Server, Step};
 use super::stage::Stage;
 use super::verdict::{Delivered, Duty, Verdict, judge};
 use super::writer::Writer;
+use crate::hub::signalled;
 use crate::position::ClusterTime;
 
 /// What is already under way when something breaks still comes.
@@ -34,9 +35,18 @@ const STALL_BODY_BYTES: usize = 16_000;
 /// Writes that are made to be undone.
 const WRITES_IN_VAIN: u32 = 50;
 
+/// Somebody wants it to end.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(super) struct Interrupted;
+
 /// Plays a drill on servers of its own, in `folder`.
 pub(super) async fn play(drill: &'static Drill, args: &DrillArgs, folder: &Path) -> anyhow::Result<Report> {
-    let stage = Stage::set(drill, args, folder).await?;
+    // Servers die with their handles, and so not with a process that is told to end.
+    let stage = tokio::select! {
+        stage = Stage::set(drill, args, folder) => stage?,
+        () = signalled() => return Err(Interrupted.into()),
+    };
     let mut course = Course {
         drill,
         args,
@@ -48,7 +58,7 @@ pub(super) async fn play(drill: &'static Drill, args: &DrillArgs, folder: &Path)
     };
     let report = tokio::select! {
         report = course.run() => report,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        () = signalled() => Err(Interrupted.into()),
     };
     let cleared = course.stage.clear().await;
     let report = report?;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::{Output, WrongUsage};
 use super::catalogue::DRILLS;
+use super::course::Interrupted;
 use super::report::Report;
 use super::script::Drill;
 use super::{AllArgs, DrillArgs, ServerArgs, StoreChoice, find, play};
@@ -41,6 +42,11 @@ pub(super) async fn run(args: AllArgs) -> anyhow::Result<()> {
             output: args.output,
         };
         let played = play(drill, &of_drill).await;
+        if let Err(error) = &played
+            && error.is::<Interrupted>()
+        {
+            bail!("interrupted at drill {}", drill.name);
+        }
         let result = played.map(|(report, _)| report).map_err(|error| super::super::one_line(&error));
         let complaint = complaint(drill, &result, args.sabotage);
         eprintln!("drill {}: {}", drill.name, complaint.as_deref().unwrap_or("as it should be"));
