@@ -143,17 +143,14 @@ impl Subcommand for DrillCommand {
     fn augment_subcommands(command: Command) -> Command {
         let command = DRILLS.iter().fold(command, |command, drill| {
             let example = format!("Example:\n  streamer drill {} --rounds 3 -o json", drill.name);
-            let one = Command::new(drill.name).about(first_upper(drill.does)).after_help(example);
-            command.subcommand(DrillArgs::augment_args(one))
+            let one = DrillArgs::augment_args(Command::new(drill.name)).about(first_upper(drill.does));
+            command.subcommand(one.after_help(example))
         });
-        let all = Command::new("all").about("One after the other, each on servers of its own");
+        let all = AllArgs::augment_args(Command::new("all")).about("One after the other, each on servers of its own");
         let all = all.after_help("Example:\n  streamer drill all --skip mongod-freeze --junit drills.xml");
-        let list = Command::new("list").about("Name the drills there are");
+        let list = OutputArgs::augment_args(Command::new("list")).about("Name the drills there are");
         let list = list.after_help("Example:\n  streamer drill list -o json");
-        command
-            .subcommand(AllArgs::augment_args(all))
-            .subcommand(OutputArgs::augment_args(list))
-            .subcommand_required(true)
+        command.subcommand(all).subcommand(list).subcommand_required(true)
     }
 
     fn augment_subcommands_for_update(command: Command) -> Command {
