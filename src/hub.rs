@@ -23,6 +23,7 @@ use crate::observe::health::{Component, Health};
 use crate::observe::metrics::Metrics;
 use crate::pipeline::{self, PartitionConfig};
 use crate::position::{Epoch, PartitionId, Position};
+use crate::sabotage::Sabotage;
 use crate::source::log::{EventLog, EventLogConfig, LogSource, Publication};
 use crate::source::mongo::{MongoConfig, MongoSource};
 use crate::source::{ChangeSource, SourceError};
@@ -70,7 +71,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Starts every part. `sabotage` makes it forget, for the drill's own test.
+    /// Starts every part. `sabotage` makes it do something wrong, for a drill to notice.
     ///
     /// # Errors
     /// An address that is taken, a backend or a store that refuses. One that does not answer yet is
@@ -81,7 +82,7 @@ impl Hub {
         tasks: Tasks,
         clock: Clock,
         metrics: Metrics,
-        sabotage: bool,
+        sabotage: Option<Sabotage>,
     ) -> Result<Self, StartError> {
         let health = Health::new(clock.clone());
         let http = bind(config.http.listen, "http.listen").await?;
@@ -96,7 +97,7 @@ impl Hub {
         serve_interfaces(http, grpc, &handle, config, &health, metrics, &clock, &tasks, log);
         let of_partition = health.component(format!("partition {}", partition_id(config)));
         let opening = async {
-            let source = open_source(config, backend, &tasks, &of_partition).await?;
+            let source = open_source(config, backend, &tasks, &of_partition, sabotage).await?;
             Ok::<_, StartError>((source, open_store(config, &tasks, &clock).await?))
         };
         // Dropping a command answers it: nobody owns the partition yet.
@@ -108,7 +109,7 @@ impl Hub {
         watch_store(Arc::clone(&store), &health, &tasks);
         let grace = Duration::from_secs(config.shutdown.grace_seconds);
         let partition = PartitionConfig {
-            machine: machine_config(config),
+            machine: machine_config(config, sabotage),
             source,
             store,
             tasks: tasks.clone(),
@@ -117,7 +118,7 @@ impl Hub {
             health: of_partition,
             grace,
             heartbeat_writes: config.backends.0.first().is_some_and(|backend| backend.heartbeat_writes),
-            sabotage,
+            sabotage: sabotage == Some(Sabotage::Forget),
         };
         tasks.spawn(Kind::Partition, partition_id(config).to_string(), pipeline::run(partition, commands));
         Ok(Self { http: http_address, grpc: grpc_address, handle, tasks, health, grace })
@@ -233,7 +234,7 @@ fn partition_id(config: &Config) -> PartitionId {
     PartitionId::new(name, 0)
 }
 
-fn machine_config(config: &Config) -> MachineConfig {
+fn machine_config(config: &Config, sabotage: Option<Sabotage>) -> MachineConfig {
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let shares = config.memory.shares(config.window.bytes);
     MachineConfig {
@@ -254,7 +255,10 @@ fn machine_config(config: &Config) -> MachineConfig {
         bloom: if config.matching.bloom { BloomUse::From(1) } else { BloomUse::Off },
         shadow_every: config.matching.shadow_every,
         seed: rand::random(),
-        mistake: None,
+        mistake: match sabotage {
+            Some(Sabotage::Machine(mistake)) => Some(mistake),
+            _ => None,
+        },
     }
 }
 
@@ -263,6 +267,7 @@ async fn open_source(
     backend: Backend,
     tasks: &Tasks,
     health: &Component,
+    sabotage: Option<Sabotage>,
 ) -> Result<Arc<dyn ChangeSource>, StartError> {
     if let Backend::Log(log) = backend {
         return Ok(Arc::new(LogSource::new(log)));
@@ -273,6 +278,9 @@ async fn open_source(
     mongo.collections = (!backend.collections.is_empty()).then(|| backend.collections.clone());
     let layout = serde_json::to_value(&backend.layout).and_then(serde_json::from_value);
     mongo.layout = layout.map_err(|error| StartError::Misconfigured(format!("backends.layout: {error}")))?;
+    if let Some(Sabotage::Source(mistake)) = sabotage {
+        mongo.mistake = Some(mistake);
+    }
     let mut wait = Duration::from_millis(500);
     loop {
         match MongoSource::connect(mongo.clone(), tasks.clone()).await {

@@ -21,6 +21,7 @@ pub mod observe;
 pub mod pipeline;
 pub mod position;
 pub mod proto;
+pub mod sabotage;
 pub mod source;
 pub mod store;
 pub mod subscription;

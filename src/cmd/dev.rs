@@ -71,7 +71,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let (tasks, clock) = (Tasks::new(), Clock::system());
     let log = hub::open_log(&config, &tasks, &clock).await.map_err(serve::for_exit)?;
     let backend = Backend::Log(log.clone());
-    let hub = Hub::start(&config, backend, tasks.clone(), clock.clone(), Metrics::install(), false).await;
+    let hub = Hub::start(&config, backend, tasks.clone(), clock.clone(), Metrics::install(), None).await;
     let hub = hub.map_err(serve::for_exit)?;
     greet(hub.http, hub.grpc, &folder);
     if args.rate > 0.0 {

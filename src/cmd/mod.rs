@@ -10,6 +10,7 @@ pub mod drill;
 pub mod explain;
 pub mod rig;
 pub mod serve;
+mod sse;
 pub mod tail;
 
 use std::fmt;

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::hub::{Backend, Hub, StartError, signalled};
 use crate::observe;
 use crate::observe::metrics::Metrics;
+use crate::sabotage::Sabotage;
 use crate::tasks::Tasks;
 
 /// Arguments of `streamer serve`.
@@ -18,6 +19,9 @@ pub struct ServeArgs {
     /// Where the configuration comes from.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// Make this mistake, for a drill to notice
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub sabotage: Option<Sabotage>,
 }
 
 /// Runs the hub until it is told to end.
@@ -27,11 +31,12 @@ pub struct ServeArgs {
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = args.config.load()?;
     observe::log::init(config.log.format, &config.log.filter).map_err(WrongUsage)?;
-    // For the restart drill's own test: a hub that forgets must make the drill fail.
-    let sabotage = std::env::var("STREAMER_SABOTAGE").is_ok_and(|what| what == "forget");
+    if let Some(sabotage) = args.sabotage {
+        tracing::error!(?sabotage, "SABOTAGE: this hub makes a mistake on purpose and must not serve anybody");
+    }
     let (tasks, clock) = (Tasks::new(), Clock::system());
     let mut told = pin!(signalled());
-    let starting = Hub::start(&config, Backend::Mongo, tasks.clone(), clock, Metrics::install(), sabotage);
+    let starting = Hub::start(&config, Backend::Mongo, tasks.clone(), clock, Metrics::install(), args.sabotage);
     // A backend or a store that does not answer is waited for, as long as nobody says otherwise.
     let hub = tokio::select! {
         hub = starting => hub.map_err(for_exit)?,

@@ -58,7 +58,7 @@ impl Bench {
     async fn set(args: &DrainArgs, folder: &Path) -> anyhow::Result<Self> {
         let binary = rig::find("mongod", args.mongod.as_deref(), "STREAMER_MONGOD")?;
         let oplog_bytes = args.changes * (args.body_bytes as u64 + OPLOG_EXTRA_BYTES);
-        let size = MongodSize { oplog_mib: (oplog_bytes >> 20) + 990, cache_gib: 1.0 };
+        let size = MongodSize { oplog_mib: (oplog_bytes >> 20) + 990, cache_gib: 1.0, ..MongodSize::default() };
         let mongod = Mongod::start(&binary, folder, size).await?;
         let database = Database::connect(&mongod.uri(), "streamer_bench", TENANT, COLLECTION).await?;
         database.create(false).await?;
@@ -93,7 +93,7 @@ impl Bench {
 
     /// A hub that has all subscriptions, stopped again, and its store kept.
     async fn register(&self, args: &DrainArgs) -> anyhow::Result<()> {
-        let mut hub = self.plan.start(false)?;
+        let mut hub = self.plan.start(None)?;
         hub.ready().await?;
         let registration = Registration::new(self.plan.http_url())?;
         let bar = bar(args.subscriptions.into(), "subscriptions");
@@ -141,7 +141,7 @@ impl Bench {
         tokio::fs::copy(&self.kept, &self.store).await?;
         let bar = bar(args.changes, &format!("round {round}, hub"));
         let server = cpu_seconds(Some(self.mongod.pid()));
-        let mut hub = self.plan.start(false)?;
+        let mut hub = self.plan.start(None)?;
         let wanted = (args.changes, args.matches);
         let endpoint = self.plan.grpc_url();
         let drained =

@@ -1,31 +1,30 @@
-//! A gateway of a drill: an application that keeps what it is handed, with its client's state, in one
+//! A gateway of a drill: an application that keeps what it is handed, with its consumer's state, in one
 //! file, and crashes now and then.
 //!
 //! Owns that application. What is in the file has been taken; what is only in memory goes with a crash.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use futures::{FutureExt, StreamExt};
+use anyhow::Context;
+use futures::FutureExt;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::rules;
+use super::consumer::{Consumer, Delivery, Endpoints, Heard, Resync, Transport};
 use super::verdict::Seen;
-use crate::client::{Backoff, Change, Client, ClientConfig, Cursor, Item, State};
-use crate::position::ClusterTime;
+use crate::position::{ClusterTime, Position};
 
 /// Items that are taken together at most.
 const STEP_ITEMS: usize = 64;
 /// One step in so many ends in a crash.
 const CRASH_EVERY: u32 = 150;
-/// A drill measures how fast a hub is back, so its clients look often.
-const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), most: Duration::from_millis(100) };
 
 /// What the gateways tell about the hub's latest start.
 #[derive(Debug, Default)]
@@ -77,138 +76,186 @@ impl Recovery {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) seen: Vec<Seen>,
-    pub(super) resyncs: u64,
+    pub(super) resyncs: Vec<Resync>,
+    /// Matches that came though `progress` had said that everything up to there was sent.
+    pub(super) late: u64,
+    /// How often each flag was seen.
+    pub(super) flags: BTreeMap<String, u64>,
     pub(super) crashes: u64,
     pub(super) sessions: u64,
+    /// How often it was told that it has no session.
+    pub(super) broken: u64,
+}
+
+/// What others can see of a gateway while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Everything before this has been handed over, and taken for good.
+    pub(super) progress: ClusterTime,
+    /// The greatest number that has been handed over.
+    pub(super) latest: u64,
 }
 
 pub(super) struct Gateway {
     pub(super) name: String,
-    pub(super) endpoint: String,
+    pub(super) transport: Transport,
+    pub(super) endpoints: Endpoints,
     pub(super) file: PathBuf,
     pub(super) random: ChaCha8Rng,
     pub(super) recovery: Arc<Recovery>,
-    /// Everything before this has been handed over.
-    pub(super) progress: watch::Sender<ClusterTime>,
+    pub(super) standing: watch::Sender<Standing>,
+    /// While this says so it reads nothing.
+    pub(super) stalled: watch::Receiver<bool>,
     pub(super) stop: CancellationToken,
 }
 
-/// The application's memory, of which the first `kept` matches are in the file.
+/// The application's memory, of which the file holds the first so many matches and resyncs.
 #[derive(Default)]
 struct Memory {
     outcome: Outcome,
-    kept: usize,
+    kept: (usize, usize),
     /// Start number of the hub when the session was made.
     start: u64,
-    progress: Option<ClusterTime>,
-    unacked: Option<Cursor>,
+    /// What the hub has said was sent; of that, what was said before the last save.
+    promised: Option<Position>,
+    promise_kept: Option<Position>,
+    unacked: bool,
 }
 
 impl Gateway {
     /// Takes what comes until told to stop.
     pub(super) async fn run(mut self) -> anyhow::Result<Outcome> {
         let mut memory = Memory::default();
-        let mut client = self.connect(State::default())?;
+        let mut consumer = self.open(None)?;
+        let name = self.name.clone();
+        let of_gateway = || format!("gateway {name}");
         loop {
-            let item = tokio::select! {
-                item = client.next() => item,
+            let heard = tokio::select! {
+                heard = next(&mut self.stalled, &mut consumer) => heard,
                 () = self.stop.cancelled() => break,
             };
-            self.take(item, &mut memory)?;
+            self.take(heard.with_context(of_gateway)?, &mut memory);
             for _ in 1..STEP_ITEMS {
-                let Some(item) = client.next().now_or_never() else { break };
-                self.take(item, &mut memory)?;
+                let Some(heard) = consumer.next().now_or_never() else { break };
+                self.take(heard.with_context(of_gateway)?, &mut memory);
             }
-            let crash = memory.unacked.is_some() && self.random.random_ratio(1, CRASH_EVERY);
+            let crash = memory.unacked && self.random.random_ratio(1, CRASH_EVERY);
             if crash && self.random.random_bool(0.5) {
-                client = self.crash(client, &mut memory)?;
+                consumer = self.crash(consumer, &mut memory)?;
                 continue;
             }
-            self.save(client.state(), &mut memory)?;
+            self.save(consumer.state()?, &mut memory)?;
             if crash {
-                client = self.crash(client, &mut memory)?;
+                consumer = self.crash(consumer, &mut memory)?;
                 continue;
             }
-            if let Some(cursor) = memory.unacked.take() {
-                client.ack(&cursor);
+            if std::mem::take(&mut memory.unacked) {
+                consumer.ack().await;
             }
-            if let Some(progress) = memory.progress.take() {
-                self.progress.send_replace(progress);
+            if let Some(promised) = memory.promised {
+                self.standing.send_if_modified(|standing| standing.reach(promised.time));
             }
         }
-        client.close().await;
-        memory.outcome.seen.truncate(memory.kept);
+        consumer.close().await;
+        memory.forget();
         Ok(memory.outcome)
     }
 
-    fn connect(&mut self, state: State) -> anyhow::Result<Client> {
-        let config = ClientConfig {
-            backoff: BACKOFF,
-            seed: Some(self.random.random()),
-            ..ClientConfig::new(&self.endpoint, &self.name)
-        };
-        Ok(Client::connect(config, state)?)
+    fn open(&mut self, saved: Option<Value>) -> anyhow::Result<Consumer> {
+        Consumer::open(self.transport, &self.endpoints, &self.name, saved, &mut self.random)
     }
 
-    fn take(&self, item: Option<Result<Item, crate::client::Error>>, memory: &mut Memory) -> anyhow::Result<()> {
-        let Some(item) = item else { bail!("the stream of {} ended", self.name) };
-        match item.with_context(|| format!("the client of {}", self.name))? {
-            Item::Change(change) => {
+    fn take(&self, heard: Heard, memory: &mut Memory) {
+        match heard {
+            Heard::Change(delivery) => {
                 self.recovery.delivered(memory.start);
-                keep(&change, &mut memory.outcome.seen)?;
-                memory.unacked = Some(change.cursor);
+                self.standing.send_if_modified(|standing| standing.see(delivery.number));
+                memory.keep(delivery);
             }
-            Item::Resync(resync) => {
-                memory.outcome.resyncs += 1;
-                memory.unacked = Some(resync.cursor);
+            Heard::Resync(resync) => {
+                memory.outcome.resyncs.push(resync);
+                memory.unacked = true;
             }
-            Item::Connected(_) => {
+            Heard::Connected => {
                 memory.outcome.sessions += 1;
                 memory.start = self.recovery.count();
             }
-            Item::Progress(progress) => {
-                let least = progress.positions.iter().map(|(_, position)| position.time).min();
-                memory.progress = least.filter(|_| progress.catching_up == 0);
-            }
-            Item::Expired(expired) => bail!("subscriptions of {} were parked ({})", self.name, expired.reason),
-            Item::Revoked(_) | Item::Assigned(_) | Item::Closed(_) | Item::Disconnected(_) => {}
+            Heard::Broken => memory.outcome.broken += 1,
+            Heard::Progress(Some(position)) => memory.promised = Some(position),
+            Heard::Progress(None) | Heard::Other => {}
         }
-        Ok(())
     }
 
-    /// Memory and client state become durable together: a file that is replaced as a whole. The matches
+    /// Memory and consumer's state become durable together: a file that is replaced as a whole. The matches
     /// themselves stand for the application's own state; only their number is written.
-    fn save(&self, state: &State, memory: &mut Memory) -> anyhow::Result<()> {
-        let saved = serde_json::to_vec(&(memory.outcome.seen.len(), state))?;
+    fn save(&self, state: Value, memory: &mut Memory) -> anyhow::Result<()> {
+        memory.kept = (memory.outcome.seen.len(), memory.outcome.resyncs.len());
+        memory.promise_kept = memory.promised;
         let new = self.file.with_extension("new");
-        std::fs::write(&new, saved)?;
+        std::fs::write(&new, serde_json::to_vec(&(memory.kept, state))?)?;
         std::fs::rename(&new, &self.file)?;
-        memory.kept = memory.outcome.seen.len();
         Ok(())
     }
 
     /// The process is gone and another begins from the file.
-    fn crash(&mut self, client: Client, memory: &mut Memory) -> anyhow::Result<Client> {
-        drop(client);
-        let (kept, state) = match std::fs::read(&self.file) {
-            Ok(saved) => serde_json::from_slice::<(usize, State)>(&saved)?,
-            Err(_) => (0, State::default()),
+    fn crash(&mut self, consumer: Consumer, memory: &mut Memory) -> anyhow::Result<Consumer> {
+        drop(consumer);
+        let saved = match std::fs::read(&self.file) {
+            Ok(saved) => {
+                let (kept, state) = serde_json::from_slice(&saved)?;
+                memory.kept = kept;
+                Some(state)
+            }
+            Err(_) => None,
         };
-        memory.outcome.seen.truncate(kept);
+        memory.forget();
         memory.outcome.crashes += 1;
-        memory.unacked = None;
-        memory.progress = None;
-        self.connect(state)
+        self.open(saved)
     }
 }
 
-fn keep(change: &Change, seen: &mut Vec<Seen>) -> anyhow::Result<()> {
-    let document = change.document.as_ref().context("a numbered write without its document")?.document()?;
-    let number = document.get_i64("number").context("a document without its number")?;
-    for m in &change.matches {
-        let rule = rules::index_of(&m.subscription_id).context("a match of an unknown subscription")?;
-        let number = u64::try_from(number)?;
-        seen.push(Seen { rule, number, key: change.key.clone(), position: change.position });
+/// The next thing heard, once the gateway reads at all.
+async fn next(stalled: &mut watch::Receiver<bool>, consumer: &mut Consumer) -> anyhow::Result<Heard> {
+    // Whoever could stall it is gone at the end.
+    let _ = stalled.wait_for(|stalled| !stalled).await;
+    consumer.next().await
+}
+
+impl Standing {
+    fn reach(&mut self, progress: ClusterTime) -> bool {
+        let moves = progress > self.progress;
+        self.progress = self.progress.max(progress);
+        moves
     }
-    Ok(())
+
+    fn see(&mut self, number: u64) -> bool {
+        let moves = number > self.latest;
+        self.latest = self.latest.max(number);
+        moves
+    }
+}
+
+impl Memory {
+    fn keep(&mut self, delivery: Delivery) {
+        let is = |name: &str| delivery.flags.iter().any(|flag| flag == name);
+        let (redelivered, broadcast) = (is("redelivered"), is("broadcast"));
+        let is_late = !redelivered && self.promised.is_some_and(|promised| delivery.position < promised);
+        for flag in delivery.flags {
+            *self.outcome.flags.entry(flag).or_default() += 1;
+        }
+        for rule in delivery.rules {
+            let Delivery { number, position, .. } = delivery;
+            self.outcome.late += u64::from(is_late);
+            self.outcome.seen.push(Seen { rule, number, key: delivery.key.clone(), position, redelivered, broadcast });
+        }
+        self.unacked = true;
+    }
+
+    /// What is in no file.
+    fn forget(&mut self) {
+        self.outcome.seen.truncate(self.kept.0);
+        self.outcome.resyncs.truncate(self.kept.1);
+        self.promised = self.promise_kept;
+        self.unacked = false;
+    }
 }

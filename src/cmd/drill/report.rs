@@ -8,33 +8,46 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::super::Output;
-use super::RestartArgs;
+use super::DrillArgs;
+use super::cast::Finale;
+use super::course::Tally;
 use super::gateway::Outcome;
+use super::script::{Drill, Symptom};
 use super::verdict::Verdict;
 
 /// What a drill found.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
-    drill: &'static str,
+    pub(super) drill: &'static str,
     seed: u64,
+    rounds: u32,
+    /// Of the hub.
     kills: u32,
     gateways: u32,
     sabotage: bool,
     writes: usize,
     #[serde(flatten)]
     verdict: Verdict,
+    /// Resyncs that gateways were told, repetitions included.
     resyncs: u64,
     /// Gateways that were not told in time that everything had been sent.
     behind: u64,
+    /// The same after a fault, which then was the last.
+    unrecovered: u64,
     sessions: u64,
     gateway_crashes: u64,
     first_delivery_ms: Percentiles,
-    took_seconds: f64,
-    passed: bool,
+    recovery_ms: Percentiles,
+    pub(super) took_seconds: f64,
+    /// Why the fault was none, where it was none.
+    idle: Vec<String>,
+    /// Some of what is wrong, in words.
+    examples: Vec<String>,
+    pub(super) passed: bool,
 }
 
-/// Times from the start of a killed hub to the first change that a gateway was handed.
+/// How long something took, over some times.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 struct Percentiles {
     starts: usize,
@@ -48,53 +61,81 @@ impl Percentiles {
         let millis = |time: Option<&Duration>| time.map_or(0, |time| time.as_millis() as u64);
         Self { starts: times.len(), p50: millis(times.get(times.len() / 2)), max: millis(times.last()) }
     }
+
+    fn text(self, of: &str) -> String {
+        format!("p50 {} ms, max {} ms, of {} {of}", self.p50, self.max, self.starts)
+    }
 }
 
 impl Report {
     pub(super) fn new(
-        args: &RestartArgs,
+        drill: &'static Drill,
+        args: &DrillArgs,
+        rounds: u32,
+        finale: &Finale,
         verdict: Verdict,
-        writes: usize,
-        outcomes: &[Outcome],
-        behind: u64,
-        first_deliveries: Vec<Duration>,
+        tally: Tally,
         took: Duration,
     ) -> Self {
-        let sum = |what: fn(&Outcome) -> u64| outcomes.iter().map(what).sum();
-        let resyncs = sum(|outcome| outcome.resyncs);
-        Self {
-            drill: "restart",
+        let sum = |what: fn(&Outcome) -> u64| finale.outcomes.iter().map(what).sum();
+        let mut this = Self {
+            drill: drill.name,
             seed: args.seed,
-            kills: args.kills,
+            rounds,
+            kills: tally.kills,
             gateways: args.gateways,
             sabotage: args.sabotage,
-            writes,
+            writes: finale.written.len(),
             verdict,
-            resyncs,
-            behind,
+            resyncs: sum(|outcome| outcome.resyncs.len() as u64),
+            behind: finale.behind,
+            unrecovered: tally.unrecovered,
             sessions: sum(|outcome| outcome.sessions),
             gateway_crashes: sum(|outcome| outcome.crashes),
-            first_delivery_ms: Percentiles::of(first_deliveries),
+            first_delivery_ms: Percentiles::of(finale.first_deliveries.clone()),
+            recovery_ms: Percentiles::of(tally.recoveries),
             took_seconds: took.as_secs_f64(),
-            passed: verdict.is_clean() && resyncs == 0 && behind == 0,
-        }
+            idle: tally.idle,
+            examples: tally.examples,
+            passed: false,
+        };
+        this.passed = this.fault().is_none();
+        this
     }
 
     /// What was wrong, in one line.
     pub(super) fn fault(&self) -> Option<String> {
-        let Verdict { lost, duplicated, misordered, unexpected, checksums, .. } = self.verdict;
-        let counts = [
-            (lost, "lost"),
-            (duplicated, "duplicated"),
-            (misordered, "misordered"),
-            (unexpected, "unexpected"),
-            (checksums, "keys with wrong checksums"),
-            (self.resyncs, "resyncs"),
-            (self.behind, "gateways without progress past the last write"),
-        ];
-        let faults: Vec<String> =
-            counts.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect();
+        let behind = (self.behind, "gateways without progress past the last write");
+        let unrecovered = (self.unrecovered, "gateways that did not recover");
+        let counts = self.verdict.faults().into_iter().chain([behind, unrecovered]);
+        let faults = counts.filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}"));
+        let faults: Vec<String> = faults.chain(self.idle.iter().cloned()).collect();
         (!faults.is_empty()).then(|| faults.join(", "))
+    }
+
+    /// Whether it shows what its sabotage must show.
+    pub(super) fn shows(&self, symptom: Symptom) -> bool {
+        let count = match symptom {
+            Symptom::Lost => self.verdict.lost,
+            Symptom::Unexpected => self.verdict.unexpected,
+            Symptom::MissingResyncs => self.verdict.missing_resyncs,
+        };
+        count > 0
+    }
+
+    /// For the row of a summary.
+    pub(super) fn summary(&self) -> [String; 5] {
+        [
+            self.writes.to_string(),
+            self.verdict.expected.to_string(),
+            self.resyncs.to_string(),
+            match self.recovery_ms.starts {
+                0 => self.first_delivery_ms.max,
+                _ => self.recovery_ms.max,
+            }
+            .to_string(),
+            format!("{:.0}", self.took_seconds),
+        ]
     }
 
     pub(super) fn print(&self, output: Output) {
@@ -106,28 +147,32 @@ impl Report {
 
     fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["drill restart", ""]);
-        let times = self.first_delivery_ms;
-        let rows = [
+        table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([format!("drill {}", self.drill), String::new()]);
+        let verdict = &self.verdict;
+        let mut rows = vec![
+            ("rounds", self.rounds.to_string()),
             ("kills of the hub", self.kills.to_string()),
             ("crashes of gateways", self.gateway_crashes.to_string()),
             ("sessions", self.sessions.to_string()),
             ("numbered writes", self.writes.to_string()),
-            ("matches expected", self.verdict.expected.to_string()),
-            ("lost", self.verdict.lost.to_string()),
-            ("duplicated", self.verdict.duplicated.to_string()),
-            ("misordered", self.verdict.misordered.to_string()),
-            ("unexpected", self.verdict.unexpected.to_string()),
-            ("keys with wrong checksums", self.verdict.checksums.to_string()),
+            ("matches expected", verdict.expected.to_string()),
+            ("matches in resynced ranges", verdict.resynced.to_string()),
+            ("matches redelivered as such", verdict.redelivered.to_string()),
+            ("matches broadcast as such", verdict.broadcast.to_string()),
             ("resyncs", self.resyncs.to_string()),
-            ("gateways without progress", self.behind.to_string()),
-            (
-                "first delivery after a start",
-                format!("p50 {} ms, max {} ms, of {} starts", times.p50, times.max, times.starts),
-            ),
-            ("took", format!("{:.1} s, seed {}", self.took_seconds, self.seed)),
-            ("result", if self.passed { "passed" } else { "FAILED" }.to_owned()),
         ];
+        rows.extend(verdict.faults().map(|(count, name)| (name, count.to_string())));
+        rows.push(("gateways without progress", self.behind.to_string()));
+        rows.push(("gateways not recovered", self.unrecovered.to_string()));
+        rows.extend(self.idle.iter().map(|why| ("no fault", why.clone())));
+        if self.first_delivery_ms.starts > 0 {
+            rows.push(("first delivery after a start", self.first_delivery_ms.text("starts")));
+        }
+        if self.recovery_ms.starts > 0 {
+            rows.push(("recovery", self.recovery_ms.text("recoveries")));
+        }
+        rows.push(("took", format!("{:.1} s, seed {}", self.took_seconds, self.seed)));
+        rows.push(("result", if self.passed { "passed" } else { "FAILED" }.to_owned()));
         for (name, value) in rows {
             table.add_row([name, &value]);
         }

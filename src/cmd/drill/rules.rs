@@ -3,6 +3,7 @@
 //! Owns both sides: the filter that the hub is given, and the plain condition on a numbered write that it
 //! stands for. The condition is written by hand and shares no code with the matcher.
 
+use anyhow::Context;
 use serde_json::json;
 
 use super::writer::Write;
@@ -13,6 +14,9 @@ use crate::client::Subscription;
 pub(super) const TENANT: &str = "drill";
 /// Of every numbered write.
 pub(super) const COLLECTION: &str = "writes";
+
+/// Keys that are inserted once begin with this, and end with the write's number.
+pub(super) const NEW_KEY: &str = "n-";
 
 /// A subscription and what it must receive.
 pub(super) struct Rule {
@@ -50,7 +54,14 @@ pub(super) fn subscriptions(gateway: &str) -> Vec<Subscription> {
     RULES.iter().map(|rule| (rule.ask)(Subscription::new(gateway, rule.name, TENANT, COLLECTION))).collect()
 }
 
-/// Which rule a subscription stands for.
-pub(super) fn index_of(name: &str) -> Option<usize> {
-    RULES.iter().position(|rule| rule.name == name)
+/// Which rules these subscriptions stand for.
+pub(super) fn indices_of<'a>(names: impl IntoIterator<Item = &'a str>) -> anyhow::Result<Vec<usize>> {
+    let index = |name: &str| RULES.iter().position(|rule| rule.name == name);
+    names.into_iter().map(|name| index(name).with_context(|| format!("an unknown subscription {name}"))).collect()
+}
+
+/// The number of a delivered write: its document's, or where that was left out, its key's.
+pub(super) fn number_of(document: Option<u64>, key: &str) -> anyhow::Result<u64> {
+    let of_key = || key.strip_prefix(NEW_KEY)?.parse().ok();
+    document.or_else(of_key).with_context(|| format!("a change of {key} without its number"))
 }

@@ -39,28 +39,37 @@ impl HubPlan {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn of(program: PathBuf, folder: &Path, mut config: Config) -> anyhow::Result<Self> {
+    pub fn of(program: PathBuf, folder: &Path, config: Config) -> anyhow::Result<Self> {
         let (http, grpc) = (loopback(free_port()?), loopback(free_port()?));
-        config.http.listen = http;
-        config.grpc.listen = grpc;
-        let path = folder.join("hub.toml");
-        std::fs::write(&path, toml::to_string(&config).context("a configuration that TOML cannot say")?)?;
-        Ok(Self { program, config: path, log: folder.join("hub.log"), http, grpc })
+        let plan = Self { program, config: folder.join("hub.toml"), log: folder.join("hub.log"), http, grpc };
+        plan.configure(config)?;
+        Ok(plan)
     }
 
-    /// Starts a hub. It is not ready yet. `sabotage` makes it forget all cursors and start at now.
+    /// Starts a hub. It is not ready yet. `sabotage` names a mistake that it is to make.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(&self, sabotage: bool) -> anyhow::Result<Hub> {
+    pub fn start(&self, sabotage: Option<&str>) -> anyhow::Result<Hub> {
         let mut command = Command::new(&self.program);
         command.args(["serve", "--config"]).arg(&self.config);
-        if sabotage {
-            command.env("STREAMER_SABOTAGE", "forget");
+        if let Some(sabotage) = sabotage {
+            command.args(["--sabotage", sabotage]);
         }
         let process = Process::start("the hub", command, &self.log)?;
         let http = reqwest::Client::builder().no_proxy().build()?;
         Ok(Hub { process, http, ready: format!("{}/health/ready", self.http_url()), log: self.log.clone() })
+    }
+
+    /// From its next start on it has this configuration; its listeners stay where they are.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn configure(&self, mut config: Config) -> anyhow::Result<()> {
+        config.http.listen = self.http;
+        config.grpc.listen = self.grpc;
+        let text = toml::to_string(&config).context("a configuration that TOML cannot say")?;
+        Ok(std::fs::write(&self.config, text)?)
     }
 
     /// Its HTTP address.
@@ -126,6 +135,23 @@ impl Hub {
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.check()?;
         self.process.kill().await
+    }
+
+    /// SIGSTOP.
+    ///
+    /// # Errors
+    /// It had ended by itself, or the system refuses.
+    pub async fn freeze(&mut self) -> anyhow::Result<()> {
+        self.check()?;
+        self.process.freeze().await
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub async fn thaw(&self) -> anyhow::Result<()> {
+        self.process.thaw().await
     }
 
     /// SIGTERM, and until it has drained. Returns how it ended.

@@ -12,15 +12,19 @@ mod machine;
 mod mongod;
 mod process;
 mod raw;
+mod relay;
+mod replica_set;
 
 pub use binary::find;
-pub use database::{Database, OperationTime, Step};
+pub use database::{Database, OperationTime, Step, may_pass};
 pub use etcd::Etcd;
 pub use hub::{Hub, HubPlan};
 pub use machine::{Machine, cpu_seconds};
 pub use mongod::{Mongod, MongodSize};
 pub use process::Pid;
 pub use raw::{RawDrain, drain_raw};
+pub use relay::{Line, Relay};
+pub use replica_set::ReplicaSet;
 
 /// Makes a folder for a rig's data. It goes when the value does.
 ///

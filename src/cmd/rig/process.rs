@@ -14,6 +14,9 @@ use tokio::time::{Instant, sleep};
 /// How often something that is starting is asked whether it is there.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How long the threads of a process may take to stop.
+const STAND: Duration = Duration::from_secs(10);
+
 /// A process's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pid(pub u32);
@@ -48,14 +51,45 @@ impl Process {
 
     /// SIGTERM, and until it is gone.
     pub(super) async fn terminate(&mut self, within: Duration) -> anyhow::Result<ExitStatus> {
-        let told = Command::new("kill").args(["-TERM", &self.pid.0.to_string()]).status().await?;
-        if !told.success() {
-            bail!("{} cannot be told to end", self.name);
-        }
+        self.signal("TERM").await?;
         match tokio::time::timeout(within, self.child.wait()).await {
             Ok(status) => Ok(status?),
             Err(_) => bail!("{} does not end within {} s of SIGTERM", self.name, within.as_secs()),
         }
+    }
+
+    /// SIGSTOP, and until every thread of it stands: it answers nothing and closes nothing.
+    pub(super) async fn freeze(&self) -> anyhow::Result<()> {
+        self.signal("STOP").await?;
+        let deadline = Instant::now() + STAND;
+        while !self.stands()? {
+            if Instant::now() > deadline {
+                bail!("{} does not stop", self.name);
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// SIGCONT.
+    pub(super) async fn thaw(&self) -> anyhow::Result<()> {
+        self.signal("CONT").await
+    }
+
+    fn stands(&self) -> anyhow::Result<bool> {
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat"))).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        };
+        Ok(std::fs::read_dir(format!("/proc/{}/task", self.pid.0))?.all(is_stopped))
+    }
+
+    async fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let told = Command::new("kill").args(["-s", name, &self.pid.0.to_string()]).status().await?;
+        if !told.success() {
+            bail!("{} cannot be sent SIG{name}", self.name);
+        }
+        Ok(())
     }
 
     /// Whether it still runs.

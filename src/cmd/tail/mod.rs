@@ -4,7 +4,6 @@
 //! other, and uses the client library.
 
 mod print;
-mod sse;
 mod term;
 
 use std::collections::BTreeMap;
@@ -17,6 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::sse::{self, Acks};
 use super::{Output, OutputArgs, WrongUsage};
 use crate::client::{
     BodyFormat, Client, ClientConfig, Item, Registered, Registration, RegistrationError, Rejection, State, Subscription,
@@ -184,7 +184,7 @@ async fn grpc(args: &TailArgs, gateway: &str) -> anyhow::Result<()> {
 }
 
 async fn by_sse(args: &TailArgs, gateway: &str) -> anyhow::Result<()> {
-    let mut events = sse::open(&args.http, gateway).await?;
+    let mut events = sse::open(&args.http, gateway, Acks::Auto).await?;
     let mut printer = Printer::new(args);
     while let Some(event) = events.next().await? {
         match event.name.as_str() {

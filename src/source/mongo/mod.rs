@@ -15,6 +15,7 @@ mod event;
 mod feed;
 mod heartbeat;
 mod lookup;
+mod mistakes;
 mod ordinals;
 mod pipeline;
 mod reading;
@@ -40,6 +41,7 @@ use crate::limits;
 use crate::position::{Epoch, Position};
 use crate::tasks::{Kind, Tasks};
 
+pub use self::mistakes::Mistake;
 pub use self::token::cluster_time_of_token;
 
 /// A deployment and what of it is watched.
@@ -58,6 +60,8 @@ pub struct MongoConfig {
     pub server_selection_timeout: Duration,
     /// Events above this lose their images on the server. Lower in tests alone.
     pub image_bytes_max: i64,
+    /// A deliberate mistake, for a drill to notice.
+    pub mistake: Option<Mistake>,
 }
 
 impl MongoConfig {
@@ -70,6 +74,7 @@ impl MongoConfig {
             layout: Layout::syntrix(),
             server_selection_timeout: Duration::from_secs(5),
             image_bytes_max: limits::event_image_bytes_max,
+            mistake: None,
         }
     }
 }
@@ -98,9 +103,16 @@ struct Shared {
     image_bytes_max: i64,
     /// Whether the deployment's stream was refused, and the database's is read.
     descended: AtomicBool,
+    mistake: Option<Mistake>,
+    /// Whether a reading has failed since one was last opened.
+    stumbled: AtomicBool,
 }
 
 impl Shared {
+    fn makes(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+
     /// What streams are opened on.
     fn level(&self) -> Level {
         if self.descended.load(Ordering::Relaxed) { Level::Database } else { Level::Deployment }
@@ -125,8 +137,10 @@ impl MongoSource {
         let client = connect::connect(&config).await?;
         let watched = Watched::new(config.database, config.collections);
         let (layout, image_bytes_max) = (config.layout, config.image_bytes_max);
-        let descended = AtomicBool::new(false);
-        Ok(Self(Arc::new(Shared { client, tasks, watched, layout, image_bytes_max, descended })))
+        let (descended, stumbled) = (AtomicBool::new(false), AtomicBool::new(false));
+        let mistake = config.mistake;
+        let shared = Shared { client, tasks, watched, layout, image_bytes_max, descended, mistake, stumbled };
+        Ok(Self(Arc::new(shared)))
     }
 
     /// What a subscription to `collection` should be warned of.

@@ -5,6 +5,7 @@
 //! counting, so that an ordinal is the same after any number of openings.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bson::{Document, RawDocument};
 use mongodb::raw_batch_cursor::RawBatch;
@@ -12,13 +13,15 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::decode::{Decoded, Decoder, Waiting};
+use super::describe::describe;
 use super::errors::{self, Failure};
 use super::event::{Kind, Namespace, RawEvent};
 use super::feed::{self, BATCH_CHANGES, Feed};
+use super::mistakes::{Mistake, PAUSE, SILENCE};
 use super::pipeline::{self, Level, Start};
 use super::segment::{Item, Segment};
 use super::sequence::Sequence;
-use crate::change::{ResyncReason, Scope};
+use crate::change::{Flags, ResyncReason, Scope};
 use crate::limits;
 use crate::position::{Epoch, Position};
 use crate::source::{Batch, Event, Gap, SourceError};
@@ -73,8 +76,29 @@ impl Reader {
     /// Opens the stream where the reading stands.
     pub(super) async fn open(&mut self) -> Result<Feed, Failure> {
         self.begin_anew();
+        if self.shared.makes(Mistake::ResumeAtPresent) && self.shared.stumbled.load(Ordering::Relaxed) {
+            self.leap().await?;
+            self.shared.stumbled.store(false, Ordering::Relaxed);
+        }
         let from = Start::Time(self.sequence.reached().time);
-        self.open_at(&from, Form::Full, BATCH_CHANGES).await
+        match self.open_at(&from, Form::Full, BATCH_CHANGES).await {
+            Err(Failure::HistoryLost(_)) if self.shared.makes(Mistake::SwallowLoss) => {
+                self.leap().await?;
+                let from = Start::Time(self.sequence.reached().time);
+                self.open_at(&from, Form::Full, BATCH_CHANGES).await
+            }
+            opened => opened,
+        }
+    }
+
+    /// Two of the deliberate mistakes: once the server answers, whatever has not been read is left behind.
+    async fn leap(&mut self) -> Result<(), Failure> {
+        let asked = async || describe(&self.shared).await.map_err(|error| Failure::Passing(error.to_string()));
+        asked().await?;
+        tokio::time::sleep(PAUSE).await;
+        let Position { epoch, .. } = self.sequence.reached();
+        self.sequence = Sequence::new(epoch, Position::boundary(epoch, asked().await?.now.next()));
+        Ok(())
     }
 
     /// Reads until nobody wants it or it cannot go on.
@@ -89,6 +113,9 @@ impl Reader {
                 Stop::Unwanted => return,
                 Stop::Failed(failure) => failure,
             };
+            if !matches!(failure, Failure::Oversize(_) | Failure::Invalidated(_)) {
+                self.shared.stumbled.store(true, Ordering::Relaxed);
+            }
             opened = match failure {
                 Failure::Oversize(_) => self.step_over().await,
                 Failure::Invalidated(token) => {
@@ -114,7 +141,13 @@ impl Reader {
             if self.out.is_closed() {
                 return Stop::Unwanted;
             }
-            let answer = match feed.next().await {
+            let next = if self.shared.makes(Mistake::ResumeAtPresent) {
+                let silent = || Failure::Passing("MongoDB: it says nothing".into());
+                tokio::time::timeout(SILENCE, feed.next()).await.unwrap_or_else(|_| Err(silent()))
+            } else {
+                feed.next().await
+            };
+            let answer = match next {
                 Ok(answer) => answer,
                 Err(failure) => return Stop::Failed(failure),
             };
@@ -169,8 +202,12 @@ impl Reader {
         }
         let Some(position) = self.sequence.change(time)? else { return Ok(()) };
         match decode(&mut self.decoder, &event, position) {
+            Decoded::Change(change)
+                if change.flags.contains(Flags::REDUCED) && self.shared.makes(Mistake::SkipReduced) => {}
             Decoded::Change(change) => self.segment.push(Item::Event(Event::Change(Arc::new(change)))),
+            Decoded::Gap(_) if self.shared.makes(Mistake::SwallowGaps) => {}
             Decoded::Gap(gap) => self.segment.push(Item::Event(Event::Resync(gap))),
+            Decoded::LookUp if self.shared.makes(Mistake::SkipLookUps) => {}
             Decoded::LookUp => self.segment.push(Item::Waiting(Waiting { position, event: raw.to_owned() })),
             Decoded::Nothing => {}
         }
@@ -179,6 +216,9 @@ impl Reader {
 
     /// Drops and renames: what was there is gone, what is there now is another.
     fn tell_of_namespaces(&mut self, event: &RawEvent<'_>, position: Position) -> Result<(), Failure> {
+        if self.shared.makes(Mistake::SwallowGaps) {
+            return Ok(());
+        }
         let mut told: Option<Scope> = None;
         let mut tell = |this: &mut Self, ns: Namespace<'_>, reason| {
             let scope = this.decoder.scope_of_namespace(ns.coll);

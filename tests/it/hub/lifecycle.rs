@@ -119,7 +119,7 @@ async fn a_backend_that_does_not_answer_is_waited_for() {
     let mut config = site.config();
     config.backends.0[0].uri = format!("mongodb://127.0.0.1:{port}/?replicaSet=rs0&serverSelectionTimeoutMS=500");
     let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config).unwrap();
-    let mut hub = plan.start(false).unwrap();
+    let mut hub = plan.start(None).unwrap();
     fails(&plan.http_url(), "partition default/0", &port.to_string()).await;
     let asked = json!({ "subscriptionId": "s", "gatewayId": "g", "tenant": "t", "collection": "c" });
     let _bridge = Bridge::open(port, port_of(&site.mongodb.address)).await;
@@ -137,7 +137,7 @@ async fn a_store_that_does_not_answer_is_waited_for() {
     config.store.kind = StoreKind::Etcd;
     config.store.endpoints = vec![format!("http://127.0.0.1:{port}")];
     let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config).unwrap();
-    let mut hub = plan.start(false).unwrap();
+    let mut hub = plan.start(None).unwrap();
     fails(&plan.http_url(), "partition default/0", "").await;
     let folder = tempfile::tempdir().unwrap();
     let etcd = Etcd::start(&rig::find("etcd", None, "STREAMER_ETCD").unwrap(), folder.path()).await.unwrap();
@@ -153,7 +153,7 @@ async fn a_hub_that_still_waits_can_be_told_to_end() {
     let mut config = local(Config::default(), folder.path());
     config.backends.0[0].uri = format!("mongodb://127.0.0.1:{port}/?replicaSet=rs0");
     let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), folder.path(), config).unwrap();
-    let mut hub = plan.start(false).unwrap();
+    let mut hub = plan.start(None).unwrap();
     until("an address that answers", async || reachable(&plan.http_url(), "/health").await).await;
     assert!(hub.terminate().await.unwrap().success());
 }
@@ -191,7 +191,7 @@ async fn sigterm_drains() {
     let mut config = site.config();
     config.shutdown.grace_seconds = 8;
     let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config).unwrap();
-    let mut hub = plan.start(false).unwrap();
+    let mut hub = plan.start(None).unwrap();
     hub.ready().await.unwrap();
     let mut sessions = Vec::new();
     let mut gateways = Vec::new();
@@ -225,7 +225,7 @@ async fn sigterm_drains() {
     assert!(!log.contains("panicked"), "{log}");
 
     // What was acked is durable: it does not come again.
-    let mut hub = plan.start(false).unwrap();
+    let mut hub = plan.start(None).unwrap();
     hub.ready().await.unwrap();
     let after = document("acme", "messages", "after", doc! {});
     site.documents().insert_one(after).await.unwrap();
@@ -245,7 +245,7 @@ async fn sigterm_drains() {
 async fn a_second_signal_changes_nothing() {
     let site = Site::new().await;
     let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), site.config()).unwrap();
-    let mut hub = plan.start(false).unwrap();
+    let mut hub = plan.start(None).unwrap();
     hub.ready().await.unwrap();
     register(&plan.http_url(), "gw").await;
     let session = Session::open(Transport::GrpcBson, &plan.http_url(), &plan.grpc_url(), "gw", None).await;

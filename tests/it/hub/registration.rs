@@ -327,7 +327,7 @@ async fn what_was_answered_survives_a_kill() {
         (config.store.kind, config.store.endpoints) = (kind, vec![etcd.address.clone()]);
         config.store.prefix = format!("/{}", site.database);
         let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config).unwrap();
-        let mut hub = plan.start(false).unwrap();
+        let mut hub = plan.start(None).unwrap();
         hub.ready().await.unwrap();
         let url = plan.http_url();
         let gateway = format!("gw-{kind:?}");
@@ -352,7 +352,7 @@ async fn what_was_answered_survives_a_kill() {
             hub.kill().await.unwrap();
             // Nobody is there to see it being written.
             write(&site, &format!("{kind:?}-{round}"), &ids[0]).await;
-            hub = plan.start(false).unwrap();
+            hub = plan.start(None).unwrap();
             hub.ready().await.unwrap();
             let (_, page) =
                 call(&url, Method::GET, &format!("/v1/subscriptions?gatewayId={gateway}&limit=1000"), None).await;
@@ -383,7 +383,7 @@ fn named(one: &Value) -> (String, Value) {
 async fn a_replaced_filter_outlives_a_kill() {
     let site = Site::new().await;
     let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), site.config()).unwrap();
-    let mut hub = plan.start(false).unwrap();
+    let mut hub = plan.start(None).unwrap();
     hub.ready().await.unwrap();
     let (url, path) = (plan.http_url(), "/v1/gateways/gw/subscriptions/s");
     let (status, made) = call(&url, Method::POST, "/v1/subscriptions", Some(&subscription("gw", "s", "chat-0"))).await;
@@ -403,7 +403,7 @@ async fn a_replaced_filter_outlives_a_kill() {
         assert_eq!(status, 200, "{replaced}");
         filters.push((place(&replaced), replaced["generation"].as_u64().unwrap()));
         hub.kill().await.unwrap();
-        hub = plan.start(false).unwrap();
+        hub = plan.start(None).unwrap();
         hub.ready().await.unwrap();
     }
     write(&site, "last", "chat-4").await;

@@ -175,7 +175,7 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) async fn start(config: &Config, clock: Clock) -> Self {
-        let starting = Hub::start(config, Backend::Mongo, Tasks::new(), clock, Metrics::install(), false);
+        let starting = Hub::start(config, Backend::Mongo, Tasks::new(), clock, Metrics::install(), None);
         let hub = starting.await.unwrap();
         until("a hub that is ready", async || hub.is_ready().then_some(())).await;
         Self { hub }

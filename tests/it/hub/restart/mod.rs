@@ -83,7 +83,7 @@ fn subscriptions(gateway: &str) -> Vec<serde_json::Value> {
 /// What went wrong, if anything did.
 async fn drill(site: Site, config: Config, sabotage: bool) -> Option<String> {
     let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config).unwrap();
-    let mut hub = plan.start(false).unwrap();
+    let mut hub = plan.start(None).unwrap();
     hub.ready().await.unwrap();
     let from = site.now().await;
     let mut generations = BTreeMap::new();
@@ -111,7 +111,7 @@ async fn drill(site: Site, config: Config, sabotage: bool) -> Option<String> {
         let _ = middles.try_recv();
         soon("a gateway that has got half of it", middles.recv()).await.unwrap();
         hub.kill().await.unwrap();
-        hub = plan.start(sabotage).unwrap();
+        hub = plan.start(sabotage.then_some("forget")).unwrap();
         hub.ready().await.unwrap();
     }
     stop.send_replace(true);

@@ -6,26 +6,43 @@ use anyhow::{Context, bail};
 use bytes::BytesMut;
 use serde_json::Value;
 
-use super::super::WrongUsage;
+use super::WrongUsage;
 
 /// One event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Event {
     pub(super) name: String,
     pub(super) data: String,
+    /// Empty where it has none.
+    pub(super) id: String,
 }
 
 /// A stream of them.
+#[derive(Debug)]
 pub(super) struct Events {
     answer: reqwest::Response,
     lines: Lines,
 }
 
-/// Opens a gateway's stream; what it writes counts as taken.
-pub(super) async fn open(http: &str, gateway: &str) -> anyhow::Result<Events> {
-    let url = format!("{}/v1/gateways/{gateway}/stream?ack=auto", http.trim_end_matches('/'));
+/// Who says what has been taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Acks<'a> {
+    /// The hub: what it has written counts as taken.
+    Auto,
+    /// The gateway, by calls of its own. It goes on after this id, or where its last ack was.
+    Own(Option<&'a str>),
+}
+
+/// Opens a gateway's stream.
+pub(super) async fn open(http: &str, gateway: &str, acks: Acks<'_>) -> anyhow::Result<Events> {
+    let url = format!("{}/v1/gateways/{gateway}/stream", http.trim_end_matches('/'));
     let client = reqwest::Client::builder().no_proxy().build()?;
-    let answer = client.get(&url).send().await.with_context(|| format!("{http} cannot be reached"))?;
+    let request = match acks {
+        Acks::Auto => client.get(format!("{url}?ack=auto")),
+        Acks::Own(None) => client.get(&url),
+        Acks::Own(Some(id)) => client.get(&url).header("Last-Event-ID", id),
+    };
+    let answer = request.send().await.with_context(|| format!("{http} cannot be reached"))?;
     let status = answer.status();
     if !status.is_success() {
         let problem: Value = answer.json().await.unwrap_or_default();
@@ -53,7 +70,7 @@ impl Events {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Lines {
     buffer: BytesMut,
     event: Event,
@@ -77,12 +94,13 @@ impl Lines {
             let value = value.strip_prefix(' ').unwrap_or(value);
             match field {
                 "event" => value.clone_into(&mut self.event.name),
+                "id" => value.clone_into(&mut self.event.id),
                 "data" if self.event.data.is_empty() => value.clone_into(&mut self.event.data),
                 "data" => {
                     self.event.data.push('\n');
                     self.event.data.push_str(value);
                 }
-                // Comments, ids and pauses are of no interest here.
+                // Comments and pauses are of no interest here.
                 _ => {}
             }
         }
@@ -104,8 +122,9 @@ mod tests {
                 lines.buffer.extend_from_slice(part);
                 events.extend(std::iter::from_fn(|| lines.event()));
             }
-            let expected = [("change", "{\"a\":\n1}"), ("progress", "{}")];
-            let expected = expected.map(|(name, data)| Event { name: name.into(), data: data.into() });
+            let expected = [("change", "{\"a\":\n1}", "c1"), ("progress", "{}", "")];
+            let expected =
+                expected.map(|(name, data, id)| Event { name: name.into(), data: data.into(), id: id.into() });
             assert_eq!(events, expected, "cut {cut}");
         }
     }

@@ -1,0 +1,231 @@
+//! What a drill plays on: its servers, the lines between them, and the hub's plan.
+//!
+//! Owns the servers, and what is done to them. Knows nothing of who writes and who receives.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::super::WrongUsage;
+use super::super::rig::{self, Database, Etcd, Hub, HubPlan, Line, MongodSize, Relay, ReplicaSet};
+use super::consumer::Endpoints;
+use super::script::{Drill, How, Scene, Server};
+use super::{DrillArgs, StoreChoice, rules};
+use crate::client::Registration;
+use crate::config::{Config, StoreKind};
+use crate::tasks::Tasks;
+
+/// What a hub with little room keeps: so little that a gateway which does not read for seconds is far behind.
+const NARROW_WINDOW_BYTES: u64 = 2 << 20;
+const NARROW_OUTBOX_BYTES: u64 = 512 << 10;
+
+/// Everything but the cast.
+pub(super) struct Stage {
+    pub(super) database: Database,
+    pub(super) folder: PathBuf,
+    plan: HubPlan,
+    config: Config,
+    hub: Option<Hub>,
+    sabotage: Option<&'static str>,
+    mongod: Option<ReplicaSet>,
+    etcd: Option<Etcd>,
+    relay: Option<Relay>,
+    tasks: Tasks,
+}
+
+impl Stage {
+    /// Starts the servers.
+    pub(super) async fn set(drill: &Drill, args: &DrillArgs, folder: &Path) -> anyhow::Result<Self> {
+        let scene = drill.scene;
+        check(&scene, args)?;
+        let (tasks, name) = (Tasks::new(), format!("streamer_drill_{:08x}", rand::random::<u32>()));
+        let mongod = match &args.servers.mongodb {
+            Some(_) => None,
+            None => {
+                let binary = rig::find("mongod", args.servers.programs.mongod.as_deref(), "STREAMER_MONGOD")?;
+                // Members share what one server alone may have.
+                let cache_gib = (scene.mongod.cache_gib / scene.members as f64).max(0.25);
+                let size = MongodSize { cache_gib, ..scene.mongod };
+                Some(ReplicaSet::start(&binary, folder, scene.members, size).await?)
+            }
+        };
+        let etcd = match (args.store, &args.servers.etcd) {
+            (StoreChoice::Etcd, None) => {
+                let binary = rig::find("etcd", args.servers.programs.etcd_program.as_deref(), "STREAMER_ETCD")?;
+                Some(Etcd::start(&binary, folder).await?)
+            }
+            _ => None,
+        };
+        let uri = args.servers.mongodb.clone().or_else(|| mongod.as_ref().map(ReplicaSet::uri)).context("a MongoDB")?;
+        let database = Database::connect(&uri, &name, rules::TENANT, rules::COLLECTION).await?;
+        database.create(true).await?;
+
+        let mut config = config(&scene, args, folder, &name);
+        config.backends.0[0].uri = uri;
+        if let Some(url) = args.servers.etcd.clone().or_else(|| etcd.as_ref().map(Etcd::url)) {
+            config.store.endpoints = vec![url];
+        }
+        let mut this = Self {
+            database,
+            folder: folder.to_owned(),
+            plan: HubPlan::new(folder, config.clone())?,
+            config,
+            hub: None,
+            sabotage: sabotage(drill, args),
+            mongod,
+            etcd,
+            relay: None,
+            tasks,
+        };
+        this.lay_line(scene.relay).await?;
+        Ok(this)
+    }
+
+    /// The hub reaches this server by a relay.
+    async fn lay_line(&mut self, to: Option<Server>) -> anyhow::Result<()> {
+        let port = match to {
+            Some(Server::Mongod) => self.mongod()?.port(),
+            Some(Server::Etcd) => self.etcd()?.port(),
+            Some(Server::Hub) | None => return Ok(()),
+        };
+        let relay = Relay::open(&self.tasks, port).await?;
+        let at = format!("127.0.0.1:{}", relay.port());
+        match to {
+            // Or the driver would ask the set for its members, and go there itself.
+            Some(Server::Mongod) => {
+                self.config.backends.0[0].uri = format!("mongodb://{at}/?directConnection=true");
+            }
+            _ => self.config.store.endpoints = vec![format!("http://{at}")],
+        }
+        self.relay = Some(relay);
+        self.plan.configure(self.config.clone())
+    }
+
+    /// Where the hub is.
+    pub(super) fn endpoints(&self) -> Endpoints {
+        Endpoints { grpc: self.plan.grpc_url(), http: self.plan.http_url() }
+    }
+
+    /// The subscriptions of these gateways.
+    pub(super) async fn register(&self, gateways: &[String]) -> anyhow::Result<()> {
+        let registration = Registration::new(self.plan.http_url())?;
+        for gateway in gateways {
+            for answer in registration.register_batch(&rules::subscriptions(gateway)).await? {
+                answer.map_err(|rejection| anyhow::anyhow!("a registration is refused: {rejection}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub(super) async fn kill(&mut self, server: Server) -> anyhow::Result<()> {
+        match server {
+            Server::Hub => self.hub()?.kill().await,
+            Server::Mongod => self.mongod()?.kill().await,
+            Server::Etcd => self.etcd()?.kill().await,
+        }
+    }
+
+    /// A server begins, or begins again on its data. A hub need not be ready yet.
+    pub(super) async fn start(&mut self, server: Server) -> anyhow::Result<()> {
+        match server {
+            Server::Hub => {
+                self.hub = Some(self.plan.start(self.sabotage)?);
+                Ok(())
+            }
+            Server::Mongod => self.mongod()?.restart().await,
+            Server::Etcd => self.etcd()?.restart().await,
+        }
+    }
+
+    /// SIGSTOP.
+    pub(super) async fn freeze(&mut self, server: Server) -> anyhow::Result<()> {
+        match server {
+            Server::Hub => self.hub()?.freeze().await,
+            Server::Mongod => self.mongod()?.freeze().await,
+            Server::Etcd => self.etcd()?.freeze().await,
+        }
+    }
+
+    /// SIGCONT.
+    pub(super) async fn thaw(&mut self, server: Server) -> anyhow::Result<()> {
+        match server {
+            Server::Hub => self.hub()?.thaw().await,
+            Server::Mongod => self.mongod()?.thaw().await,
+            Server::Etcd => self.etcd()?.thaw().await,
+        }
+    }
+
+    /// What becomes of the line.
+    pub(super) fn line(&self, line: Line) -> anyhow::Result<()> {
+        self.relay.as_ref().context("there is no line to cut")?.set(line);
+        Ok(())
+    }
+
+    /// The hub's next start is with this changed.
+    pub(super) fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) -> anyhow::Result<()> {
+        change(&mut self.config);
+        self.plan.configure(self.config.clone())
+    }
+
+    pub(super) fn hub(&mut self) -> anyhow::Result<&mut Hub> {
+        self.hub.as_mut().context("the hub has not been started")
+    }
+
+    pub(super) fn mongod(&mut self) -> anyhow::Result<&mut ReplicaSet> {
+        self.mongod.as_mut().context("this MongoDB is not the drill's own")
+    }
+
+    pub(super) fn etcd(&mut self) -> anyhow::Result<&mut Etcd> {
+        self.etcd.as_mut().context("this etcd is not the drill's own")
+    }
+
+    /// A borrowed MongoDB is left as it was found.
+    pub(super) async fn clear(self) -> anyhow::Result<()> {
+        let cleared = if self.mongod.is_none() { self.database.drop_all().await } else { Ok(()) };
+        drop(self.relay);
+        self.tasks.drain(Duration::from_secs(1)).await;
+        cleared
+    }
+}
+
+fn check(scene: &Scene, args: &DrillArgs) -> Result<(), WrongUsage> {
+    let touched = |server| scene.breaks == Some(server) || scene.relay == Some(server);
+    if (touched(Server::Mongod) || scene.members > 1) && args.servers.mongodb.is_some() {
+        return Err(WrongUsage("--mongodb: this drill breaks MongoDB, and so starts one of its own".into()));
+    }
+    let of_etcd = touched(Server::Etcd) || scene.lease_seconds != Scene::PLAIN.lease_seconds;
+    if of_etcd && args.store != StoreChoice::Etcd {
+        return Err(WrongUsage("--store: this drill is about etcd".into()));
+    }
+    if touched(Server::Etcd) && args.servers.etcd.is_some() {
+        return Err(WrongUsage("--etcd: this drill breaks etcd, and so starts one of its own".into()));
+    }
+    Ok(())
+}
+
+fn config(scene: &Scene, args: &DrillArgs, folder: &Path, name: &str) -> Config {
+    let mut config = Config::default();
+    config.node.id = "drill-hub".into();
+    config.backends.0[0].database = Some(name.into());
+    config.store.path = folder.join("store.redb");
+    config.store.prefix = format!("/{name}");
+    config.store.lease_seconds = scene.lease_seconds;
+    config.store.kind = match args.store {
+        StoreChoice::Etcd => StoreKind::Etcd,
+        StoreChoice::Redb => StoreKind::Redb,
+    };
+    if scene.narrow {
+        config.window.bytes = NARROW_WINDOW_BYTES;
+        config.sessions.outbox_bytes = NARROW_OUTBOX_BYTES;
+    }
+    config
+}
+
+fn sabotage(drill: &Drill, args: &DrillArgs) -> Option<&'static str> {
+    match drill.sabotage.how {
+        How::Hub(mistake) if args.sabotage => Some(mistake),
+        _ => None,
+    }
+}
