@@ -417,9 +417,10 @@ impl World {
 
     /// Of what was just said to be lost, something that can still be read.
     fn needless(&self, client: usize, said: usize) -> Option<String> {
-        let client = &self.clients[client];
+        let (client, id) = (&self.clients[client], &self.ids[client]);
         // There the filter may be what is lost.
-        let is_back = client.was_restored || !client.moves.is_empty();
+        let mut lives = self.store.lives.iter().filter(|life| life.key.gateway == *id);
+        let is_back = client.was_restored || !client.moves.is_empty() || lives.any(|life| life.generations.len() > 1);
         let is_there = |lost: &&Lost| {
             lost.reason == ResyncReason::HistoryLost && lost.from.is_some_and(|from| bare(from) >= bare(self.oldest))
         };
