@@ -15,9 +15,9 @@ use crate::position::Position;
 use crate::store::gateways::Owed;
 
 /// What is still to be said to a gateway that has acked up to `serial`. The ack of a `welcome` does not
-/// count: it comes before.
+/// count, in no session: it comes before.
 pub(super) fn still_owed(owed: Option<Owed>, serial: Serial) -> Option<Owed> {
-    owed.filter(|owed| serial < Serial { session: owed.since, written: FIRST_SERIAL })
+    owed.filter(|owed| serial.session < owed.since || serial.written < FIRST_SERIAL)
 }
 
 impl Machine {
