@@ -4,6 +4,7 @@
 
 mod consumer;
 mod drain;
+mod latency;
 pub mod matching;
 mod table;
 
@@ -20,6 +21,11 @@ pub enum BenchCommand {
     /// How fast a backlog is delivered, beside a raw driver cursor on the same data
     #[command(after_help = "Example:\n  streamer bench drain --changes 100000 -o json")]
     Drain(DrainArgs),
+    /// How much later a gateway has a change than a raw driver cursor
+    #[command(
+        after_help = "Example:\n  streamer bench latency --gateways 1000 --subscriptions 1000 --side hub,stalled"
+    )]
+    Latency(latency::LatencyArgs),
     /// How fast it is found whom a change concerns, beside other ways of finding out
     #[command(
         after_help = "Example:\n  streamer bench match --workload chat,mixed --subscriptions 1000,100000 -o json"
@@ -81,6 +87,7 @@ pub struct DrainArgs {
 pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Drain(args) => drain::run(args).await,
+        BenchCommand::Latency(args) => latency::run(args).await,
         // It waits for nothing, and nothing else runs in this process.
         BenchCommand::Match(args) => {
             let (entries, usual) = (&matching::contenders()[..], &matching::Workload::USUAL[..]);

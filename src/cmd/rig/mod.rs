@@ -22,7 +22,7 @@ pub use hub::{Hub, HubPlan};
 pub use machine::{Machine, cpu_seconds};
 pub use mongod::{Mongod, MongodSize};
 pub use process::Pid;
-pub use raw::{RawDrain, drain_raw};
+pub use raw::{RawDrain, drain_raw, watch_raw};
 pub use relay::{Line, Relay};
 pub use replica_set::ReplicaSet;
 

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bson::{RawDocumentBuf, Timestamp};
+use bson::{RawDocumentBuf, Timestamp, doc};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::database::{Database, OperationTime};
@@ -15,6 +16,9 @@ use super::database::{Database, OperationTime};
 const BATCH_CHANGES: u32 = 2_000;
 /// Longer than any answer takes; only a backlog that is not there meets it.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the server waits for something to hand out; the hub asks for the same.
+const AWAIT: Duration = Duration::from_millis(250);
 
 /// One reading.
 #[derive(Clone, Copy, Debug)]
@@ -61,4 +65,29 @@ pub async fn drain_raw(
     }
     progress(seen);
     Ok(RawDrain { took: began.elapsed(), bytes })
+}
+
+/// Reads on from now, all inserts or those for one gateway, and tells of each its body's `number`.
+///
+/// # Errors
+/// The server refuses.
+pub async fn watch_raw(
+    database: &Database,
+    gateway: Option<u32>,
+    mut arrived: impl FnMut(u64, Instant) + Send + 'static,
+) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+    let of_database = database.client().database(database.name());
+    let only = gateway.map(|gateway| doc! { "$match": { "fullDocument.data.gateway": gateway as i32 } });
+    let watch = of_database.watch().pipeline(only).batch_size(BATCH_CHANGES).max_await_time(AWAIT);
+    let mut stream = watch.await?.with_type::<RawDocumentBuf>();
+    Ok(tokio::spawn(async move {
+        loop {
+            let Some(event) = stream.next_if_any().await? else { continue };
+            let now = Instant::now();
+            let body = event.get_document("fullDocument").and_then(|document| document.get_document("data"));
+            if let Ok(number) = body.and_then(|body| body.get_i64("number")) {
+                arrived(number as u64, now);
+            }
+        }
+    }))
 }

@@ -4,6 +4,7 @@ mod bridge;
 mod consumers;
 mod costly;
 mod exactness;
+mod exchanged;
 mod history;
 mod idle;
 mod lifecycle;

@@ -13,7 +13,7 @@ use mongodb::options::ClientOptions;
 /// A running mongod; killed when dropped.
 pub(crate) struct Mongod {
     port: u16,
-    data: tempfile::TempDir,
+    data: Mutex<tempfile::TempDir>,
     args: Vec<String>,
     child: Mutex<Child>,
 }
@@ -63,7 +63,7 @@ impl Mongod {
         let data = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let child = Mutex::new(spawn(port, &data, &args));
-        let mongod = Self { port, data, args, child };
+        let mongod = Self { port, data: Mutex::new(data), args, child };
         mongod.answers().await;
         mongod
     }
@@ -114,8 +114,23 @@ impl Mongod {
 
     /// Starts it again on the same data.
     pub(super) async fn restart(&self) {
-        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = spawn(self.port, &self.data, &self.args);
+        self.respawn();
         self.answers().await;
+    }
+
+    fn respawn(&self) {
+        let data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = spawn(self.port, &data, &self.args);
+    }
+
+    /// Another deployment takes its place: a new replica set of the same name, at the same address, with nothing in it.
+    pub(crate) async fn exchange(&self) {
+        self.kill();
+        *self.data.lock().unwrap_or_else(PoisonError::into_inner) = tempfile::tempdir().unwrap();
+        self.respawn();
+        self.answers().await;
+        self.initiate(&[self]).await;
+        self.writable().await;
     }
 
     async fn answers(&self) {
