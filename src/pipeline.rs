@@ -37,6 +37,8 @@ use crate::tasks::{Kind, Tasks};
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// How often the source is asked how far it is.
 const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
+/// How long it may take to say so.
+const DESCRIBE_PATIENCE: Duration = Duration::from_secs(10);
 /// How often leases are looked at and cursors written.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
 /// Outcomes of writes that the loop has not taken yet.
@@ -53,7 +55,7 @@ enum End {
     Shutdown,
     /// Ownership was lost.
     Lost,
-    /// The source is not what it was: what is stored must be looked at again.
+    /// The source is not what it was when more had been read of it than a checkpoint may say.
     Anew,
 }
 
@@ -367,7 +369,8 @@ impl Partition {
     fn describe(&self, waiting: Option<Command>, answered: impl FnOnce() + Send + 'static) {
         let (source, told, reached) = (Arc::clone(&self.source), self.descriptions.0.clone(), self.machine.reached());
         self.tasks.spawn(Kind::Housekeeping, "source description", async move {
-            let described = source.describe().await.ok();
+            // A connection that was cut in silence answers nothing, for long.
+            let described = tokio::time::timeout(DESCRIBE_PATIENCE, source.describe()).await.ok().and_then(Result::ok);
             answered();
             // If the tenure has ended the caller is told by the dropped reply.
             let _ = told.send(Told { described, reached, waiting }).await;
@@ -405,7 +408,9 @@ impl Partition {
         let since = self.clock.now().since(*at).as_secs_f64();
         let behind = f64::from(described.now.seconds()) - f64::from(self.machine.reached().time.seconds());
         // The description ages: what the loop has not reached by now is behind by that much more.
-        Some(if behind > 0.0 { behind + since } else { 0.0 })
+        // Nor does anyone know what a source has that has not answered for long.
+        let is_old = since > 2.0 * (DESCRIBE_EVERY + DESCRIBE_PATIENCE).as_secs_f64();
+        Some(if behind > 0.0 || is_old { behind.max(0.0) + since } else { 0.0 })
     }
 
     fn oldest(&self) -> Option<ClusterTime> {

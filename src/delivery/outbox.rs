@@ -491,6 +491,8 @@ impl Outbox {
             state.written.count += 1;
             taken.push((Some(item), state.written.count, state.written.seq, state.written.place()));
         }
+        // Where memory is short, one that has nothing is what catch-ups wait for.
+        room |= !taken.is_empty() && state.queue.is_empty() && self.budget.is_exhausted();
         if state.above_mark && state.bytes <= state.low_mark_bytes {
             state.above_mark = false;
             room = true;

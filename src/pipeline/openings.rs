@@ -11,6 +11,7 @@ use crate::clock::{Clock, Instant};
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
 use crate::handle::{Hello, Reply};
+use crate::limits;
 
 /// Sessions that are opened without waiting, and a second after that.
 const BURST: u32 = 100;
@@ -36,6 +37,12 @@ impl Openings {
 
     /// One more asks. Refused where the queue is full.
     pub(super) fn push(&mut self, (hello, reply): Opening) {
+        let of_gateway = self.queue.iter().filter(|(other, _)| other.gateway == hello.gateway).count();
+        if of_gateway >= limits::opens_waiting_max {
+            let detail = format!("{of_gateway} sessions of this gateway are waiting to be opened");
+            drop(reply.send(Err(Problem::new(Code::RateLimited, detail).retry_after(1))));
+            return;
+        }
         if self.queue.len() >= QUEUE_MAX {
             self.queue.retain(|(_, reply)| !reply.is_closed());
         }
@@ -113,6 +120,16 @@ mod tests {
         assert_eq!(count, PER_SECOND as usize);
         clock.advance(Duration::from_secs(60));
         assert_eq!(opened(&mut openings).len(), BURST as usize, "rest gives no more than a burst");
+    }
+
+    #[test]
+    fn one_gateway_does_not_fill_the_queue() {
+        let mut openings = Openings::new(Clock::manual());
+        let mut waiting: Vec<_> = (0..=limits::opens_waiting_max).map(|_| ask(&mut openings, 7)).collect();
+        let refused = waiting.pop().unwrap().try_recv().unwrap();
+        assert_eq!(refused.err().unwrap().code, Code::RateLimited);
+        let _other = ask(&mut openings, 8);
+        assert_eq!(opened(&mut openings).last().map(String::as_str), Some("gw-8"));
     }
 
     #[test]

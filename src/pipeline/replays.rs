@@ -95,7 +95,11 @@ async fn read(
         };
         while wanted.is_some() {
             let ended = || Err(SourceError::Unavailable("the reading ended".into()));
-            let result = reading.recv().await.unwrap_or_else(ended);
+            let result = tokio::select! {
+                result = reading.recv() => result.unwrap_or_else(ended),
+                // Nothing is asked while something is awaited; so this is the end.
+                _ = wants.recv() => return,
+            };
             after = result.as_ref().map_or(after, |batch| batch.reached.max(after));
             let failed = result.is_err();
             if told.send((id, result)).await.is_err() || failed {

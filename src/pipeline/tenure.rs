@@ -55,25 +55,36 @@ pub struct PartitionConfig {
 /// Serves a partition, tenure after tenure, until shutdown.
 pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>) {
     let shutdown = config.tasks.shutdown_token();
+    // Whether the tenure before ended with a source that was another, or had gone back.
+    let mut broken_off = false;
     while !shutdown.is_cancelled() {
-        let Some((mut partition, owned)) = begin(&config, &mut commands).await else { return };
+        let Some((mut partition, owned)) = begin(&config, std::mem::take(&mut broken_off), &mut commands).await else {
+            return;
+        };
         match partition.serve(&mut commands, owned.ownership).await {
             End::Shutdown => return partition.drain(&mut commands, config.grace).await,
             End::Lost => {}
-            End::Anew => partition.give_up(config.grace).await,
+            End::Anew => {
+                broken_off = true;
+                partition.give_up(config.grace).await;
+            }
         }
     }
 }
 
 /// Wins the partition and loads it. `None` at shutdown.
-async fn begin(config: &PartitionConfig, commands: &mut mpsc::Receiver<Command>) -> Option<(Partition, Owned)> {
+async fn begin(
+    config: &PartitionConfig,
+    broken_off: bool,
+    commands: &mut mpsc::Receiver<Command>,
+) -> Option<(Partition, Owned)> {
     let mut wait = BACKOFF_MIN;
     loop {
         let shutdown = config.tasks.shutdown_token();
         let attempt = async {
             let key = checkpoint::owner_key(&config.machine.partition);
             let owned = config.store.acquire(&key, &config.machine.node).await.map_err(|error| error.to_string())?;
-            let (machine, described) = load(config, &owned.fence).await?;
+            let (machine, described) = load(config, broken_off, &owned.fence).await?;
             Ok::<_, String>((machine, described, owned))
         };
         // Dropping a command answers it: nobody owns the partition yet.
@@ -142,7 +153,7 @@ fn partition(config: &PartitionConfig, machine: Machine, described: Description,
 }
 
 /// The machine as the store has it. The starting position is durable before this returns.
-async fn load(config: &PartitionConfig, fence: &Fence) -> Result<(Machine, Description), String> {
+async fn load(config: &PartitionConfig, broken_off: bool, fence: &Fence) -> Result<(Machine, Description), String> {
     let describe = config.source.describe().await;
     let described = describe.map_err(|error: SourceError| error.to_string())?;
     let text = |error: Unavailable| error.to_string();
@@ -151,7 +162,7 @@ async fn load(config: &PartitionConfig, fence: &Fence) -> Result<(Machine, Descr
     let (mut subscriptions, revision) = config.store.scan(&subscriptions::prefix(backend)).await.map_err(text)?;
     let (gateways, _) = config.store.scan(&gateways::prefix(backend)).await.map_err(text)?;
     let (cursors, _) = config.store.scan(&cursors::prefix(&config.machine.partition)).await.map_err(text)?;
-    let (mut checkpointed, mut reached) = resume(config, entry, &described)?;
+    let (mut checkpointed, mut reached) = resume(config, entry, broken_off, &described)?;
     let now = Position::boundary(reached.epoch, described.now.next());
     if config.sabotage {
         tracing::error!("sabotage: starting at the present, whatever the cursors say");
@@ -184,6 +195,7 @@ fn forget(entry: &mut Entry, now: Position) -> Result<(), serde_json::Error> {
 fn resume(
     config: &PartitionConfig,
     entry: Option<Entry>,
+    broken_off: bool,
     described: &Description,
 ) -> Result<(Checkpointed, Position), String> {
     let definition = config.source.definition();
@@ -199,7 +211,7 @@ fn resume(
     let next = Epoch(epoch.0 + 1);
     let is_other = matches!((&record.identity, &identity), (Some(old), Some(new)) if old != new);
     let is_ahead = record.position.time > described.now.next();
-    if is_other || is_ahead {
+    if is_other || is_ahead || broken_off {
         tracing::error!(checkpoint = %record.position, "another deployment, or a restored one: starting at the present");
         let position = now(next);
         let restored = Some(position);

@@ -169,6 +169,11 @@ impl Machine {
         let gateway = self.subs[index.0 as usize].gateway;
         let Some(mut session) = self.gateways[gateway.0].session.take() else { return };
         session.main.remove(index);
+        if session.main.is_riding() && session.main.len() == 0 {
+            // Where nobody has to be served there is nothing to read.
+            self.alight(gateway, LaneName::Main, &mut session.main);
+            session.main.at = session.main.at.max(self.reached);
+        }
         if let Some(extra) = &mut session.extra
             && extra.remove(index)
             && extra.len() == 0

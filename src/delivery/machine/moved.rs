@@ -90,7 +90,10 @@ impl Machine {
             && gateway.page_knows < moved.since
             && self.config.mistake != Some(Mistake::PageUndoesMove)
         {
+            // A cursor beside the move in its record was presented after it.
+            let presented = gateway.presented.take();
             gateway.stand_where_moved(moved);
+            gateway.presented = presented;
         }
     }
 
@@ -98,8 +101,9 @@ impl Machine {
     pub(super) fn is_voided(&self, index: GatewayIndex, serial: Serial, place: &Place) -> bool {
         let gateway = &self.gateways[index.0];
         let Some(moved) = gateway.moved.filter(|moved| serial.session < moved.since) else { return false };
-        let is_taken_up = gateway.serial.session > moved.since;
-        let is_behind = place.lowest() < self.effective(index).lowest();
+        // No message carries the number that the move took.
+        let is_taken_up = gateway.serial.session != moved.since;
+        let is_behind = self.in_epoch(place.clone()).lowest() < self.effective(index).lowest();
         !(is_taken_up && is_behind) && !self.broken(Mistake::OldCursorUndoesMove)
     }
 
@@ -107,7 +111,9 @@ impl Machine {
     /// parked since is served that much later.
     pub(super) fn redelivered_until(&self, index: GatewayIndex) -> Option<Position> {
         let moved = self.gateways[index.0].moved.filter(|_| !self.broken(Mistake::RewindUnflagged))?;
-        Some(self.in_present_epoch(moved.redelivered_until))
+        let until = moved.redelivered_until;
+        // Before a break with history it says nothing of what comes after.
+        (!self.is_broken_off(until)).then(|| self.in_present_epoch(until))
     }
 
     /// What a cursor of this gateway's present life says, whether it is voided or not.

@@ -201,7 +201,9 @@ impl Machine {
         let floor = floor.max(self.window.last(self.config.hold_bytes_max)).max(self.checkpoint.stored.position);
         let places =
             self.gateways.iter().filter(|(_, gateway)| !gateway.quiet).map(|(_, gateway)| gateway.place.lowest());
-        places.filter(|place| *place >= floor).min().unwrap_or(self.reached).min(self.reached)
+        // At a boundary: what somebody else says of a position is not proved.
+        let lowest = places.filter(|place| *place >= floor).min().map(Position::floor_boundary);
+        lowest.map_or(self.reached, |lowest| lowest.max(self.checkpoint.stored.position).min(self.reached))
     }
 
     fn write_page(&mut self, page: u16) {

@@ -41,7 +41,8 @@ impl Rides {
     /// The reading that brings what lies after `at` soonest, unless one of its own would be sooner.
     fn for_lane(&self, at: Position, rides_max: usize, late: bool) -> Option<ReplayId> {
         let has_place = self.all.len() < rides_max;
-        let is_near = |ride: &Ride| at.time.seconds() - ride.at.time.seconds() <= limits::ride_wait_seconds;
+        let is_near =
+            |ride: &Ride| at.time.seconds().saturating_sub(ride.at.time.seconds()) <= limits::ride_wait_seconds;
         let brings = |ride: &Ride| ride.at <= at && (!has_place || is_near(ride));
         let brings = self.all.iter().filter(|(_, ride)| late || brings(ride));
         brings.max_by_key(|(_, ride)| ride.at).map(|(id, _)| *id)
@@ -56,7 +57,7 @@ impl Machine {
             let late = self.broken(Mistake::BoardLate);
             let id = match self.rides.for_lane(at, self.config.rides_max, late) {
                 Some(id) => id,
-                None if self.rides.all.len() < self.config.rides_max => self.begin_ride(at),
+                None if self.has_place() => self.begin_ride(at),
                 None => continue,
             };
             let Some(session) = &mut self.gateways[index.0].session else { continue };
@@ -71,6 +72,30 @@ impl Machine {
         }
     }
 
+    /// A reading that stands still, because none of its riders has room, makes place: they board again when they
+    /// have.
+    fn has_place(&mut self) -> bool {
+        if self.rides.all.len() < self.config.rides_max {
+            return true;
+        }
+        let stands = |ride: &Ride| !ride.fetching && !ride.riders.iter().any(|rider| self.is_room_for(rider));
+        let standing = self.rides.all.iter().find(|(_, ride)| stands(ride)).map(|(id, _)| *id);
+        let Some((id, ride)) = standing.and_then(|id| Some((id, self.rides.all.get_mut(&id)?))) else { return false };
+        for (index, name) in std::mem::take(&mut ride.riders) {
+            let Some(session) = &mut self.gateways[index.0].session else { continue };
+            let lane = if name == LaneName::Extra { session.extra.as_mut() } else { Some(&mut session.main) };
+            if let Some(lane) = lane {
+                lane.mode = Mode::Window;
+            }
+        }
+        self.end_if_empty(id);
+        true
+    }
+
+    fn is_room_for(&self, rider: &Rider) -> bool {
+        self.gateways[rider.0.0].session.as_ref().is_some_and(|session| self.may_read(&session.outbox))
+    }
+
     fn begin_ride(&mut self, at: Position) -> ReplayId {
         self.rides.next += 1;
         let id = ReplayId(self.rides.next);
@@ -83,11 +108,7 @@ impl Machine {
 
     /// Readings bring more as long as one of their riders has room for it.
     pub(super) fn drive(&mut self) {
-        let has_room = |rider: &Rider| {
-            let session = self.gateways[rider.0.0].session.as_ref();
-            session.is_some_and(|session| self.may_read(&session.outbox))
-        };
-        let goes_on = |ride: &Ride| !ride.fetching && ride.riders.iter().any(has_room);
+        let goes_on = |ride: &Ride| !ride.fetching && ride.riders.iter().any(|rider| self.is_room_for(rider));
         let ids: Vec<_> = self.rides.all.iter().filter(|(_, ride)| goes_on(ride)).map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(ride) = self.rides.all.get_mut(&id) {

@@ -94,7 +94,10 @@ impl Machine {
     fn write_open(&mut self, index: GatewayIndex, mut request: OpenRequest) {
         request.owed = self.owed_by_next(index, request.cursor.as_ref());
         let own = self.own(index, request.cursor.as_ref());
-        let presented = own.and(request.hello.cursor.as_ref()).map(ToString::to_string);
+        let has_a_say = own.is_some();
+        let presented = request.hello.cursor.as_ref().filter(|_| has_a_say).map(ToString::to_string);
+        // Decided once: what an ack says meanwhile must not make another of it than what is stored.
+        request.cursor = request.cursor.take().filter(|_| has_a_say);
         let (owed, gateway) = (request.owed, &self.gateways[index.0]);
         let presented = presented.or_else(|| gateway.presented.clone());
         let record = self.gateway_record(index, gateway.sessions + 1, presented, owed, gateway.moved);
@@ -394,6 +397,8 @@ impl Machine {
         self.leave_rides(index);
         self.busy.remove(&index);
         if let Some(session) = self.gateways[index.0].session.take() {
+            // Its transport may hold it for long, and nobody counts it any more. What was not written comes again.
+            session.outbox.cut();
             session.outbox.push(Item::Closed(reason));
         }
         for sub in &self.gateways[index.0].subs {

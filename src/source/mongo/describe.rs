@@ -9,6 +9,7 @@ use mongodb::{Client, Database};
 
 use super::Shared;
 use super::errors::{Failure, source_error};
+use super::heartbeat::HEARTBEATS;
 use crate::position::ClusterTime;
 use crate::source::layout::CollectionPlace;
 use crate::source::{Description, SourceError, SourceWarning};
@@ -97,7 +98,7 @@ async fn recording(database: &Database) -> Result<Vec<(String, bool)>, Error> {
     let mut collections = database.list_collections().await?;
     let mut out = Vec::new();
     while let Some(collection) = collections.try_next().await? {
-        if !collection.name.starts_with("system.") {
+        if !collection.name.starts_with("system.") && collection.name != HEARTBEATS {
             let images = collection.options.change_stream_pre_and_post_images;
             out.push((collection.name, images.is_some_and(|images| images.enabled)));
         }

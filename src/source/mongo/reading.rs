@@ -17,6 +17,7 @@ use super::describe::describe;
 use super::errors::{self, Failure};
 use super::event::{Kind, Namespace, RawEvent};
 use super::feed::{self, BATCH_CHANGES, Feed};
+use super::heartbeat::HEARTBEATS;
 use super::mistakes::{Mistake, PAUSE, SILENCE};
 use super::pipeline::{self, Level, Start};
 use super::segment::{Item, Segment};
@@ -228,7 +229,8 @@ impl Reader {
                 told = Some(scope);
             }
         };
-        let watched = |this: &Self, ns: Namespace<'_>| this.shared.watched.covers(ns.db, ns.coll);
+        let watched =
+            |this: &Self, ns: Namespace<'_>| ns.coll != HEARTBEATS && this.shared.watched.covers(ns.db, ns.coll);
         match event.kind {
             Kind::Drop if watched(self, event.ns) => tell(self, event.ns, ResyncReason::Invalidated),
             Kind::Rename => {
