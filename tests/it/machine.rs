@@ -152,26 +152,18 @@ fn checkpoint(machine: &mut Machine, revision: &mut u64) -> Option<Position> {
     }
 }
 
-/// After a restart one reading serves all who are about there; who never acks is not among them for long.
-#[test]
-fn the_checkpoint_stays_behind_those_who_are_near_and_waits_for_nobody_else() {
-    let epoch = Epoch(1);
-    let at = |seconds: u32, ordinal: u32| Position::new(epoch, ClusterTime::new(seconds, 1), ordinal);
-    let mut machine = Machine::new(config(), Clock::manual(), at(100, 0), Checkpointed::default());
-    let mut revision = 10;
-    assert_eq!(checkpoint(&mut machine, &mut revision), Some(at(100, 0)));
-    machine.on_register(1, vec![(0, asked("all"), Filter::compile(&asked("all")).unwrap())]);
-    checkpoint(&mut machine, &mut revision);
-    let hello = Hello {
-        gateway: Name::new("gw").unwrap(),
+fn hello(gateway: &str) -> Hello {
+    Hello {
+        gateway: Name::new(gateway).unwrap(),
         cursor: None,
         transport: Transport::Grpc,
         auto_ack: false,
         unacked_bytes_max: 0,
-    };
-    machine.on_open(hello, Waiter { token: 2, slot: 0 });
-    checkpoint(&mut machine, &mut revision);
-    let change = |position| Change {
+    }
+}
+
+fn change(position: Position) -> Change {
+    Change {
         position,
         scope: Scope::known("acme", "messages"),
         left: None,
@@ -183,7 +175,21 @@ fn the_checkpoint_stays_behind_those_who_are_near_and_waits_for_nobody_else() {
         wall_time_ms: None,
         transaction: None,
         flags: Flags::none(),
-    };
+    }
+}
+
+/// After a restart one reading serves all who are about there; who never acks is not among them for long.
+#[test]
+fn the_checkpoint_stays_behind_those_who_are_near_and_waits_for_nobody_else() {
+    let epoch = Epoch(1);
+    let at = |seconds: u32, ordinal: u32| Position::new(epoch, ClusterTime::new(seconds, 1), ordinal);
+    let mut machine = Machine::new(config(), Clock::manual(), at(100, 0), Checkpointed::default());
+    let mut revision = 10;
+    assert_eq!(checkpoint(&mut machine, &mut revision), Some(at(100, 0)));
+    machine.on_register(1, vec![(0, asked("all"), Filter::compile(&asked("all")).unwrap())]);
+    checkpoint(&mut machine, &mut revision);
+    machine.on_open(hello("gw"), Waiter { token: 2, slot: 0 });
+    checkpoint(&mut machine, &mut revision);
     let mut read = |machine: &mut Machine, seconds, reached| {
         let events = vec![Event::Change(Arc::new(change(at(seconds, 1))))];
         machine.on_batch(Batch { events, reached });
@@ -193,4 +199,46 @@ fn the_checkpoint_stays_behind_those_who_are_near_and_waits_for_nobody_else() {
     assert_eq!(read(&mut machine, 101, at(102, 0)), Some(at(101, 0)));
     assert_eq!(read(&mut machine, 103, at(103, 5)), None, "it stays");
     assert_eq!(read(&mut machine, 104, at(109, 0)), Some(at(109, 0)), "nobody is waited for");
+}
+
+/// A reading that stands still, because its gateway takes nothing, is not what another waits for.
+#[test]
+fn a_gateway_that_takes_nothing_does_not_keep_others_from_reading() {
+    let at = |seconds: u32, ordinal: u32| Position::new(Epoch(1), ClusterTime::new(seconds, 1), ordinal);
+    let config = MachineConfig { rides_max: 1, window_bytes_max: 1, outbox_bytes_soft: 64, ..config() };
+    let mut machine = Machine::new(config, Clock::manual(), at(100, 0), Checkpointed::default());
+    let mut revision = 10;
+    checkpoint(&mut machine, &mut revision);
+    for (token, gateway) in [(1, "ahead"), (2, "behind")] {
+        let spec = Spec { gateway_id: Name::new(gateway).unwrap(), ..asked("all") };
+        machine.on_register(token, vec![(0, spec.clone(), Filter::compile(&spec).unwrap())]);
+        checkpoint(&mut machine, &mut revision);
+    }
+    let events = (101..=300).map(|seconds| Event::Change(Arc::new(change(at(seconds, 1)))));
+    machine.on_batch(Batch { events: events.collect(), reached: at(301, 0) });
+    machine.on_move(&Name::new("ahead").unwrap(), at(200, 0), Waiter { token: 3, slot: 0 });
+    checkpoint(&mut machine, &mut revision);
+
+    let readings = |machine: &mut Machine| {
+        let mut found = Vec::new();
+        for effect in machine.take_effects() {
+            match effect {
+                Effect::OpenReplay(id, after) => found.push((id, after)),
+                Effect::Write(id, _) => machine.on_outcome(id, Outcome::Done(Revision(1_000))),
+                _ => {}
+            }
+        }
+        found
+    };
+    machine.on_open(hello("ahead"), Waiter { token: 4, slot: 0 });
+    let opened = [readings(&mut machine), readings(&mut machine)].concat();
+    let [(id, after)] = opened[..] else { panic!("{opened:?}") };
+    assert_eq!(after, at(200, 0));
+    let event = Event::Change(Arc::new(change(at(201, 1))));
+    machine.on_replay_batch(id, Batch { events: vec![event], reached: at(201, 1) });
+
+    machine.on_open(hello("behind"), Waiter { token: 5, slot: 0 });
+    let opened = [readings(&mut machine), readings(&mut machine)].concat();
+    let [(_, after)] = opened[..] else { panic!("{opened:?}") };
+    assert_eq!(after, at(101, 0));
 }

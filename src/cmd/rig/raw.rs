@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bson::{RawDocumentBuf, Timestamp, doc};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::database::{Database, OperationTime};
@@ -67,7 +66,8 @@ pub async fn drain_raw(
     Ok(RawDrain { took: began.elapsed(), bytes })
 }
 
-/// Reads on from now, all inserts or those for one gateway, and tells of each its body's `number`.
+/// Reads on from now, all inserts or those for one gateway, and tells of each its body's `number`. The stream is
+/// open when this returns; what it returns reads it.
 ///
 /// # Errors
 /// The server refuses.
@@ -75,12 +75,12 @@ pub async fn watch_raw(
     database: &Database,
     gateway: Option<u32>,
     mut arrived: impl FnMut(u64, Instant) + Send + 'static,
-) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
     let of_database = database.client().database(database.name());
     let only = gateway.map(|gateway| doc! { "$match": { "fullDocument.data.gateway": gateway as i32 } });
     let watch = of_database.watch().pipeline(only).batch_size(BATCH_CHANGES).max_await_time(AWAIT);
     let mut stream = watch.await?.with_type::<RawDocumentBuf>();
-    Ok(tokio::spawn(async move {
+    Ok(async move {
         loop {
             let Some(event) = stream.next_if_any().await? else { continue };
             let now = Instant::now();
@@ -89,5 +89,5 @@ pub async fn watch_raw(
                 arrived(number as u64, now);
             }
         }
-    }))
+    })
 }

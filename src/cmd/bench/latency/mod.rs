@@ -4,6 +4,7 @@
 //! side that is measured read them at the same time, so that each change has both its arrivals in one run.
 
 mod arrivals;
+mod readers;
 mod report;
 mod sides;
 
@@ -14,11 +15,13 @@ use std::time::Duration;
 use anyhow::Context;
 use bson::{Document, doc};
 use clap::{Args, ValueEnum};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::arrivals::Arrivals;
+use self::readers::Readers;
 use self::report::{Report, Round};
-use self::sides::Gateways;
 use super::super::OutputArgs;
 use super::super::rig::{self, Database, HubPlan, Mongod, MongodSize};
 use crate::client::{Registration, Subscription};
@@ -171,24 +174,28 @@ async fn round(
         let started = hub.insert(plan.start(None)?);
         started.ready().await?;
     }
-    let gateways = match side {
-        Side::Streams => Gateways::by_streams(args.gateways, database, &arrivals).await?,
-        Side::Hub | Side::Stalled => Gateways::of_hub(args.gateways, plan, &arrivals, side == Side::Stalled).await?,
+    let readers = Readers::default();
+    let stalled = match side {
+        Side::Streams => sides::by_streams(args.gateways, database, &readers, &arrivals).await.map(|()| None)?,
+        Side::Hub | Side::Stalled => {
+            sides::of_hub(args.gateways, plan, &readers, &arrivals, side == Side::Stalled).await?
+        }
     };
-    let raw = {
-        let arrivals = Arc::clone(&arrivals);
-        rig::watch_raw(database, None, move |number, now| arrivals.raw(number, now)).await?
-    };
+    let of_raw = Arc::clone(&arrivals);
+    let raw = rig::watch_raw(database, None, move |number, now| of_raw.raw(number, now)).await?;
+    readers.start("raw cursor", raw);
     let inserts = write(args, database, &arrivals).await?;
     let all = async {
         while !arrivals.all_there() {
+            readers.check()?;
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        anyhow::Ok(())
     };
     let waited = timeout(PATIENCE, all).await;
-    waited.ok().with_context(|| format!("{}: {}", side.name(), arrivals.missing()))?;
-    raw.abort();
-    gateways.end().await?;
+    waited.ok().with_context(|| format!("{}: {}", side.name(), arrivals.missing()))??;
+    drop(stalled);
+    readers.end().await?;
     if let Some(mut hub) = hub {
         hub.check()?;
         hub.terminate().await?;
@@ -200,25 +207,23 @@ async fn round(
 /// At a steady rate, each insert when it is due, whether or not those before it were slow. How long each took.
 async fn write(args: &LatencyArgs, database: &Database, arrivals: &Arrivals) -> anyhow::Result<Vec<Duration>> {
     let began = Instant::now();
-    let mut took = Vec::new();
-    let (mut number, mut tasks) = (arrivals.begin(), tokio::task::JoinSet::new());
-    while number < arrivals.end() {
-        let last = arrivals.end().min(number + u64::from(args.batch));
-        sleep_until(began + Duration::from_secs_f64((number - arrivals.begin()) as f64 / f64::from(args.rate))).await;
-        let documents: Vec<_> = (number..last).map(|number| document(number, args)).collect();
-        let database = database.clone();
-        arrivals.sent(number..last);
-        tasks.spawn(async move {
-            let began = Instant::now();
-            database.insert(documents).await.map(|()| began.elapsed())
-        });
-        while let Some(done) = tasks.try_join_next() {
-            took.push(done??);
+    let (mut took, mut under_way) = (Vec::new(), FuturesUnordered::new());
+    let mut number = arrivals.begin();
+    while number < arrivals.end() || !under_way.is_empty() {
+        let due = began + Duration::from_secs_f64((number - arrivals.begin()) as f64 / f64::from(args.rate));
+        tokio::select! {
+            Some(done) = under_way.next(), if !under_way.is_empty() => took.push(done?),
+            () = sleep_until(due), if number < arrivals.end() => {
+                let last = arrivals.end().min(number + u64::from(args.batch));
+                let documents: Vec<_> = (number..last).map(|number| document(number, args)).collect();
+                arrivals.sent(number..last);
+                under_way.push(async move {
+                    let began = Instant::now();
+                    database.insert(documents).await.map(|()| began.elapsed())
+                });
+                number = last;
+            }
         }
-        number = last;
-    }
-    while let Some(done) = tasks.join_next().await {
-        took.push(done??);
     }
     Ok(took)
 }

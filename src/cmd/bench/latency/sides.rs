@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use futures::StreamExt;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::arrivals::Arrivals;
+use super::readers::Readers;
 use super::{COLLECTION, PATIENCE, TENANT, TTL_SECONDS};
 use crate::client::{Backoff, BodyFormat, Client, ClientConfig, Item, Registration, State, Subscription};
 use crate::cmd::rig::{self, Database, HubPlan};
@@ -27,64 +27,45 @@ pub(super) fn gateway(number: u32) -> String {
     format!("gw-{number}")
 }
 
-pub(super) struct Gateways {
-    tasks: Vec<JoinHandle<anyhow::Result<()>>>,
-    /// One that is connected and never reads.
-    stalled: Option<Client>,
+/// Sessions of a hub; all are live when this returns. And one that is connected and never reads, if it is wanted.
+pub(super) async fn of_hub(
+    count: u32,
+    plan: &HubPlan,
+    readers: &Readers,
+    arrivals: &Arc<Arrivals>,
+    stalled: bool,
+) -> anyhow::Result<Option<Client>> {
+    let (ready, mut live) = mpsc::channel(count as usize);
+    for name in (0..count).map(gateway) {
+        let config =
+            ClientConfig { backoff: BACKOFF, body: BodyFormat::Bson, ..ClientConfig::new(plan.grpc_url(), &name) };
+        let client = Client::connect(config, State::default())?;
+        readers.start(&name, read(client, Arc::clone(arrivals), ready.clone()));
+    }
+    for connected in 0..count {
+        let one = timeout(PATIENCE, live.recv()).await;
+        one.ok().flatten().with_context(|| format!("only {connected} of {count} gateways became live"))?;
+    }
+    if stalled {
+        return stall(plan).await.map(Some);
+    }
+    unregister(plan).await?;
+    Ok(None)
 }
 
-impl Gateways {
-    /// Sessions of a hub; all are live when this returns.
-    pub(super) async fn of_hub(
-        count: u32,
-        plan: &HubPlan,
-        arrivals: &Arc<Arrivals>,
-        stalled: bool,
-    ) -> anyhow::Result<Self> {
-        let (ready, mut live) = mpsc::channel(count as usize);
-        let mut tasks = Vec::new();
-        for number in 0..count {
-            let config = ClientConfig {
-                backoff: BACKOFF,
-                body: BodyFormat::Bson,
-                ..ClientConfig::new(plan.grpc_url(), gateway(number))
-            };
-            let client = Client::connect(config, State::default())?;
-            tasks.push(tokio::spawn(read(client, Arc::clone(arrivals), ready.clone())));
-        }
-        for connected in 0..count {
-            let one = timeout(PATIENCE, live.recv()).await;
-            one.ok().flatten().with_context(|| format!("only {connected} of {count} gateways became live"))?;
-        }
-        let stalled = if stalled { Some(stall(plan).await?) } else { unregister(plan).await? };
-        Ok(Self { tasks, stalled })
+/// A change stream of its own for each, filtered by the server.
+pub(super) async fn by_streams(
+    count: u32,
+    database: &Database,
+    readers: &Readers,
+    arrivals: &Arc<Arrivals>,
+) -> anyhow::Result<()> {
+    for number in 0..count {
+        let arrivals = Arc::clone(arrivals);
+        let stream = rig::watch_raw(database, Some(number), move |number, now| arrivals.gateway(number, now)).await?;
+        readers.start(&gateway(number), stream);
     }
-
-    /// A change stream of its own for each, filtered by the server.
-    pub(super) async fn by_streams(count: u32, database: &Database, arrivals: &Arc<Arrivals>) -> anyhow::Result<Self> {
-        let mut tasks = Vec::new();
-        for number in 0..count {
-            let arrivals = Arc::clone(arrivals);
-            let watched =
-                rig::watch_raw(database, Some(number), move |number, now| arrivals.gateway(number, now)).await?;
-            tasks.push(watched);
-        }
-        Ok(Self { tasks, stalled: None })
-    }
-
-    /// # Errors
-    /// Of one that ended by itself.
-    pub(super) async fn end(self) -> anyhow::Result<()> {
-        drop(self.stalled);
-        for task in self.tasks {
-            if task.is_finished() {
-                task.await??;
-                bail!("a gateway ended");
-            }
-            task.abort();
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 async fn read(mut client: Client, arrivals: Arc<Arrivals>, live: mpsc::Sender<()>) -> anyhow::Result<()> {
@@ -126,9 +107,9 @@ async fn stall(plan: &HubPlan) -> anyhow::Result<Client> {
 }
 
 /// Of an earlier round nothing is left.
-async fn unregister(plan: &HubPlan) -> anyhow::Result<Option<Client>> {
+async fn unregister(plan: &HubPlan) -> anyhow::Result<()> {
     let url = format!("{}/v1/gateways/{STALLED}", plan.http_url());
     let answer = reqwest::Client::builder().no_proxy().build()?.delete(url).send().await?;
     anyhow::ensure!(answer.status().is_success() || answer.status().as_u16() == 404, "{}", answer.status());
-    Ok(None)
+    Ok(())
 }
