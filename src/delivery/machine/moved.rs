@@ -104,7 +104,8 @@ impl Machine {
         // No message carries the number that the move took.
         let is_taken_up = gateway.serial.session != moved.since;
         let is_behind = self.in_epoch(place.clone()).lowest() < self.effective(index).lowest();
-        !(is_taken_up && is_behind) && !self.broken(Mistake::OldCursorUndoesMove)
+        let is_rewind = is_taken_up && is_behind;
+        !(is_rewind || self.broken(Mistake::OldCursorUndoesMove))
     }
 
     /// Up to where what is delivered may have been delivered before an operator's rewind. Who has been

@@ -3,7 +3,7 @@
 use bson::doc;
 use streamer::clock::Clock;
 
-use super::consumers::{Said, Transport};
+use super::consumers::{Said, Session, Transport};
 use super::history::{register, until_key, write};
 use super::servers::Server;
 use super::site::{Running, Site, soon, until};
@@ -31,7 +31,9 @@ async fn another_deployment_under_a_running_hub_is_said_and_then_served() {
     for cursor in [Some(change.cursor.as_str()), None] {
         // Until the hub has looked there is nobody, or a session that ends without a word.
         let told = async || {
-            let mut session = hub.open(Transport::GrpcJson, "gw", cursor).await;
+            let (http, grpc) = (hub.http_url(), hub.grpc_url());
+            let cursor = cursor.map(str::to_owned);
+            let mut session = Session::try_open(Transport::GrpcJson, &http, &grpc, "gw", cursor).await?;
             loop {
                 match session.next().await? {
                     Said::Welcome | Said::Progress(..) => {}
