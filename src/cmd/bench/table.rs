@@ -137,9 +137,13 @@ impl Report {
     }
 }
 
-/// The middle one; of an even number the lower of the two.
 fn median(rounds: &[Round], what: impl Fn(&Round) -> f64) -> f64 {
-    let mut values: Vec<f64> = rounds.iter().map(what).collect();
+    middle(rounds.iter().map(what))
+}
+
+/// The middle one; of an even number the lower of the two.
+pub(super) fn middle(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
 }

@@ -4,7 +4,7 @@
 
 use std::cmp::Reverse;
 
-use super::state::GatewayIndex;
+use super::state::{GatewayIndex, Session};
 use super::{Machine, Mistake};
 
 impl Machine {
@@ -14,21 +14,21 @@ impl Machine {
     /// was read for one alone would be read again and again. Call at least once a second.
     pub(super) fn relieve(&mut self) {
         let start = self.window.start();
-        let sessions = self.gateways.iter().filter_map(|(index, gateway)| Some((index, gateway.session.as_ref()?)));
-        let outlived = sessions.filter(|(_, session)| session.outbox.oldest_shared().is_some_and(|at| at <= start));
-        let outlived: Vec<_> = outlived.map(|(index, _)| GatewayIndex(index)).collect();
+        let outlived =
+            self.sessions().filter(|(_, session)| session.outbox.oldest_shared().is_some_and(|at| at <= start));
+        let outlived: Vec<_> = outlived.map(|(index, _)| index).collect();
         for index in outlived {
             self.evict(index);
         }
         if !self.budget.is_exhausted() {
             return;
         }
-        let sessions = self.gateways.iter().filter_map(|(index, gateway)| Some((index, gateway.session.as_ref()?)));
-        let mut holders: Vec<_> = sessions
+        let mut holders: Vec<_> = self
+            .sessions()
             .filter_map(|(index, session)| {
                 let (held, rests) = (session.outbox.held(), session.outbox.rests());
                 let is_read_for = session.main.is_riding() || session.extra.is_some();
-                (held > 0 && (rests || !is_read_for)).then_some((rests, held, GatewayIndex(index)))
+                (held > 0 && (rests || !is_read_for)).then_some((rests, held, index))
             })
             .collect();
         holders.sort_unstable_by_key(|(rests, held, _)| Reverse((*rests, *held)));
@@ -39,6 +39,10 @@ impl Machine {
             }
             self.evict(index);
         }
+    }
+
+    fn sessions(&self) -> impl Iterator<Item = (GatewayIndex, &Session)> {
+        self.gateways.iter().filter_map(|(index, gateway)| Some((GatewayIndex(index), gateway.session.as_ref()?)))
     }
 
     fn evict(&mut self, index: GatewayIndex) {

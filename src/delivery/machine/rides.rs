@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::compose::owned;
 use super::lane::{Lane, Mode};
-use super::state::{GatewayIndex, Session};
+use super::state::GatewayIndex;
 use super::{Effect, Machine, Mistake, ReplayId};
 use crate::change::{Flags, ResyncReason};
 use crate::delivery::outbox::{LaneName, Outbox};
@@ -60,11 +60,8 @@ impl Machine {
                 None if self.has_place() => self.begin_ride(at),
                 None => continue,
             };
-            let Some(session) = &mut self.gateways[index.0].session else { continue };
-            let lane = match name {
-                LaneName::Extra => session.extra.as_mut(),
-                _ => Some(&mut session.main),
-            };
+            let session = self.gateways[index.0].session.as_mut();
+            let lane = session.and_then(|session| session.lane_mut(name));
             if let (Some(lane), Some(ride)) = (lane, self.rides.all.get_mut(&id)) {
                 lane.mode = Mode::Riding(id);
                 ride.riders.push((index, name));
@@ -81,13 +78,8 @@ impl Machine {
         let stands = |ride: &Ride| !ride.fetching && !ride.riders.iter().any(|rider| self.is_room_for(rider));
         let standing = self.rides.all.iter().find(|(_, ride)| stands(ride)).map(|(id, _)| *id);
         let Some((id, ride)) = standing.and_then(|id| Some((id, self.rides.all.get_mut(&id)?))) else { return false };
-        for (index, name) in std::mem::take(&mut ride.riders) {
-            let Some(session) = &mut self.gateways[index.0].session else { continue };
-            let lane = if name == LaneName::Extra { session.extra.as_mut() } else { Some(&mut session.main) };
-            if let Some(lane) = lane {
-                lane.mode = Mode::Window;
-            }
-        }
+        let riders = std::mem::take(&mut ride.riders);
+        self.let_off(id, riders, |_, _, _, _| {});
         self.end_if_empty(id);
         true
     }
@@ -143,20 +135,12 @@ impl Machine {
         let entries = self.entries(batch, from);
         self.horizon = self.horizon.max(reached);
         let mut staying = Vec::new();
-        for (index, name) in riders {
-            let Some(mut session) = self.gateways[index.0].session.take() else { continue };
-            let Session { main, extra, outbox, .. } = &mut session;
-            let lane = if name == LaneName::Extra { extra.as_mut() } else { Some(main) };
-            if let Some(lane) = lane.filter(|lane| lane.mode == Mode::Riding(id)) {
-                lane.mode = Mode::Window;
-                if self.ride(outbox, lane, name, &entries, reached) && !self.window.reaches(lane.at) {
-                    lane.mode = Mode::Riding(id);
-                    staying.push((index, name));
-                }
+        self.let_off(id, riders, |machine, outbox, lane, rider| {
+            if machine.ride(outbox, lane, rider.1, &entries, reached) && !machine.window.reaches(lane.at) {
+                lane.mode = Mode::Riding(id);
+                staying.push(rider);
             }
-            self.gateways[index.0].session = Some(session);
-            self.busy.insert(index);
-        }
+        });
         if let Some(ride) = self.rides.all.get_mut(&id) {
             ride.riders = staying;
         }
@@ -222,21 +206,33 @@ impl Machine {
         let riders = std::mem::take(&mut ride.riders);
         self.end_if_empty(id);
         let all_lost = self.broken(Mistake::LostForAllRiders);
-        for (index, name) in riders {
+        self.let_off(id, riders, |machine, outbox, lane, (_, name)| {
+            // Others want what comes later, which may still be there.
+            if lane.at <= at || all_lost {
+                machine.say_lost(outbox, lane, name);
+            }
+        });
+        self.work();
+    }
+
+    /// Takes these out of their reading, each with something to do then.
+    fn let_off(
+        &mut self,
+        id: ReplayId,
+        riders: Vec<Rider>,
+        mut then: impl FnMut(&mut Self, &Outbox, &mut Lane, Rider),
+    ) {
+        for rider in riders {
+            let index = rider.0;
             let Some(mut session) = self.gateways[index.0].session.take() else { continue };
-            let Session { main, extra, outbox, .. } = &mut session;
-            let lane = if name == LaneName::Extra { extra.as_mut() } else { Some(main) };
-            if let Some(lane) = lane.filter(|lane| lane.mode == Mode::Riding(id)) {
+            let outbox = Arc::clone(&session.outbox);
+            if let Some(lane) = session.lane_mut(rider.1).filter(|lane| lane.mode == Mode::Riding(id)) {
                 lane.mode = Mode::Window;
-                // Others want what comes later, which may still be there.
-                if lane.at <= at || all_lost {
-                    self.say_lost(outbox, lane, name);
-                }
+                then(self, &outbox, lane, rider);
             }
             self.gateways[index.0].session = Some(session);
             self.busy.insert(index);
         }
-        self.work();
     }
 
     fn say_lost(&mut self, outbox: &Outbox, lane: &mut Lane, name: LaneName) {

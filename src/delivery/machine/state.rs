@@ -9,7 +9,7 @@ use super::lane::Lane;
 use super::{Waiter, WriteId};
 use crate::clock::Instant;
 use crate::cursor::{Place, Serial};
-use crate::delivery::outbox::{Outbox, Withheld};
+use crate::delivery::outbox::{LaneName, Outbox, Withheld};
 use crate::handle::{Hello, Transport};
 use crate::matching::{Filter, SubscriptionIndex};
 use crate::position::Position;
@@ -188,6 +188,13 @@ pub(super) struct Session {
     pub(super) extra: Option<Lane>,
     pub(super) transport: Transport,
     pub(super) since: chrono::DateTime<chrono::Utc>,
+}
+
+impl Session {
+    /// Its lane of this name, if it has one now.
+    pub(super) fn lane_mut(&mut self, name: LaneName) -> Option<&mut Lane> {
+        if name == LaneName::Extra { self.extra.as_mut() } else { Some(&mut self.main) }
+    }
 }
 
 /// What an awaited write was for.

@@ -183,11 +183,6 @@ impl Machine {
         taking.peek().is_some() && taking.all(|session| session.outbox.bytes() > self.config.outbox_bytes_soft)
     }
 
-    /// What all outboxes keep alive beyond the window.
-    pub fn outbox_bytes(&self) -> usize {
-        self.budget.held()
-    }
-
     /// What the window holds.
     pub fn window_bytes(&self) -> usize {
         self.window.bytes()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
+use super::super::table::middle;
 use super::arrivals::Arrivals;
 use super::{LatencyArgs, Side};
 use crate::cmd::Output;
@@ -123,7 +124,7 @@ impl Report {
         for side in sides {
             let of = |what: fn(&Round) -> Percentiles| {
                 let of_side = || self.rounds.iter().filter(|round| round.side == side).map(what);
-                [median(of_side().map(|figures| figures.p50)), median(of_side().map(|figures| figures.p99))]
+                [middle(of_side().map(|figures| figures.p50)), middle(of_side().map(|figures| figures.p99))]
             };
             let figures =
                 [of(|round| round.raw), of(|round| round.gateway), of(|round| round.added), of(|round| round.insert)];
@@ -149,13 +150,6 @@ impl Report {
             self.streamer,
         )
     }
-}
-
-/// The middle one; of an even number the lower of the two.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
