@@ -93,6 +93,7 @@ async fn the_drills_are_listed_and_unknown_ones_refused() {
     let (_, list) = drill(&["list"]).await;
     let drills = list["drills"].as_array().unwrap();
     assert!(drills.iter().any(|drill| drill["name"] == "restart" && drill["aboutSeconds"].as_u64() > Some(0)));
+    assert!(drills.iter().any(|drill| drill["name"] == "soak"), "{list}");
     for arguments in [&["drill", "retsart"][..], &["drill", "all", "--only", "retsart"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_streamer")).args(arguments).output().await.unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

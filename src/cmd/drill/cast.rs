@@ -21,9 +21,10 @@ use crate::position::ClusterTime;
 use crate::tasks::{Kind, Tasks};
 
 /// Of a numbered write, unless a drill says otherwise.
-const BODY_BYTES: usize = 200;
+pub(super) const BODY_BYTES: usize = 200;
 
-type Ended<T> = oneshot::Receiver<anyhow::Result<T>>;
+/// An actor's result, when it has ended.
+pub(super) type Ended<T> = oneshot::Receiver<anyhow::Result<T>>;
 
 /// Those who act.
 pub(super) struct Cast {
@@ -91,6 +92,11 @@ impl Cast {
     /// How each gateway stands.
     pub(super) fn standings(&self) -> Vec<Standing> {
         self.gateways.iter().map(|gateway| *gateway.standing.borrow()).collect()
+    }
+
+    /// The same, to look at again and again.
+    pub(super) fn watches(&self) -> Vec<watch::Receiver<Standing>> {
+        self.gateways.iter().map(|gateway| gateway.standing.clone()).collect()
     }
 
     /// From now on the gateway of this number reads nothing; or it does again.
@@ -164,7 +170,7 @@ impl Cast {
 }
 
 /// Starts an actor; its result comes when it ends, and a failure is told at once.
-fn act<T: Send + 'static>(
+pub(super) fn act<T: Send + 'static>(
     tasks: &Tasks,
     name: &str,
     failed: &CancellationToken,

@@ -19,11 +19,11 @@ use Step::{
 };
 
 /// Long enough for something to be under way.
-const A_WHILE: Step = Wait(800, 1_600);
+pub(super) const A_WHILE: Step = Wait(800, 1_600);
 /// Shorter than the default of fifteen, so that a drill need not wait for it so long.
-const SHORT_LEASE_SECONDS: u32 = 4;
+pub(super) const SHORT_LEASE_SECONDS: u32 = 4;
 /// Longer than that lease.
-const PAST_LEASE: Step = Wait(8_000, 8_500);
+pub(super) const PAST_LEASE: Step = Wait(8_000, 8_500);
 /// With these the oplog is cut within a second.
 const SHORT_OPLOG: MongodSize = MongodSize { oplog_mib: 1, cache_gib: 0.5, sync_seconds: 1 };
 
@@ -74,7 +74,7 @@ pub(super) const DRILLS: &[Drill] = &[
         does: "kills mongod with SIGKILL and starts it again after seconds",
         seconds: 18,
         rounds: 2,
-        scene: Scene { breaks: Some(Mongod), ..Scene::PLAIN },
+        scene: Scene { breaks: &[Mongod], ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Kill(Mongod), Wait(1_500, 4_000), Start(Mongod), Recovered],
         expects: Expects::ALL,
         sabotage: Sabotage { how: Mistake("resume-at-present"), does: RESUMES_AT_PRESENT, shows: Symptom::Lost },
@@ -84,7 +84,7 @@ pub(super) const DRILLS: &[Drill] = &[
         does: "stops the primary of three mongods with SIGSTOP for ten seconds",
         seconds: 20,
         rounds: 1,
-        scene: Scene { breaks: Some(Mongod), members: 3, ..Scene::PLAIN },
+        scene: Scene { breaks: &[Mongod], members: 3, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Freeze(Mongod), Wait(10_000, 10_001), Thaw(Mongod), Recovered, A_WHILE],
         expects: Expects::ALL,
         sabotage: Sabotage { how: Mistake("resume-at-present"), does: RESUMES_AT_PRESENT, shows: Symptom::Lost },
@@ -94,7 +94,7 @@ pub(super) const DRILLS: &[Drill] = &[
         does: "makes the primary of three mongods step down, and kills it while another serves",
         seconds: 28,
         rounds: 2,
-        scene: Scene { breaks: Some(Mongod), members: 3, ..Scene::PLAIN },
+        scene: Scene { breaks: &[Mongod], members: 3, ..Scene::PLAIN },
         round: |_| {
             let killed = [Kill(Mongod), Wait(2_000, 3_000), Start(Mongod), Recovered];
             [vec![A_WHILE, Elect, Recovered, A_WHILE], killed.to_vec()].concat()
@@ -107,7 +107,7 @@ pub(super) const DRILLS: &[Drill] = &[
         does: "has writes undone that only a deposed primary had: they must never be delivered",
         seconds: 18,
         rounds: 1,
-        scene: Scene { breaks: Some(Mongod), members: 3, ..Scene::PLAIN },
+        scene: Scene { breaks: &[Mongod], members: 3, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, RollBack, Recovered, A_WHILE],
         expects: Expects::ALL,
         sabotage: Sabotage {
@@ -121,7 +121,7 @@ pub(super) const DRILLS: &[Drill] = &[
         does: "cuts the link between hub and mongod: silently, then by resets, then to a trickle",
         seconds: 25,
         rounds: 1,
-        scene: Scene { relay: Some(Mongod), ..Scene::PLAIN },
+        scene: Scene { relays: &[Mongod], ..Scene::PLAIN },
         round: |_| cuts(4_000),
         expects: Expects::ALL,
         sabotage: Sabotage { how: Mistake("resume-at-present"), does: RESUMES_AT_PRESENT, shows: Symptom::Lost },
@@ -131,9 +131,10 @@ pub(super) const DRILLS: &[Drill] = &[
         does: "cuts the link between hub and etcd past the lease: silently, then by resets",
         seconds: 28,
         rounds: 1,
-        scene: Scene { relay: Some(Etcd), lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
+        scene: Scene { relays: &[Etcd], lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
         round: |_| {
-            let cut = |line| [A_WHILE, Step::Line(line), PAST_LEASE, Step::Line(Line::Open), Ready, Recovered];
+            let cut =
+                |line| [A_WHILE, Step::Line(Etcd, line), PAST_LEASE, Step::Line(Etcd, Line::Open), Ready, Recovered];
             [cut(Line::Silent), cut(Line::Reset)].concat()
         },
         expects: Expects { reconnects: true, ..Expects::ALL },
@@ -144,7 +145,7 @@ pub(super) const DRILLS: &[Drill] = &[
         does: "kills etcd with SIGKILL past the lease and starts it again",
         seconds: 24,
         rounds: 1,
-        scene: Scene { breaks: Some(Etcd), lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
+        scene: Scene { breaks: &[Etcd], lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
         round: |_| {
             let short = [A_WHILE, Kill(Etcd), Wait(500, 1_000), Start(Etcd), Recovered];
             let long = [A_WHILE, Kill(Etcd), PAST_LEASE, Start(Etcd), Ready, Recovered, A_WHILE];
@@ -158,7 +159,7 @@ pub(super) const DRILLS: &[Drill] = &[
         does: "stops etcd with SIGSTOP past the lease",
         seconds: 18,
         rounds: 1,
-        scene: Scene { breaks: Some(Etcd), lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
+        scene: Scene { breaks: &[Etcd], lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Freeze(Etcd), PAST_LEASE, Thaw(Etcd), Ready, Recovered, A_WHILE],
         expects: Expects { reconnects: true, ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("forget"), does: FORGETS, shows: Symptom::Lost },
@@ -168,7 +169,7 @@ pub(super) const DRILLS: &[Drill] = &[
         does: "compacts etcd while another node waits for the partition of a killed one",
         seconds: 20,
         rounds: 2,
-        scene: Scene { breaks: Some(Etcd), lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
+        scene: Scene { breaks: &[Etcd], lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
         round: |_| {
             let mut steps = vec![A_WHILE, Compact, A_WHILE, Kill(Hub), Rename, Start(Hub)];
             steps.extend([Compact, Wait(200, 300)].repeat(8));
@@ -197,7 +198,7 @@ pub(super) const DRILLS: &[Drill] = &[
         does: "stops the hub until the oplog no longer reaches back to where it was",
         seconds: 12,
         rounds: 1,
-        scene: Scene { breaks: Some(Mongod), mongod: SHORT_OPLOG, ..Scene::PLAIN },
+        scene: Scene { breaks: &[Mongod], mongod: SHORT_OPLOG, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Calm, Kill(Hub), Resume, A_WHILE, RollOplog, Start(Hub), Ready, Recovered, A_WHILE],
         expects: Expects { resyncs: &[ResyncReason::HistoryLost], loses: true, reconnects: true, ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("swallow-loss"), does: SWALLOWS_LOSS, shows: Symptom::MissingResyncs },
@@ -207,7 +208,7 @@ pub(super) const DRILLS: &[Drill] = &[
         does: "stops the hub with SIGSTOP while the oplog rolls past its open cursor",
         seconds: 12,
         rounds: 1,
-        scene: Scene { breaks: Some(Mongod), mongod: SHORT_OPLOG, lease_seconds: 60, ..Scene::PLAIN },
+        scene: Scene { breaks: &[Mongod], mongod: SHORT_OPLOG, lease_seconds: 60, ..Scene::PLAIN },
         round: |_| vec![A_WHILE, Calm, Freeze(Hub), Resume, A_WHILE, RollOplog, Thaw(Hub), Recovered, A_WHILE],
         expects: Expects { resyncs: &[ResyncReason::HistoryLost], loses: true, ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("swallow-loss"), does: SWALLOWS_LOSS, shows: Symptom::MissingResyncs },
@@ -293,7 +294,9 @@ fn here_and_away(odd: Odd) -> Vec<Step> {
 
 /// The link is cut in each way for so long.
 fn cuts(milliseconds: u64) -> Vec<Step> {
-    let cut = |line, while_cut: Step| [A_WHILE, Step::Line(line), while_cut, Step::Line(Line::Open), Recovered];
+    let cut = |line, while_cut: Step| {
+        [A_WHILE, Step::Line(Mongod, line), while_cut, Step::Line(Mongod, Line::Open), Recovered]
+    };
     let trickle = Line::Slow { bytes_per_second: 20_000 };
     [
         cut(Line::Silent, Still(milliseconds)),
@@ -304,7 +307,7 @@ fn cuts(milliseconds: u64) -> Vec<Step> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
 
     use rand::SeedableRng;
@@ -331,23 +334,29 @@ mod tests {
     #[test]
     fn whatever_is_broken_is_mended_and_belongs_to_the_drill() {
         for drill in DRILLS {
-            let steps = rounds(drill);
-            let count = |wanted: &Step| steps.iter().filter(|step| *step == wanted).count();
-            for server in [Hub, Mongod, Etcd] {
-                let kills = count(&Kill(server)) + if server == Hub { count(&KillInTransaction) } else { 0 };
-                assert_eq!(kills, count(&Start(server)), "{}: kills and starts of {server:?}", drill.name);
-                assert_eq!(count(&Freeze(server)), count(&Thaw(server)), "{}: {server:?}", drill.name);
-                let broken = kills + count(&Freeze(server)) > 0;
-                assert!(!broken || server == Hub || drill.scene.breaks == Some(server), "{}", drill.name);
-            }
-            let is_cut = |step: &Step| matches!(step, Step::Line(line) if *line != Line::Open);
-            let cuts = steps.iter().filter(|step| is_cut(step)).count();
-            assert_eq!(cuts, count(&Step::Line(Line::Open)), "{}", drill.name);
-            assert!(cuts == 0 || drill.scene.relay.is_some(), "{}", drill.name);
-            for (from, to) in [(Calm, Resume), (Stall, ReadOn), (Write(Images(false)), Write(Images(true)))] {
-                assert_eq!(count(&from), count(&to), "{}: {from:?}", drill.name);
-            }
-            assert_eq!(drill.expects.loses, count(&Calm) > 0, "{}", drill.name);
+            assert_mended(drill, &rounds(drill));
         }
+    }
+
+    /// Each thing that these steps break they mend, and only what the drill may break.
+    pub(in super::super) fn assert_mended(drill: &Drill, steps: &[Step]) {
+        let count = |wanted: &Step| steps.iter().filter(|step| *step == wanted).count();
+        for server in [Hub, Mongod, Etcd] {
+            let kills = count(&Kill(server)) + if server == Hub { count(&KillInTransaction) } else { 0 };
+            assert_eq!(kills, count(&Start(server)), "{}: kills and starts of {server:?}", drill.name);
+            assert_eq!(count(&Freeze(server)), count(&Thaw(server)), "{}: {server:?}", drill.name);
+            let broken = kills + count(&Freeze(server)) > 0;
+            assert!(!broken || server == Hub || drill.scene.breaks.contains(&server), "{}", drill.name);
+            let cuts = |open: bool| {
+                let is_one = |step: &&Step| matches!(step, Step::Line(to, line) if *to == server && (*line == Line::Open) == open);
+                steps.iter().filter(is_one).count()
+            };
+            assert_eq!(cuts(false), cuts(true), "{}: the line to {server:?}", drill.name);
+            assert!(cuts(false) == 0 || drill.scene.relays.contains(&server), "{}", drill.name);
+        }
+        for (from, to) in [(Calm, Resume), (Stall, ReadOn), (Write(Images(false)), Write(Images(true)))] {
+            assert_eq!(count(&from), count(&to), "{}: {from:?}", drill.name);
+        }
+        assert_eq!(drill.expects.loses, count(&Calm) > 0, "{}", drill.name);
     }
 }

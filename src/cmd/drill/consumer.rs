@@ -2,6 +2,7 @@
 //!
 //! Owns what the two have in common. What comes out of either has passed its check for duplicates.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -54,7 +55,7 @@ pub(super) enum Heard {
 #[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) number: u64,
-    pub(super) key: String,
+    pub(super) key: Arc<str>,
     pub(super) position: Position,
     /// Of which of [`rules::RULES`].
     pub(super) rules: Vec<usize>,
@@ -164,7 +165,7 @@ fn delivery(change: &Change) -> anyhow::Result<Delivery> {
     let number = document.and_then(|document| document.get_i64("number").ok()).and_then(|n| u64::try_from(n).ok());
     Ok(Delivery {
         number: rules::number_of(number, &change.key)?,
-        key: change.key.clone(),
+        key: change.key.as_str().into(),
         position: change.position,
         rules: rules::indices_of(change.matches.iter().map(|matched| matched.subscription_id.as_str()))?,
         flags: change.flags.clone(),

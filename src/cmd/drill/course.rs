@@ -12,15 +12,18 @@ use anyhow::Context;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::DrillArgs;
-use super::cast::{Cast, Finale};
+use super::cast::{BODY_BYTES, Cast};
+use super::conclusion::{Tally, conclude};
 use super::report::Report;
-use super::script::{Drill, Expects, How, Odd, Server, Step};
+use super::schedule::Schedule;
+use super::script::{Drill, How, Odd, Server, Step};
+use super::soak::Company;
 use super::stage::Stage;
-use super::verdict::{Delivered, Duty, Verdict, judge};
 use super::writer::Writer;
+use crate::change::ResyncReason;
 use crate::hub::signalled;
 use crate::position::ClusterTime;
 
@@ -41,7 +44,12 @@ const WRITES_IN_VAIN: u32 = 50;
 pub(super) struct Interrupted;
 
 /// Plays a drill on servers of its own, in `folder`.
-pub(super) async fn play(drill: &'static Drill, args: &DrillArgs, folder: &Path) -> anyhow::Result<Report> {
+pub(super) async fn play(
+    drill: &'static Drill,
+    args: &DrillArgs,
+    schedule: Option<Schedule>,
+    folder: &Path,
+) -> anyhow::Result<Report> {
     // Servers die with their handles, and so not with a process that is told to end.
     let stage = tokio::select! {
         stage = Stage::set(drill, args, folder) => stage?,
@@ -52,6 +60,7 @@ pub(super) async fn play(drill: &'static Drill, args: &DrillArgs, folder: &Path)
         args,
         random: ChaCha8Rng::seed_from_u64(args.seed),
         stage,
+        schedule,
         paused: None,
         round: 0,
         tally: Tally::default(),
@@ -66,30 +75,13 @@ pub(super) async fn play(drill: &'static Drill, args: &DrillArgs, folder: &Path)
     Ok(report)
 }
 
-/// What the steps leave behind.
-#[derive(Default)]
-pub(super) struct Tally {
-    /// How often the hub was killed.
-    pub(super) kills: u32,
-    /// How long each recovery took, from the last thing mended to everything taken.
-    pub(super) recoveries: Vec<Duration>,
-    /// Gateways that did not recover in time.
-    pub(super) unrecovered: u64,
-    /// Why the fault was none, where it was none.
-    pub(super) idle: Vec<String>,
-    /// Some of what is wrong, in words.
-    pub(super) examples: Vec<String>,
-    /// When something was last mended.
-    mended: Option<Instant>,
-    /// Where things may be lost: from when, until when.
-    losses: Vec<(ClusterTime, Option<ClusterTime>)>,
-}
-
 struct Course<'a> {
     drill: &'static Drill,
     args: &'a DrillArgs,
     random: ChaCha8Rng,
     stage: Stage,
+    /// Of a soak.
+    schedule: Option<Schedule>,
     /// While this is held nothing is written.
     paused: Option<OwnedMutexGuard<Writer>>,
     round: u32,
@@ -104,6 +96,10 @@ impl Course<'_> {
         let names: Vec<String> = (1..=self.args.gateways).map(|n| format!("drill-gw-{n}")).collect();
         self.stage.register(&names).await?;
         let cast = Cast::enter(&self.stage, &names, self.args, &mut self.random).await?;
+        let company = match &self.schedule {
+            Some(schedule) => Some(Company::join(&self.stage, &cast, &names, schedule)?),
+            None => None,
+        };
         let failed = cast.failed.clone();
         let played = tokio::select! {
             played = self.rounds(&cast) => played,
@@ -114,19 +110,33 @@ impl Course<'_> {
             // Nothing more is waited for, but whoever failed first says why.
             failed.cancel();
         }
-        let finale = cast.leave(&self.stage, Duration::from_secs(self.args.patience)).await?;
-        played?;
+        let patience = Duration::from_secs(self.args.patience);
+        let legacy = match company {
+            Some(company) => Some(company.leave(patience).await),
+            None => None,
+        };
+        let finale = cast.leave(&self.stage, patience).await?;
+        let legacy = match (legacy.transpose(), played) {
+            (legacy, Ok(())) if self.tally.unrecovered == 0 => legacy?,
+            // That is to be told, whatever came of it.
+            (legacy, Ok(())) => legacy.ok().flatten(),
+            (Ok(_), Err(error)) => return Err(error),
+            (Err(of_company), Err(error)) => return Err(of_company.context(error)),
+        };
         let hub = self.stage.hub()?;
         hub.check()?;
         hub.terminate().await?;
-        Ok(self.report(&finale, began.elapsed()))
+        let soak = self.schedule.as_ref().zip(legacy.as_ref());
+        let tally = std::mem::take(&mut self.tally);
+        Ok(conclude(self.drill, self.args, self.round, &finale, soak, tally, began.elapsed()))
     }
 
     async fn rounds(&mut self, cast: &Cast) -> anyhow::Result<()> {
-        let rounds = self.args.rounds.unwrap_or(self.drill.rounds);
+        let (began, acts) = (Instant::now(), self.schedule.as_ref().map(|schedule| schedule.acts.len() as u32));
+        let rounds = acts.or(self.args.rounds).unwrap_or(self.drill.rounds);
         let bar = bar(rounds);
         while self.round < rounds {
-            for step in (self.drill.round)(&mut self.random) {
+            for step in self.next_steps(began).await {
                 bar.set_message(format!("{} {step:?}", self.drill.name));
                 self.step(cast, step).await.with_context(|| format!("at {step:?}"))?;
                 if self.tally.unrecovered > 0 {
@@ -138,7 +148,19 @@ impl Course<'_> {
             bar.inc(1);
         }
         bar.finish_and_clear();
+        if let Some(schedule) = &self.schedule {
+            sleep_until(began + Duration::from_secs(schedule.seconds.into())).await;
+        }
         self.stage.hub()?.ready().await
+    }
+
+    /// A drill's next round; a soak's next fault, at its second.
+    async fn next_steps(&mut self, began: Instant) -> Vec<Step> {
+        let Some(schedule) = &self.schedule else { return (self.drill.round)(&mut self.random) };
+        let act = &schedule.acts[self.round as usize];
+        sleep_until(began + Duration::from_secs(act.second.into())).await;
+        eprintln!("{:>5} s  {}", began.elapsed().as_secs(), act.fault);
+        act.steps.clone()
     }
 
     async fn step(&mut self, cast: &Cast, step: Step) -> anyhow::Result<()> {
@@ -160,9 +182,9 @@ impl Course<'_> {
                 self.mended();
                 self.stage.thaw(server).await?;
             }
-            Step::Line(line) => {
+            Step::Line(to, line) => {
                 self.mended();
-                self.stage.line(line)?;
+                self.stage.line(to, line)?;
             }
             Step::Ready => self.stage.hub()?.ready().await?,
             Step::Still(milliseconds) => self.still(cast, milliseconds).await,
@@ -182,6 +204,9 @@ impl Course<'_> {
             Step::Compact => self.stage.etcd()?.compact().await?,
             Step::Write(odd) => {
                 self.write(&mut *cast.writer.lock().await, odd).await?;
+                if self.schedule.is_some() && odd == Odd::Undecodable {
+                    self.tally.resyncs.push(ResyncReason::Undecodable);
+                }
                 // There is nothing to mend: it is behind us at once.
                 self.mended();
             }
@@ -199,6 +224,7 @@ impl Course<'_> {
             }
             Step::ReadOn => {
                 self.mended();
+                cast.writer.lock().await.body_bytes(BODY_BYTES);
                 cast.stall(self.round as usize, false);
             }
         }
@@ -338,55 +364,6 @@ impl Course<'_> {
         self.tally.idle.push(format!("none of {TRIES_MAX} kills hit a transaction in its middle"));
         Ok(())
     }
-
-    fn report(&mut self, finale: &Finale, took: Duration) -> Report {
-        let rounds = self.round as usize;
-        let Expects { resyncs, epoch_rises, broadcasts, .. } = self.drill.expects;
-        let open_end = ClusterTime(u64::MAX);
-        let duty = Duty {
-            resyncs: resyncs.repeat(rounds),
-            losses: self.tally.losses.iter().map(|(from, to)| (*from, to.unwrap_or(open_end))).collect(),
-            redelivers: epoch_rises,
-            broadcasts,
-        };
-        let (mut verdict, mut examples) = (Verdict::default(), Vec::new());
-        for outcome in &finale.outcomes {
-            let delivered = Delivered { seen: &outcome.seen, resyncs: &outcome.resyncs, late: outcome.late };
-            verdict.add(&judge(&finale.written, &delivered, &duty, &mut examples));
-            if !examples.is_empty() {
-                examples.extend(outcome.resyncs.iter().map(|resync| format!("it was told of {resync:?}")));
-            }
-        }
-        let mut tally = std::mem::take(&mut self.tally);
-        tally.examples = examples;
-        tally.idle.extend(idle(self.drill.expects, finale, &verdict));
-        Report::new(self.drill, self.args, self.round, finale, verdict, tally, took)
-    }
-}
-
-/// What should have come of the fault and did not.
-fn idle(expects: Expects, finale: &Finale, verdict: &Verdict) -> Vec<String> {
-    let mut idle = Vec::new();
-    if let Some(flag) = expects.flag
-        && !finale.outcomes.iter().any(|outcome| outcome.flags.contains_key(flag))
-    {
-        idle.push(format!("nothing was flagged {flag}"));
-    }
-    if expects.loses && verdict.resynced == 0 {
-        idle.push("nothing was lost that had to be lost".into());
-    }
-    // One that crashed itself at that very moment knows nothing of it.
-    if expects.reconnects && finale.outcomes.iter().all(|outcome| outcome.broken == 0) {
-        idle.push("no gateway lost its session".into());
-    }
-    let epochs = finale.outcomes.iter().map(|outcome| {
-        let epochs = outcome.seen.iter().map(|seen| seen.position.epoch);
-        epochs.max().map_or(0, |epoch| epoch.0)
-    });
-    if epochs.min().unwrap_or_default() != 1 + u32::from(expects.epoch_rises) {
-        idle.push("the epoch is not what it should be".into());
-    }
-    idle
 }
 
 /// Drawn on standard error, and only on a terminal.

@@ -5,12 +5,17 @@
 
 mod cast;
 mod catalogue;
+mod conclusion;
 mod consumer;
 mod course;
 mod gateway;
+mod guests;
+mod memory;
 mod report;
 mod rules;
+mod schedule;
 mod script;
+mod soak;
 mod sse;
 mod stage;
 mod suite;
@@ -24,7 +29,9 @@ use serde_json::json;
 
 use self::catalogue::DRILLS;
 use self::report::Report;
+use self::schedule::{SOAK, Schedule};
 use self::script::Drill;
+pub use self::soak::SoakArgs;
 use super::{Output, OutputArgs, WrongUsage, rig};
 
 /// The drills, each a subcommand by its name, and what is done with all of them.
@@ -34,6 +41,8 @@ pub enum DrillCommand {
     One(&'static str, DrillArgs),
     /// One after the other.
     All(AllArgs),
+    /// Many faults, for long.
+    Soak(SoakArgs),
     /// Name them.
     List(OutputArgs),
 }
@@ -148,9 +157,11 @@ impl Subcommand for DrillCommand {
         });
         let all = AllArgs::augment_args(Command::new("all")).about("One after the other, each on servers of its own");
         let all = all.after_help("Example:\n  streamer drill all --skip mongod-freeze --junit drills.xml");
+        let soak = SoakArgs::augment_args(Command::new(SOAK.name)).about(first_upper(SOAK.does));
+        let soak = soak.after_help("Example:\n  streamer drill soak --minutes 30 --seed 7 --junit soak.xml");
         let list = OutputArgs::augment_args(Command::new("list")).about("Name the drills there are");
         let list = list.after_help("Example:\n  streamer drill list -o json");
-        command.subcommand(all).subcommand(list).subcommand_required(true)
+        command.subcommand(all).subcommand(soak).subcommand(list).subcommand_required(true)
     }
 
     fn augment_subcommands_for_update(command: Command) -> Command {
@@ -158,7 +169,7 @@ impl Subcommand for DrillCommand {
     }
 
     fn has_subcommand(name: &str) -> bool {
-        matches!(name, "all" | "list") || find(name).is_ok()
+        matches!(name, "all" | "soak" | "list") || find(name).is_ok()
     }
 }
 
@@ -166,6 +177,7 @@ impl FromArgMatches for DrillCommand {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         match matches.subcommand() {
             Some(("all", matches)) => Ok(Self::All(AllArgs::from_arg_matches(matches)?)),
+            Some(("soak", matches)) => Ok(Self::Soak(SoakArgs::from_arg_matches(matches)?)),
             Some(("list", matches)) => Ok(Self::List(OutputArgs::from_arg_matches(matches)?)),
             Some((name, matches)) => {
                 let unknown = |error: WrongUsage| clap::Error::raw(clap::error::ErrorKind::InvalidSubcommand, error.0);
@@ -189,6 +201,7 @@ pub async fn run(command: DrillCommand) -> anyhow::Result<()> {
     match command {
         DrillCommand::One(name, args) => one(find(name)?, args).await,
         DrillCommand::All(args) => suite::run(args).await,
+        DrillCommand::Soak(args) => soak::run(args).await,
         DrillCommand::List(output) => {
             list(output.output);
             Ok(())
@@ -197,7 +210,7 @@ pub async fn run(command: DrillCommand) -> anyhow::Result<()> {
 }
 
 async fn one(drill: &'static Drill, args: DrillArgs) -> anyhow::Result<()> {
-    let (report, logs) = play(drill, &args).await?;
+    let (report, logs) = play(drill, &args, None).await?;
     report.print(args.output.output);
     match (report.fault(), logs) {
         (None, _) => Ok(()),
@@ -206,9 +219,9 @@ async fn one(drill: &'static Drill, args: DrillArgs) -> anyhow::Result<()> {
 }
 
 /// Plays it in a folder of its own. Says where the logs are of what went wrong.
-async fn play(drill: &'static Drill, args: &DrillArgs) -> anyhow::Result<(Report, String)> {
+async fn play(drill: &'static Drill, args: &DrillArgs, schedule: Option<Schedule>) -> anyhow::Result<(Report, String)> {
     let folder = rig::folder()?;
-    match course::play(drill, args, folder.path()).await {
+    match course::play(drill, args, schedule, folder.path()).await {
         Err(error) if error.is::<WrongUsage>() => Err(error),
         Err(error) => Err(error.context(rig::keep_logs(folder.path()))),
         Ok(report) if report.passed => Ok((report, String::new())),
@@ -226,14 +239,15 @@ fn find(name: &str) -> Result<&'static Drill, WrongUsage> {
 fn list(output: Output) {
     match output {
         Output::Text => {
-            DRILLS.iter().for_each(|drill| println!("{:<23} {:>3} s  {}", drill.name, drill.seconds, drill.does));
+            let line = |drill: &Drill| println!("{:<23} {:>4} s  {}", drill.name, drill.seconds, drill.does);
+            DRILLS.iter().chain([&SOAK]).for_each(line);
         }
         Output::Json => {
             let drill = |drill: &Drill| {
                 let Drill { name, does, seconds, .. } = drill;
                 json!({ "name": name, "does": does, "aboutSeconds": seconds, "sabotage": drill.sabotage.does })
             };
-            println!("{}", json!({ "drills": DRILLS.iter().map(drill).collect::<Vec<_>>() }));
+            println!("{}", json!({ "drills": DRILLS.iter().chain([&SOAK]).map(drill).collect::<Vec<_>>() }));
         }
     }
 }

@@ -10,9 +10,10 @@ use serde::Serialize;
 use super::super::Output;
 use super::DrillArgs;
 use super::cast::Finale;
-use super::course::Tally;
+use super::conclusion::Tally;
 use super::gateway::Outcome;
 use super::script::{Drill, Symptom};
+use super::soak::Found;
 use super::verdict::Verdict;
 
 /// What a drill found.
@@ -44,6 +45,8 @@ pub(super) struct Report {
     idle: Vec<String>,
     /// Some of what is wrong, in words.
     examples: Vec<String>,
+    #[serde(flatten)]
+    soak: Option<Found>,
     pub(super) passed: bool,
 }
 
@@ -97,6 +100,7 @@ impl Report {
             took_seconds: took.as_secs_f64(),
             idle: tally.idle,
             examples: tally.examples,
+            soak: tally.soak,
             passed: false,
         };
         this.passed = this.fault().is_none();
@@ -109,7 +113,8 @@ impl Report {
         let unrecovered = (self.unrecovered, "gateways that did not recover");
         let counts = self.verdict.faults().into_iter().chain([behind, unrecovered]);
         let faults = counts.filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}"));
-        let faults: Vec<String> = faults.chain(self.idle.iter().cloned()).collect();
+        let of_soak = self.soak.as_ref().and_then(Found::fault);
+        let faults: Vec<String> = faults.chain(self.idle.iter().cloned()).chain(of_soak).collect();
         (!faults.is_empty()).then(|| faults.join(", "))
     }
 
@@ -171,6 +176,7 @@ impl Report {
         if self.recovery_ms.starts > 0 {
             rows.push(("recovery", self.recovery_ms.text("recoveries")));
         }
+        rows.extend(self.soak.iter().flat_map(Found::rows));
         rows.push(("took", format!("{:.1} s, seed {}", self.took_seconds, self.seed)));
         rows.push(("result", if self.passed { "passed" } else { "FAILED" }.to_owned()));
         for (name, value) in rows {

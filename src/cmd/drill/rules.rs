@@ -4,9 +4,11 @@
 //! stands for. The condition is written by hand and shares no code with the matcher.
 
 use anyhow::Context;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use super::writer::Write;
+use super::writer::{HOT_KEYS, Write};
 use crate::change::Operation;
 use crate::client::Subscription;
 
@@ -54,9 +56,77 @@ pub(super) fn subscriptions(gateway: &str) -> Vec<Subscription> {
     RULES.iter().map(|rule| (rule.ask)(Subscription::new(gateway, rule.name, TENANT, COLLECTION))).collect()
 }
 
-/// Which rules these subscriptions stand for.
+/// What a random subscription asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    Parity(u64),
+    /// At least, and less than.
+    Buckets(u64, u64),
+    OneOf(Vec<u64>),
+    Key(String),
+    /// Divided by the one the number leaves the other.
+    Remainder(u64, u64),
+    Inserts,
+}
+
+impl Wish {
+    pub(super) fn draw(random: &mut ChaCha8Rng) -> Self {
+        match random.random_range(0..6) {
+            0 => Self::Parity(random.random_range(0..2)),
+            1 => {
+                let least = random.random_range(0..9);
+                Self::Buckets(least, random.random_range(least + 1..11))
+            }
+            2 => {
+                let always = random.random_range(0..10);
+                Self::OneOf((0..10).filter(|bucket| random.random_bool(0.3) || *bucket == always).collect())
+            }
+            3 => Self::Key(format!("k-{}", random.random_range(0..HOT_KEYS))),
+            4 => {
+                let divisor = random.random_range(2..20);
+                Self::Remainder(divisor, random.random_range(0..divisor))
+            }
+            _ => Self::Inserts,
+        }
+    }
+
+    pub(super) fn wants(&self, write: &Write) -> bool {
+        let bucket = write.number % 10;
+        match self {
+            Self::Parity(parity) => write.number % 2 == *parity,
+            Self::Buckets(least, most) => (*least..*most).contains(&bucket),
+            Self::OneOf(buckets) => buckets.contains(&bucket),
+            Self::Key(key) => write.key == *key,
+            Self::Remainder(divisor, remainder) => write.number % divisor == *remainder,
+            Self::Inserts => write.operation == Operation::Insert,
+        }
+    }
+
+    pub(super) fn subscription(&self, gateway: &str, name: String) -> Subscription {
+        let asked = Subscription::new(gateway, name, TENANT, COLLECTION);
+        match self {
+            Self::Parity(parity) => asked.filter("parity", "==", *parity),
+            Self::Buckets(least, most) => asked.filter("bucket", ">=", *least).filter("bucket", "<", *most),
+            Self::OneOf(buckets) => asked.filter("bucket", "in", json!(buckets)),
+            Self::Key(key) => asked.filter("key", "==", key.as_str()),
+            Self::Remainder(divisor, remainder) => asked.cel(format!("doc.number % {divisor} == {remainder}")),
+            Self::Inserts => Subscription { operations: Some(vec![Operation::Insert]), ..asked },
+        }
+    }
+}
+
+/// Names of random subscriptions begin with this, and end with their number.
+const GUEST: &str = "guest-";
+
+/// The name of the random subscription of this number.
+pub(super) fn guest_name(number: usize) -> String {
+    format!("{GUEST}{number}")
+}
+
+/// Which rules these subscriptions stand for; random ones are numbered behind the rules.
 pub(super) fn indices_of<'a>(names: impl IntoIterator<Item = &'a str>) -> anyhow::Result<Vec<usize>> {
-    let index = |name: &str| RULES.iter().position(|rule| rule.name == name);
+    let of_guest = |name: &str| name.strip_prefix(GUEST)?.parse().ok().map(|number: usize| RULES.len() + number);
+    let index = |name: &str| RULES.iter().position(|rule| rule.name == name).or_else(|| of_guest(name));
     names.into_iter().map(|name| index(name).with_context(|| format!("an unknown subscription {name}"))).collect()
 }
 

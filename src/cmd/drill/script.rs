@@ -29,12 +29,12 @@ pub(super) struct Scene {
     /// Members of the replica set.
     pub(super) members: usize,
     pub(super) mongod: MongodSize,
-    /// Which server the drill breaks; it must be the drill's own.
-    pub(super) breaks: Option<Server>,
+    /// Which servers the drill breaks; they must be the drill's own.
+    pub(super) breaks: &'static [Server],
     /// How long etcd believes in a hub that says nothing.
     pub(super) lease_seconds: u32,
-    /// Whether the hub reaches a server by a line that can be cut.
-    pub(super) relay: Option<Server>,
+    /// Which servers the hub reaches by a line that can be cut.
+    pub(super) relays: &'static [Server],
     /// Whether the hub keeps little, so that a gateway that does not read is soon far behind.
     pub(super) narrow: bool,
 }
@@ -43,9 +43,9 @@ impl Scene {
     pub(super) const PLAIN: Self = Self {
         members: 1,
         mongod: MongodSize { oplog_mib: 990, cache_gib: 0.5, sync_seconds: 60 },
-        breaks: None,
+        breaks: &[],
         lease_seconds: 15,
-        relay: None,
+        relays: &[],
         narrow: false,
     };
 }
@@ -72,8 +72,8 @@ pub(super) enum Step {
     Freeze(Server),
     /// SIGCONT.
     Thaw(Server),
-    /// The line to the server that is reached by one.
-    Line(Line),
+    /// The line to a server that is reached by one.
+    Line(Server, Line),
     /// The hub is waited for until it says that it is ready.
     Ready,
     /// For so many milliseconds nobody gets any further: or else what should be broken is not.

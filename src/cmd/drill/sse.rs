@@ -195,7 +195,7 @@ impl SseConsumer {
             number: rules::number_of(change.document.and_then(|body| body.number), &change.key)?,
             position: change.position,
             rules: rules::indices_of(fresh)?,
-            key: change.key,
+            key: change.key.into(),
             flags: change.flags,
         }))
     }

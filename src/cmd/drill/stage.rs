@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::sync::watch;
 
 use super::super::WrongUsage;
-use super::super::rig::{self, Database, Etcd, Hub, HubPlan, Line, MongodSize, Relay, ReplicaSet};
+use super::super::rig::{self, Database, Etcd, Hub, HubPlan, Line, MongodSize, Pid, Relay, ReplicaSet};
 use super::consumer::Endpoints;
 use super::script::{Drill, How, Scene, Server};
 use super::{DrillArgs, StoreChoice, rules};
@@ -30,7 +31,9 @@ pub(super) struct Stage {
     sabotage: Option<&'static str>,
     mongod: Option<ReplicaSet>,
     etcd: Option<Etcd>,
-    relay: Option<Relay>,
+    relays: Vec<(Server, Relay)>,
+    /// The hub that runs, or ran last.
+    hub_pid: watch::Sender<Option<Pid>>,
     tasks: Tasks,
 }
 
@@ -75,30 +78,33 @@ impl Stage {
             sabotage: sabotage(drill, args),
             mongod,
             etcd,
-            relay: None,
+            relays: Vec::new(),
+            hub_pid: watch::Sender::new(None),
             tasks,
         };
-        this.lay_line(scene.relay).await?;
+        for server in scene.relays {
+            this.lay_line(*server).await?;
+        }
         Ok(this)
     }
 
     /// The hub reaches this server by a relay.
-    async fn lay_line(&mut self, to: Option<Server>) -> anyhow::Result<()> {
+    async fn lay_line(&mut self, to: Server) -> anyhow::Result<()> {
         let port = match to {
-            Some(Server::Mongod) => self.mongod()?.port(),
-            Some(Server::Etcd) => self.etcd()?.port(),
-            Some(Server::Hub) | None => return Ok(()),
+            Server::Mongod => self.mongod()?.port(),
+            Server::Etcd => self.etcd()?.port(),
+            Server::Hub => return Ok(()),
         };
         let relay = Relay::open(&self.tasks, port).await?;
         let at = format!("127.0.0.1:{}", relay.port());
         match to {
             // Or the driver would ask the set for its members, and go there itself.
-            Some(Server::Mongod) => {
+            Server::Mongod => {
                 self.config.backends.0[0].uri = format!("mongodb://{at}/?directConnection=true");
             }
             _ => self.config.store.endpoints = vec![format!("http://{at}")],
         }
-        self.relay = Some(relay);
+        self.relays.push((to, relay));
         self.plan.configure(self.config.clone())
     }
 
@@ -131,7 +137,9 @@ impl Stage {
     pub(super) async fn start(&mut self, server: Server) -> anyhow::Result<()> {
         match server {
             Server::Hub => {
-                self.hub = Some(self.plan.start(self.sabotage)?);
+                let hub = self.plan.start(self.sabotage)?;
+                self.hub_pid.send_replace(Some(hub.pid()));
+                self.hub = Some(hub);
                 Ok(())
             }
             Server::Mongod => self.mongod()?.restart().await,
@@ -157,9 +165,10 @@ impl Stage {
         }
     }
 
-    /// What becomes of the line.
-    pub(super) fn line(&self, line: Line) -> anyhow::Result<()> {
-        self.relay.as_ref().context("there is no line to cut")?.set(line);
+    /// What becomes of the line to this server.
+    pub(super) fn line(&self, to: Server, line: Line) -> anyhow::Result<()> {
+        let relay = self.relays.iter().find(|(server, _)| *server == to);
+        relay.context("there is no line to cut")?.1.set(line);
         Ok(())
     }
 
@@ -167,6 +176,11 @@ impl Stage {
     pub(super) fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) -> anyhow::Result<()> {
         change(&mut self.config);
         self.plan.configure(self.config.clone())
+    }
+
+    /// The process that is the hub; it changes with each start.
+    pub(super) fn hub_pid(&self) -> watch::Receiver<Option<Pid>> {
+        self.hub_pid.subscribe()
     }
 
     pub(super) fn hub(&mut self) -> anyhow::Result<&mut Hub> {
@@ -184,14 +198,14 @@ impl Stage {
     /// A borrowed MongoDB is left as it was found.
     pub(super) async fn clear(self) -> anyhow::Result<()> {
         let cleared = if self.mongod.is_none() { self.database.drop_all().await } else { Ok(()) };
-        drop(self.relay);
+        drop(self.relays);
         self.tasks.drain(Duration::from_secs(1)).await;
         cleared
     }
 }
 
 fn check(scene: &Scene, args: &DrillArgs) -> Result<(), WrongUsage> {
-    let touched = |server| scene.breaks == Some(server) || scene.relay == Some(server);
+    let touched = |server| scene.breaks.contains(&server) || scene.relays.contains(&server);
     if (touched(Server::Mongod) || scene.members > 1) && args.servers.mongodb.is_some() {
         return Err(WrongUsage("--mongodb: this drill breaks MongoDB, and so starts one of its own".into()));
     }

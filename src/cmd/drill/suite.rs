@@ -4,6 +4,7 @@
 //! failed, and as it must.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use comfy_table::{Table, presets};
@@ -17,12 +18,12 @@ use super::script::Drill;
 use super::{AllArgs, DrillArgs, ServerArgs, StoreChoice, find, play};
 
 /// What became of one drill.
-struct Row {
-    drill: &'static Drill,
+pub(super) struct Row {
+    pub(super) drill: &'static Drill,
     /// What it found, or why it could not be carried through.
-    result: Result<Report, String>,
+    pub(super) result: Result<Report, String>,
     /// What is wrong with that, if anything is.
-    complaint: Option<String>,
+    pub(super) complaint: Option<String>,
 }
 
 /// Runs the chosen drills and prints what became of them.
@@ -41,7 +42,7 @@ pub(super) async fn run(args: AllArgs) -> anyhow::Result<()> {
             servers: ServerArgs { mongodb: None, etcd: None, programs: args.programs.clone() },
             output: args.output,
         };
-        let played = play(drill, &of_drill).await;
+        let played = play(drill, &of_drill, None).await;
         if let Err(error) = &played
             && error.is::<Interrupted>()
         {
@@ -57,7 +58,7 @@ pub(super) async fn run(args: AllArgs) -> anyhow::Result<()> {
         Output::Json => println!("{}", json!({ "drills": rows.iter().map(row_json).collect::<Vec<_>>() })),
     }
     if let Some(path) = &args.junit {
-        std::fs::write(path, junit(&rows)).with_context(|| format!("--junit: {}", path.display()))?;
+        write_junit(path, &rows)?;
     }
     let bad: Vec<&str> = rows.iter().filter(|row| row.complaint.is_some()).map(|row| row.drill.name).collect();
     if bad.is_empty() {
@@ -110,6 +111,11 @@ fn row_json(row: &Row) -> Value {
         Err(error) => json!({ "drill": row.drill.name, "error": error, "passed": false }),
     };
     json!({ "name": row.drill.name, "asItShouldBe": row.complaint.is_none(), "complaint": row.complaint, "report": report })
+}
+
+/// Says there what became of these.
+pub(super) fn write_junit(path: &Path, rows: &[Row]) -> anyhow::Result<()> {
+    std::fs::write(path, junit(rows)).with_context(|| format!("--junit: {}", path.display()))
 }
 
 /// The format that continuous integration reads: one case a drill.

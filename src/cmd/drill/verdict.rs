@@ -3,6 +3,7 @@
 //! Owns the counting, and nothing else: no server, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -19,7 +20,7 @@ pub(super) struct Seen {
     pub(super) rule: usize,
     /// The write's number, read from the delivered document.
     pub(super) number: u64,
-    pub(super) key: String,
+    pub(super) key: Arc<str>,
     pub(super) position: Position,
     /// The hub said that it may have been handed over before.
     pub(super) redelivered: bool,
@@ -129,7 +130,8 @@ pub(super) fn judge(written: &[Write], delivered: &Delivered<'_>, duty: &Duty, e
     verdict
 }
 
-fn judge_matches(
+/// Of one subscription, of which these writes are expected.
+pub(super) fn judge_matches(
     expected: &[&Write],
     got: &[&Seen],
     told: &[&Resync],
@@ -186,7 +188,7 @@ fn judge_matches(
     verdict.lost = lost.count() as u64;
     let owed = expected.iter().filter(|write| !excused.contains(&write.number));
     let written = checksums(owed.map(|write| (write.key.as_str(), write.number)));
-    let delivered = checksums(first_times.iter().map(|seen| (seen.key.as_str(), seen.number)));
+    let delivered = checksums(first_times.iter().map(|seen| (&*seen.key, seen.number)));
     let differ = |(key, sum): (&&str, &u64)| delivered.get(key) != Some(sum);
     let unknown = delivered.keys().filter(|key| !written.contains_key(*key)).count();
     verdict.checksums = (written.iter().filter(|(key, sum)| differ((key, sum))).count() + unknown) as u64;
@@ -204,7 +206,7 @@ fn may_cover(resync: &Resync, write: &Write) -> bool {
 }
 
 /// The same one said again, after a reconnect, is one.
-fn judge_resyncs(told: &[&Resync], due: &[ResyncReason], examples: &mut Vec<String>) -> Verdict {
+pub(super) fn judge_resyncs(told: &[&Resync], due: &[ResyncReason], examples: &mut Vec<String>) -> Verdict {
     let distinct: BTreeSet<(&str, Position)> = told.iter().map(|resync| (resync.reason.name(), resync.to)).collect();
     let mut left: Vec<&str> = due.iter().map(|reason| reason.name()).collect();
     let mut verdict = Verdict::default();
@@ -257,7 +259,7 @@ mod tests {
         let seen = |write: &Write, rule| Seen {
             rule,
             number: write.number,
-            key: write.key.clone(),
+            key: write.key.as_str().into(),
             position: Position::new(Epoch(1), ClusterTime(write.number), 1),
             redelivered: false,
             broadcast: false,

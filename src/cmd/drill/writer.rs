@@ -22,7 +22,7 @@ use crate::change::Operation;
 use crate::position::ClusterTime;
 
 /// Keys that are updated again and again.
-const HOT_KEYS: u64 = 20;
+pub(super) const HOT_KEYS: u64 = 20;
 /// Of a document of which even one image is too much to be shown.
 const OVERSIZE_BYTES: usize = 15_900_000;
 /// Of a document of which two images are too much.

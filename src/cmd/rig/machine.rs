@@ -49,6 +49,13 @@ pub fn cpu_seconds(pid: Option<Pid>) -> f64 {
     ticks_of(&stat).unwrap_or_default() / TICKS
 }
 
+/// Memory of a process that is resident, in KiB; `None` if there is no such process.
+pub fn resident_kib(pid: Pid) -> Option<u64> {
+    let status = std::fs::read_to_string(PathBuf::from("/proc").join(pid.0.to_string()).join("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// `utime` and `stime`: fields 14 and 15, counted behind the name, which may hold anything.
 fn ticks_of(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
@@ -66,5 +73,11 @@ mod tests {
         assert_eq!(ticks_of(stat), Some(300.0));
         assert_eq!(ticks_of("nonsense"), None);
         assert!(cpu_seconds(None) >= 0.0);
+    }
+
+    #[test]
+    fn this_process_has_memory_and_one_that_is_not_there_has_none() {
+        assert!(resident_kib(Pid(std::process::id())) > Some(0));
+        assert_eq!(resident_kib(Pid(u32::MAX)), None);
     }
 }

@@ -19,7 +19,7 @@ pub use binary::find;
 pub use database::{Database, OperationTime, Step, may_pass};
 pub use etcd::Etcd;
 pub use hub::{Hub, HubPlan};
-pub use machine::{Machine, cpu_seconds};
+pub use machine::{Machine, cpu_seconds, resident_kib};
 pub use mongod::{Mongod, MongodSize};
 pub use process::Pid;
 pub use raw::{RawDrain, drain_raw, watch_raw};
