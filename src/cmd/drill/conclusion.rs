@@ -61,7 +61,7 @@ pub(super) fn conclude(
     };
     let mut verdict = Verdict::default();
     for outcome in &finale.outcomes {
-        let delivered = Delivered { seen: &outcome.seen, resyncs: &outcome.resyncs, late: outcome.late };
+        let delivered = Delivered { seen: &outcome.seen, resyncs: &outcome.resyncs };
         verdict.add(&judge(&finale.written, &delivered, &duty, &mut tally.examples));
         if !tally.examples.is_empty() {
             tally.examples.extend(outcome.resyncs.iter().map(|resync| format!("it was told of {resync:?}")));

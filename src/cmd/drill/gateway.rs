@@ -77,8 +77,6 @@ impl Recovery {
 pub(super) struct Outcome {
     pub(super) seen: Vec<Seen>,
     pub(super) resyncs: Vec<Resync>,
-    /// Matches that came though `progress` had said that everything up to there was sent.
-    pub(super) late: u64,
     /// How often each flag was seen.
     pub(super) flags: BTreeMap<String, u64>,
     pub(super) crashes: u64,
@@ -239,14 +237,15 @@ impl Memory {
     fn keep(&mut self, delivery: Delivery) {
         let is = |name: &str| delivery.flags.iter().any(|flag| flag == name);
         let (redelivered, broadcast) = (is("redelivered"), is("broadcast"));
-        let is_late = !redelivered && self.promised.is_some_and(|promised| delivery.position < promised);
+        let promised = self.promised.filter(|promised| !redelivered && delivery.position < *promised);
+        let behind = promised.map(|promised| promised.time);
         for flag in delivery.flags {
             *self.outcome.flags.entry(flag).or_default() += 1;
         }
         for rule in delivery.rules {
             let Delivery { number, position, .. } = delivery;
-            self.outcome.late += u64::from(is_late);
-            self.outcome.seen.push(Seen { rule, number, key: delivery.key.clone(), position, redelivered, broadcast });
+            let key = delivery.key.clone();
+            self.outcome.seen.push(Seen { rule, number, key, position, behind, redelivered, broadcast });
         }
         self.unacked = true;
     }

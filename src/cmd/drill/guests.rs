@@ -2,7 +2,8 @@
 //!
 //! Owns their registration and removal by HTTP, and what is owed to them: from `activeFrom` on everything;
 //! until their removal all that their gateway was told was sent; what was under way then may come, without
-//! holes, and soon nothing more.
+//! holes, and soon nothing more. A `progress` speaks of those who were registered when it was said: a store
+//! that stands still holds a registration up, and `progress` passes its `activeFrom` meanwhile.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::super::rig::Database;
 use super::gateway::{Outcome, Standing};
 use super::rules::{RULES, Wish, guest_name};
 use super::schedule::Visit;
-use super::verdict::{Duty, Seen, Verdict, judge_matches, judge_resyncs};
+use super::verdict::{Duty, Seen, Verdict, judge_matches, judge_resyncs, late};
 use super::writer::Write;
 use crate::client::{Registration, RegistrationError};
 use crate::position::{ClusterTime, Position};
@@ -36,13 +37,16 @@ pub(super) struct Guest {
     wish: Wish,
     /// As the hub answered: what comes after is owed.
     active_from: Position,
+    /// A `progress` of this time or later was said after the registration was answered; none if nobody could tell
+    /// the time.
+    heeded_from: Option<ClusterTime>,
     removal: Option<Removal>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Removal {
-    /// What its gateway had for good, before the removal was asked for.
-    owed: ClusterTime,
+    /// What its gateway had for good before the removal was asked for; none if none of that was said of it.
+    owed: Option<ClusterTime>,
     /// From here on nothing may come; none if nobody could tell the time.
     over: Option<ClusterTime>,
 }
@@ -89,17 +93,23 @@ impl Guests {
         let subscription = wish.subscription(&self.gateways[*gateway].0, guest_name(number));
         let registered = answered(|| self.registration.register(&subscription)).await?;
         let active_from = registered.active_from.values().min().context("a registration without activeFrom")?;
-        Ok(Guest { number, gateway: *gateway, wish: wish.clone(), active_from: *active_from, removal: None })
+        let heeded_from = self.now().await;
+        let (wish, active_from) = (wish.clone(), *active_from);
+        Ok(Guest { number, gateway: *gateway, wish, active_from, heeded_from, removal: None })
     }
 
     async fn go(&self, guest: &Guest) -> anyhow::Result<Removal> {
         let (gateway, standing) = &self.gateways[guest.gateway];
-        let (owed, name) = (standing.borrow().progress, guest_name(guest.number));
+        let (progress, name) = (standing.borrow().progress, guest_name(guest.number));
         answered(|| self.registration.unregister(gateway, &name)).await?;
-        // A MongoDB that is broken just now tells no time.
-        let now = timeout(ANSWER, self.database.now()).await.ok().and_then(Result::ok);
-        let over = now.map(|now| ClusterTime::new(now.seconds() + GRACE_SECONDS, 0));
+        let owed = guest.heeded_from.and_then(|from| (progress >= from).then_some(progress));
+        let over = self.now().await.map(|now| ClusterTime::new(now.seconds() + GRACE_SECONDS, 0));
         Ok(Removal { owed, over })
+    }
+
+    /// The server's time. One that is broken just now tells none.
+    async fn now(&self) -> Option<ClusterTime> {
+        timeout(ANSWER, self.database.now()).await.ok().and_then(Result::ok)
     }
 }
 
@@ -155,6 +165,7 @@ pub(super) fn judge_guests(
         // Which of the resyncs it lived to see nobody knows.
         let of_resyncs = Verdict { missing_resyncs: 0, ..judge_resyncs(&told, &duty.resyncs, &mut Vec::new()) };
         verdict.add(&of_resyncs);
+        verdict.late += guest.heeded_from.map_or(0, |from| late(&got, from));
         if !of_guest.is_empty() {
             of_guest.truncate(EXAMPLES_OF_ONE);
             examples.extend(of_guest.into_iter().map(|example| format!("{guest:?}: {example}")));
@@ -195,7 +206,7 @@ impl Guest {
             };
             let is_owed = match self.removal {
                 None => true,
-                Some(removal) if owed < removal.owed => true,
+                Some(removal) if removal.owed.is_some_and(|until| owed < until) => true,
                 Some(removal) => {
                     removal.over.is_none_or(|over| owed < over) && last_seen.is_some_and(|last| write.number <= last)
                 }
@@ -204,7 +215,10 @@ impl Guest {
         };
         // Nothing later than both can be due.
         let end = self.removal.map_or(written.len(), |removal| {
-            written.partition_point(|write| write.after < removal.owed || last_seen.is_some_and(|n| write.number <= n))
+            let may_be_due = |write: &Write| {
+                removal.owed.is_some_and(|until| write.after < until) || last_seen.is_some_and(|n| write.number <= n)
+            };
+            written.partition_point(may_be_due)
         });
         written[first..end.max(first)].iter().filter(is_due).collect()
     }
@@ -238,17 +252,21 @@ mod tests {
 
     fn seen(rule: usize, number: u64) -> Seen {
         let key = format!("k-{}", number % 3).into();
-        Seen { rule, number, key, position: at(number), redelivered: false, broadcast: false }
+        Seen { rule, number, key, position: at(number), behind: None, redelivered: false, broadcast: false }
     }
 
     /// Of one guest who has come at 20 and gone at 60, and was handed these; the fixed subscription has all.
     fn judged(numbers: impl IntoIterator<Item = u64>) -> Verdict {
-        judged_with(numbers, Some(Removal { owed: at(60).time, over: Some(at(65).time) }))
+        judged_with(numbers, Some(Removal { owed: Some(at(60).time), over: Some(at(65).time) }))
     }
 
     fn judged_with(numbers: impl IntoIterator<Item = u64>, removal: Option<Removal>) -> Verdict {
-        let guest = Guest { number: 3, gateway: 0, wish: EVEN, active_from: at(20), removal };
-        let of_guest = numbers.into_iter().map(|number| seen(RULES.len() + 3, number));
+        judged_seen(numbers.into_iter().map(|number| seen(RULES.len() + 3, number)), removal)
+    }
+
+    fn judged_seen(of_guest: impl IntoIterator<Item = Seen>, removal: Option<Removal>) -> Verdict {
+        let heeded_from = Some(at(30).time);
+        let guest = Guest { number: 3, gateway: 0, wish: EVEN, active_from: at(20), heeded_from, removal };
         let all = (1..=COUNT).map(|number| seen(0, number)).chain(of_guest).collect();
         let outcome = Outcome { seen: all, ..Outcome::default() };
         judge_guests(&[&guest], &written(), &outcome, &Duty::default(), &mut Vec::new())
@@ -281,6 +299,18 @@ mod tests {
         assert_eq!(faults(&judged_with(even(22..=COUNT), None)), 0);
         assert_eq!(judged_with(even(22..=98), None).lost, 1);
         assert_eq!(judged([]).lost, 19);
+    }
+
+    #[test]
+    fn progress_said_before_the_registration_was_answered_counts_for_nothing() {
+        let told = |behind: u64, number| Seen { behind: Some(at(behind).time), ..seen(RULES.len() + 3, number) };
+        let rest = || even(24..=COUNT).into_iter().map(|number| seen(RULES.len() + 3, number));
+        assert_eq!(judged_seen([told(29, 22)].into_iter().chain(rest()), None).late, 0);
+        assert_eq!(judged_seen([told(30, 22)].into_iter().chain(rest()), None).late, 1);
+        // One that left before any `progress` was said of it may have got nothing.
+        let removal = Removal { owed: None, over: Some(at(65).time) };
+        assert_eq!(faults(&judged_with([], Some(removal))), 0);
+        assert_eq!(judged_with([24], Some(removal)).lost, 1);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(super) struct Seen {
     pub(super) number: u64,
     pub(super) key: Arc<str>,
     pub(super) position: Position,
+    /// The `progress` that it came behind, though that had said that everything up to there was sent.
+    pub(super) behind: Option<ClusterTime>,
     /// The hub said that it may have been handed over before.
     pub(super) redelivered: bool,
     /// The hub said that it may not be wanted.
@@ -32,8 +34,6 @@ pub(super) struct Seen {
 pub(super) struct Delivered<'a> {
     pub(super) seen: &'a [Seen],
     pub(super) resyncs: &'a [Resync],
-    /// As its gateway counted.
-    pub(super) late: u64,
 }
 
 /// What had to become of it.
@@ -116,7 +116,7 @@ const EXAMPLES_MAX: usize = 12;
 
 /// One gateway's verdict, and some of what is wrong in words.
 pub(super) fn judge(written: &[Write], delivered: &Delivered<'_>, duty: &Duty, examples: &mut Vec<String>) -> Verdict {
-    let mut verdict = Verdict { late: delivered.late, ..Verdict::default() };
+    let mut verdict = Verdict::default();
     for (index, rule) in RULES.iter().enumerate() {
         let expected: Vec<&Write> = written.iter().filter(|write| (rule.wants)(write)).collect();
         let got: Vec<&Seen> = delivered.seen.iter().filter(|seen| seen.rule == index).collect();
@@ -124,6 +124,7 @@ pub(super) fn judge(written: &[Write], delivered: &Delivered<'_>, duty: &Duty, e
         let mut of_rule = Vec::new();
         verdict.add(&judge_matches(&expected, &got, &told, duty, &mut of_rule));
         verdict.add(&judge_resyncs(&told, &duty.resyncs, &mut of_rule));
+        verdict.late += late(&got, ClusterTime(0));
         let room = EXAMPLES_MAX.saturating_sub(examples.len());
         examples.extend(of_rule.into_iter().take(room).map(|example| format!("{}: {example}", rule.name)));
     }
@@ -195,6 +196,11 @@ pub(super) fn judge_matches(
     verdict
 }
 
+/// Matches that came behind a `progress` that was said for their subscription: one of this time or later.
+pub(super) fn late(got: &[&Seen], since: ClusterTime) -> u64 {
+    got.iter().filter(|seen| seen.behind.is_some_and(|progress| progress >= since)).count() as u64
+}
+
 /// Whether the write was made in this span, which begins and ends while nothing is being written.
 fn lies_in(write: &Write, (begin, end): (ClusterTime, ClusterTime)) -> bool {
     begin <= write.after && write.after < end
@@ -261,6 +267,7 @@ mod tests {
             number: write.number,
             key: write.key.as_str().into(),
             position: Position::new(Epoch(1), ClusterTime(write.number), 1),
+            behind: None,
             redelivered: false,
             broadcast: false,
         };
@@ -273,7 +280,7 @@ mod tests {
     }
 
     fn judge_with(written: &[Write], seen: &[Seen], resyncs: &[Resync], duty: &Duty) -> Verdict {
-        super::judge(written, &Delivered { seen, resyncs, late: 0 }, duty, &mut Vec::new())
+        super::judge(written, &Delivered { seen, resyncs }, duty, &mut Vec::new())
     }
 
     fn is_clean(verdict: &Verdict) -> bool {
@@ -328,6 +335,10 @@ mod tests {
         let verdict = judge(&written, &wrong);
         assert_eq!((verdict.lost, verdict.unexpected), (1, 1));
         assert!(!is_clean(&verdict));
+
+        let mut behind = perfect;
+        behind[of_all[50]].behind = Some(ClusterTime(70));
+        assert_eq!(judge(&written, &behind).late, 1);
     }
 
     #[test]
