@@ -5,11 +5,13 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use streamer::change::{Change, Flags, Operation, Scope};
 use streamer::clock::Clock;
-use streamer::delivery::machine::{Checkpointed, Effect, Machine, MachineConfig, Outcome, Stored, Waiter, WriteId};
+use streamer::delivery::machine::{
+    Checkpointed, Effect, Machine, MachineConfig, Outcome, ReplayId, Stored, Waiter, WriteId,
+};
 use streamer::handle::{Hello, SubscriptionState, Transport};
 use streamer::matching::{BloomUse, Filter};
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
-use streamer::source::{Batch, Event};
+use streamer::source::{Batch, Event, SourceError};
 use streamer::store::checkpoint::CheckpointRecord;
 use streamer::store::subscriptions::{self, ParkedReason, SubscriptionRecord};
 use streamer::store::{Entry, Revision, Write};
@@ -205,22 +207,61 @@ fn the_checkpoint_stays_behind_those_who_are_near_and_waits_for_nobody_else() {
 #[test]
 fn a_gateway_that_takes_nothing_does_not_keep_others_from_reading() {
     let at = |seconds: u32, ordinal: u32| Position::new(Epoch(1), ClusterTime::new(seconds, 1), ordinal);
-    let config = MachineConfig { rides_max: 1, window_bytes_max: 1, outbox_bytes_soft: 64, ..config() };
+    let mut machine = with_gateways(&["ahead", "behind"], 1);
+    machine.on_move(&Name::new("ahead").unwrap(), at(200, 0), Waiter { token: 3, slot: 0 });
+    checkpoint(&mut machine, &mut 20);
+
+    let [(id, after)] = readings_for(&mut machine, "ahead")[..] else { panic!("one reading") };
+    assert_eq!(after, at(200, 0));
+    let event = Event::Change(Arc::new(change(at(201, 1))));
+    machine.on_replay_batch(id, Batch { events: vec![event], reached: at(201, 1) });
+
+    let [(_, after)] = readings_for(&mut machine, "behind")[..] else { panic!("one reading") };
+    assert_eq!(after, at(101, 0));
+}
+
+/// What the source has said to be lost it is not asked for again, whoever comes back to it.
+#[test]
+fn a_position_that_is_known_to_be_lost_is_asked_for_once() {
+    let at = |seconds: u32, ordinal: u32| Position::new(Epoch(1), ClusterTime::new(seconds, 1), ordinal);
+    let mut machine = with_gateways(&["first", "again", "later"], 8);
+    let behind = |machine: &mut Machine, gateway, to| {
+        machine.on_move(&Name::new(gateway).unwrap(), to, Waiter { token: 3, slot: 0 });
+        checkpoint(machine, &mut 20);
+        readings_for(machine, gateway)
+    };
+    let [(id, _)] = behind(&mut machine, "first", at(150, 0))[..] else { panic!("one reading") };
+    machine.on_replay_failed(id, &SourceError::HistoryLost("gone".into()));
+    assert_eq!(machine.counters().resyncs, 1);
+    assert_eq!(behind(&mut machine, "again", at(150, 0)), []);
+    assert_eq!(machine.counters().resyncs, 2, "it is told all the same");
+    assert_eq!(behind(&mut machine, "later", at(151, 0)).len(), 1, "what comes later may be there");
+}
+
+/// A machine with these gateways, each with a subscription to everything; the window holds next to nothing of what
+/// has been read.
+fn with_gateways(gateways: &[&str], rides_max: usize) -> Machine {
+    let at = |seconds: u32, ordinal: u32| Position::new(Epoch(1), ClusterTime::new(seconds, 1), ordinal);
+    let config = MachineConfig { rides_max, window_bytes_max: 1, outbox_bytes_soft: 64, ..config() };
     let mut machine = Machine::new(config, Clock::manual(), at(100, 0), Checkpointed::default());
     let mut revision = 10;
     checkpoint(&mut machine, &mut revision);
-    for (token, gateway) in [(1, "ahead"), (2, "behind")] {
+    for (token, gateway) in (1..).zip(gateways) {
         let spec = Spec { gateway_id: Name::new(gateway).unwrap(), ..asked("all") };
         machine.on_register(token, vec![(0, spec.clone(), Filter::compile(&spec).unwrap())]);
         checkpoint(&mut machine, &mut revision);
     }
     let events = (101..=300).map(|seconds| Event::Change(Arc::new(change(at(seconds, 1)))));
     machine.on_batch(Batch { events: events.collect(), reached: at(301, 0) });
-    machine.on_move(&Name::new("ahead").unwrap(), at(200, 0), Waiter { token: 3, slot: 0 });
-    checkpoint(&mut machine, &mut revision);
+    machine
+}
 
-    let readings = |machine: &mut Machine| {
-        let mut found = Vec::new();
+/// Opens a session. The readings that this leads to, and where they begin.
+fn readings_for(machine: &mut Machine, gateway: &str) -> Vec<(ReplayId, Position)> {
+    machine.on_open(hello(gateway), Waiter { token: 4, slot: 0 });
+    let mut found = Vec::new();
+    // An opening is stored before anything is read for it.
+    for _ in 0..2 {
         for effect in machine.take_effects() {
             match effect {
                 Effect::OpenReplay(id, after) => found.push((id, after)),
@@ -228,17 +269,6 @@ fn a_gateway_that_takes_nothing_does_not_keep_others_from_reading() {
                 _ => {}
             }
         }
-        found
-    };
-    machine.on_open(hello("ahead"), Waiter { token: 4, slot: 0 });
-    let opened = [readings(&mut machine), readings(&mut machine)].concat();
-    let [(id, after)] = opened[..] else { panic!("{opened:?}") };
-    assert_eq!(after, at(200, 0));
-    let event = Event::Change(Arc::new(change(at(201, 1))));
-    machine.on_replay_batch(id, Batch { events: vec![event], reached: at(201, 1) });
-
-    machine.on_open(hello("behind"), Waiter { token: 5, slot: 0 });
-    let opened = [readings(&mut machine), readings(&mut machine)].concat();
-    let [(_, after)] = opened[..] else { panic!("{opened:?}") };
-    assert_eq!(after, at(101, 0));
+    }
+    found
 }

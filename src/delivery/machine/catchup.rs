@@ -64,7 +64,13 @@ impl Machine {
     }
 
     fn step_lane(&mut self, outbox: &Outbox, lane: &mut Lane, name: LaneName, budget: &mut usize) {
-        if lane.mode == Mode::Window && self.window.reaches(lane.at) {
+        if lane.mode != Mode::Window {
+            return;
+        }
+        if !self.window.reaches(lane.at) && self.is_known_lost(lane.at) {
+            self.say_lost(outbox, lane, name);
+        }
+        if self.window.reaches(lane.at) {
             self.step_window(outbox, lane, name, budget);
         }
     }

@@ -34,6 +34,8 @@ struct Ride {
 #[derive(Debug, Default)]
 pub(super) struct Rides {
     next: u64,
+    /// The source has said that history up to here is lost: it is not asked for it again.
+    lost: Position,
     all: BTreeMap<ReplayId, Ride>,
 }
 
@@ -203,6 +205,7 @@ impl Machine {
             self.effects.push(Effect::FetchReplay(id));
             return;
         }
+        self.rides.lost = self.rides.lost.max(at);
         let riders = std::mem::take(&mut ride.riders);
         self.end_if_empty(id);
         let all_lost = self.broken(Mistake::LostForAllRiders);
@@ -235,7 +238,12 @@ impl Machine {
         }
     }
 
-    fn say_lost(&mut self, outbox: &Outbox, lane: &mut Lane, name: LaneName) {
+    /// Whether it is known that the source no longer has what lies after `at`.
+    pub(super) fn is_known_lost(&self, at: Position) -> bool {
+        at <= self.rides.lost
+    }
+
+    pub(super) fn say_lost(&mut self, outbox: &Outbox, lane: &mut Lane, name: LaneName) {
         let (from, to) = (lane.at, self.window.start().max(lane.at));
         let gap = Gap { position: to, scope: Default::default(), reason: ResyncReason::HistoryLost };
         for item in lane.lost_items(name, &gap, (from, to), &self.subs) {

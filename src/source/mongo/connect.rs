@@ -30,7 +30,9 @@ pub(super) async fn connect(config: &MongoConfig) -> Result<Client, SourceError>
     match client.database("admin").run_command(doc! { "hello": 1 }).await {
         Ok(hello) => refuse(&hello, options.repl_set_name.as_deref()).map_or(Ok(client), Err),
         Err(error) => match Failure::of(&error) {
-            Failure::Passing(text) => Err(diagnose(&options).await.unwrap_or(SourceError::Unavailable(text))),
+            Failure::Cut(text) | Failure::Passing(text) => {
+                Err(diagnose(&options).await.unwrap_or(SourceError::Unavailable(text)))
+            }
             failure => Err(failure.into_source_error()),
         },
     }

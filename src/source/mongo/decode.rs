@@ -76,6 +76,7 @@ impl Decoder {
         match self.change(event, position) {
             // Nothing about it was small enough but its key.
             Decoded::LookUp => self.without_image(event, position, ResyncReason::Oversize),
+            Decoded::Gap(gap) => Decoded::Gap(Gap { reason: ResyncReason::Oversize, ..gap }),
             decoded => decoded,
         }
     }

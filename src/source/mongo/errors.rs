@@ -15,6 +15,8 @@ pub(super) enum Failure {
     HistoryLost(String),
     /// One event is too large for the server to hand out: step over it.
     Oversize(String),
+    /// The connection ended instead of an answer: the server is gone, or the answer is one that it cannot send.
+    Cut(String),
     /// Open the stream again, by cluster time, where it had come to; if that fails too, later.
     Passing(String),
     /// The stream was opened on a database that was dropped: it goes on after this token.
@@ -31,6 +33,7 @@ impl Failure {
         let text = describe(error);
         match error.kind.as_ref() {
             ErrorKind::Command(command) => Self::of_code(command.code, text),
+            ErrorKind::Io(_) => Self::Cut(text),
             ErrorKind::InvalidArgument { .. }
             | ErrorKind::Authentication { .. }
             | ErrorKind::InvalidTlsConfig { .. }
@@ -69,7 +72,7 @@ impl Failure {
     pub(super) fn into_source_error(self) -> SourceError {
         match self {
             Self::HistoryLost(text) => SourceError::HistoryLost(text),
-            Self::Oversize(text) | Self::Passing(text) => SourceError::Unavailable(text),
+            Self::Oversize(text) | Self::Cut(text) | Self::Passing(text) => SourceError::Unavailable(text),
             Self::Invalidated(_) => SourceError::Unavailable("MongoDB: the database was dropped".into()),
             Self::Forbidden(text) | Self::Misconfigured(text) => SourceError::Misconfigured(text),
         }

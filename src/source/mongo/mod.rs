@@ -177,7 +177,7 @@ impl ChangeSource for MongoSource {
         let mut reader = Reader::new(Arc::clone(&self.0), sender, epoch, after);
         let opened = match reader.open().await {
             // The reading itself gets past it.
-            Err(failure @ Failure::Oversize(_)) => Err(failure),
+            Err(failure @ (Failure::Oversize(_) | Failure::Cut(_))) => Err(failure),
             opened => Ok(opened.map_err(Failure::into_source_error)?),
         };
         self.0.tasks.spawn(Kind::Reading, format!("mongo after {after}"), reader.run(opened));

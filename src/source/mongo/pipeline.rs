@@ -159,6 +159,12 @@ pub(super) fn narrow_stages(layout: &Layout) -> Vec<Document> {
     vec![doc! { "$project": fields }, doc! { "$set": { REDUCED_FIELD: REDUCED_IMAGES } }]
 }
 
+/// The last stage where not even the narrow reading will do, because of a very large `_id`: an event may hold it
+/// four times over.
+pub(super) fn bare_stages() -> Vec<Document> {
+    vec![doc! { "$project": { "ns": 1, "to": 1, "clusterTime": 1, "operationType": 1, "wallTime": 1 } }]
+}
+
 /// The fields of an image that decide on its scope, nested as they are in it.
 fn scope_of_image(layout: &Layout, image: &str) -> Document {
     let mut out = Document::new();

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bson::{Document, RawDocument};
+use bson::{Document, RawDocument, RawDocumentBuf};
 use mongodb::raw_batch_cursor::RawBatch;
 use tokio::sync::mpsc;
 
@@ -26,6 +26,14 @@ use crate::change::{Flags, ResyncReason, Scope};
 use crate::limits;
 use crate::position::{Epoch, Position};
 use crate::source::{Batch, Event, Gap, SourceError};
+
+/// How often an event of which nothing can be had is asked for once more, for the connection may have been cut by
+/// something else.
+const BARE_TRIES: usize = 3;
+/// Answers without an event after which there is none.
+const ANSWERS_TO_LOOK: usize = 8;
+/// Smaller tokens fit into every answer.
+const LARGE_TOKEN_BYTES: usize = 1 << 20;
 
 /// Why a step of a reading did not end well.
 pub(super) enum Stop {
@@ -48,6 +56,8 @@ enum Form {
     Full,
     /// Events without, to step over one that is too large.
     Narrow,
+    /// Nothing of an event but what it is and where.
+    Bare,
 }
 
 /// One reading.
@@ -105,6 +115,9 @@ impl Reader {
     /// Reads until nobody wants it or it cannot go on.
     pub(super) async fn run(mut self, first: Result<Feed, Failure>) {
         let mut opened = first.map_err(Stop::Failed);
+        // A connection that ends before anything has come is looked into once: there may be an answer that the
+        // server cannot send, for which it has no error.
+        let mut may_look = true;
         loop {
             let stop = match opened {
                 Ok(mut feed) => self.follow(&mut feed).await,
@@ -119,12 +132,17 @@ impl Reader {
             }
             opened = match failure {
                 Failure::Oversize(_) => self.step_over().await,
+                Failure::Cut(_) if may_look && !self.progressed => {
+                    may_look = false;
+                    self.step_over().await
+                }
                 Failure::Invalidated(token) => {
                     let from = Start::Invalidated(token);
                     self.open_at(&from, Form::Full, BATCH_CHANGES).await.map_err(Stop::Failed)
                 }
                 // Once at once; if that fails before anything has come of it, the caller decides when.
-                Failure::Passing(text) if self.progressed => {
+                Failure::Passing(text) | Failure::Cut(text) if self.progressed => {
+                    may_look = true;
                     tracing::info!(reached = ?self.sequence.reached(), reason = text, "opening the change stream again");
                     self.open().await.map_err(Stop::Failed)
                 }
@@ -287,8 +305,8 @@ impl Reader {
         self.begin_anew();
         let mut from = Start::Time(self.sequence.reached().time);
         loop {
-            if self.approach(&mut from).await? {
-                self.narrow(&mut from).await?;
+            if let Some(met) = self.approach(&mut from).await? {
+                self.tell_what_can_be_had(&mut from, met).await?;
             }
             match self.open_at(&from, Form::Full, BATCH_CHANGES).await {
                 Err(Failure::Oversize(_)) => {}
@@ -297,46 +315,84 @@ impl Reader {
         }
     }
 
-    /// Reads one by one from `from`, which moves along. Whether an event was met that cannot be had.
-    async fn approach(&mut self, from: &mut Start) -> Result<bool, Stop> {
+    /// Reads one by one from `from`, which moves along. What was met where an event cannot be had, or may be one
+    /// that cannot.
+    async fn approach(&mut self, from: &mut Start) -> Result<Option<Failure>, Stop> {
+        let met = |failure| match failure {
+            Failure::Oversize(_) | Failure::Cut(_) => Ok(Some(failure)),
+            failure => Err(Stop::Failed(failure)),
+        };
         let mut feed = match self.open_at(from, Form::Full, 1).await {
             Ok(feed) => feed,
-            Err(Failure::Oversize(_)) => return Ok(true),
-            Err(failure) => return Err(failure.into()),
+            Err(failure) => return met(failure),
         };
         for _ in 0..=BATCH_CHANGES {
             let answer = match feed.next().await {
                 Ok(answer) => answer,
-                Err(Failure::Oversize(_)) => return Ok(true),
-                Err(failure) => return Err(failure.into()),
+                Err(failure) => return met(failure),
             };
             self.take(&answer).await?;
             match last_token(&answer)? {
                 Some(token) => *from = Start::Token(token),
-                None => return Ok(false),
+                None => return Ok(None),
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
-    /// Tells the one event after `from` by what the server can hand out of it, and moves behind it.
-    async fn narrow(&mut self, from: &mut Start) -> Result<(), Stop> {
-        let beyond_help = |failure| match failure {
-            Failure::Oversize(text) => Failure::Passing(text),
-            other => other,
-        };
-        let mut feed = self.open_at(from, Form::Narrow, 1).await.map_err(beyond_help)?;
-        loop {
-            let answer = feed.next().await.map_err(beyond_help)?;
-            let Some(event) = events(&answer)?.next() else { continue };
-            self.accept(event?, Decoder::oversize)?;
-            self.flush().await?;
-            if let Some(token) = last_token(&answer)? {
-                *from = Start::Token(token);
-            }
-            tracing::warn!(reached = ?self.sequence.reached(), "stepped over a change too large to be read");
-            return Ok(());
+    /// Tells the one event after `from` by what the server can hand out of it, and moves behind it. One of which
+    /// not even the resume token can be had, for it holds the document's `_id`, ends what can be read: history is
+    /// lost there for whoever comes to it.
+    async fn tell_what_can_be_had(&mut self, from: &mut Start, met: Failure) -> Result<(), Stop> {
+        if matches!(met, Failure::Cut(_)) {
+            return match self.next_event(from, Form::Bare).await? {
+                Some(event) if has_large_token(&event) => self.tell(&event, from).await,
+                _ => Err(met.into()),
+            };
         }
+        match self.tell_next(from, Form::Narrow).await {
+            Err(Stop::Failed(Failure::Oversize(_))) => {}
+            told => return told,
+        }
+        for _ in 0..BARE_TRIES {
+            match self.tell_next(from, Form::Bare).await {
+                Err(Stop::Failed(Failure::Oversize(_) | Failure::Cut(_))) => {}
+                told => return told,
+            }
+        }
+        let detail = "MongoDB cannot hand out the next change in any form: its `_id` is too large";
+        Err(Failure::HistoryLost(detail.into()).into())
+    }
+
+    /// Tells the next event, for which is waited.
+    async fn tell_next(&mut self, from: &mut Start, form: Form) -> Result<(), Stop> {
+        loop {
+            if let Some(event) = self.next_event(from, form).await? {
+                return self.tell(&event, from).await;
+            }
+        }
+    }
+
+    /// The event after `from` in this form, if there is one already.
+    async fn next_event(&mut self, from: &Start, form: Form) -> Result<Option<RawDocumentBuf>, Stop> {
+        let mut feed = self.open_at(from, form, 1).await?;
+        // The first answer need not have come to it.
+        for _ in 0..ANSWERS_TO_LOOK {
+            if let Some(event) = events(&feed.next().await?)?.next() {
+                return Ok(Some(event?.to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn tell(&mut self, event: &RawDocument, from: &mut Start) -> Result<(), Stop> {
+        self.accept(event, Decoder::oversize)?;
+        self.flush().await?;
+        if let Some(token) = token_of(event) {
+            *from = Start::Token(token);
+        }
+        tracing::warn!(reached = ?self.sequence.reached(), "stepped over a change too large to be read");
+        Ok(())
     }
 
     fn begin_anew(&mut self) {
@@ -363,6 +419,7 @@ impl Reader {
         stages.extend(match form {
             Form::Full => pipeline::guard_stages(&shared.layout, shared.image_bytes_max),
             Form::Narrow => pipeline::narrow_stages(&shared.layout),
+            Form::Bare => pipeline::bare_stages(),
         });
         let database = match (level, &shared.watched.database) {
             (Level::Database, Some(database)) => shared.client.database(database),
@@ -383,7 +440,17 @@ fn events(answer: &RawBatch) -> Result<impl Iterator<Item = Result<&RawDocument,
 /// The token of an answer's last event.
 fn last_token(answer: &RawBatch) -> Result<Option<Document>, Failure> {
     let Some(event) = events(answer)?.last() else { return Ok(None) };
-    Ok(RawEvent::read(event?).token.and_then(|token| Document::try_from(token).ok()))
+    Ok(token_of(event?))
+}
+
+fn token_of(event: &RawDocument) -> Option<Document> {
+    RawEvent::read(event).token.and_then(|token| Document::try_from(token).ok())
+}
+
+/// Whether an event's token alone may be why an answer could not be sent: it holds the `_id` in hexadecimal, and
+/// stands in the answer once more.
+fn has_large_token(event: &RawDocument) -> bool {
+    RawEvent::read(event).token.is_some_and(|token| token.as_bytes().len() >= LARGE_TOKEN_BYTES)
 }
 
 fn position_of(event: &Event) -> Position {

@@ -1,6 +1,7 @@
 //! Events near and over the server's limit of 16 MB.
 
 use bson::{Document, doc};
+use streamer::change::ResyncReason;
 
 use super::*;
 
@@ -66,4 +67,60 @@ async fn a_change_that_cannot_be_had_is_stepped_over_and_told_without_body() {
         let rest: Vec<_> = rest.changes().iter().map(|change| (change.position, change.key.clone())).collect();
         assert_eq!(rest, all[index + 1..]);
     }
+}
+
+/// An event holds its document's `_id` in its token, its key and both images, and the answer holds the token once
+/// more. An answer that is too large for that the server does not refuse: it closes the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_too_large_for_its_answer_is_told_as_a_gap_and_reading_goes_on() {
+    let server = Mongod::shared().await;
+    let (_, db) = database(&server, "large-ids").await;
+    let docs = recording(&db, "docs").await;
+    let source = connect(config(&server, "large-ids", Layout::plain())).await;
+    let start = now(&source).await;
+    let mut reading = source.read(EPOCH, start).await.unwrap();
+    let mut live = Tape::default();
+    // One by one: in an answer with others, whose end is another token, it might be had.
+    for (count, id) in (1..).zip(["before", &"x".repeat(3_000_000), "between", &"y".repeat(3_000_000), "after"]) {
+        docs.insert_one(doc! { "_id": id, "tenant": "t" }).await.unwrap();
+        live.until(&mut reading, |tape| tape.events.len() >= count).await;
+    }
+    let changes = live.changes();
+    let keys: Vec<_> = changes.iter().map(|change| change.key.get(..10).unwrap_or(&change.key)).collect();
+    assert_eq!(keys, ["before", "between", "after"]);
+    let is_told = |gap: &Gap| (gap.reason, gap.scope.collection.as_deref()) == (ResyncReason::Oversize, Some("docs"));
+    assert!(live.gaps().len() == 2 && live.gaps().iter().all(is_told));
+    let all: Vec<_> = live.events.iter().map(position_of).collect();
+    for (index, position) in all.iter().enumerate().skip(1) {
+        let rest = read(&source, *position, all.len() - index - 1).await;
+        assert!(
+            rest.events.iter().map(position_of).filter(|told| told > position).eq(all[index + 1..].iter().copied())
+        );
+    }
+    docs.delete_one(doc! { "_id": "x".repeat(3_000_000) }).await.unwrap();
+    live.until(&mut reading, |tape| tape.gaps().len() >= 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_of_which_nothing_can_be_had_ends_history_and_not_the_reading_of_what_follows() {
+    let server = Mongod::shared().await;
+    let (_, db) = database(&server, "huge-ids").await;
+    let docs = recording(&db, "docs").await;
+    let source = connect(config(&server, "huge-ids", Layout::plain())).await;
+    let start = now(&source).await;
+    docs.insert_one(doc! { "_id": "before", "tenant": "t" }).await.unwrap();
+    docs.insert_one(doc! { "_id": "x".repeat(5_000_000), "tenant": "t" }).await.unwrap();
+    let mut reading = source.read(EPOCH, start).await.unwrap();
+    let mut tape = Tape::default();
+    tape.until(&mut reading, |tape| !tape.events.is_empty()).await;
+    let ended = loop {
+        match tape.next(&mut reading).await {
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(ended, SourceError::HistoryLost(_)), "{ended:?}");
+    let present = now(&source).await;
+    docs.insert_one(doc! { "_id": "after", "tenant": "t" }).await.unwrap();
+    assert_eq!(&*read(&source, present, 1).await.changes()[0].key, "after");
 }
