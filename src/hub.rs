@@ -278,6 +278,7 @@ async fn open_source(
     mongo.collections = (!backend.collections.is_empty()).then(|| backend.collections.clone());
     let layout = serde_json::to_value(&backend.layout).and_then(serde_json::from_value);
     mongo.layout = layout.map_err(|error| StartError::Misconfigured(format!("backends.layout: {error}")))?;
+    mongo.patience = Duration::from_secs(backend.answer_seconds.into());
     if let Some(Sabotage::Source(mistake)) = sabotage {
         mongo.mistake = Some(mistake);
     }

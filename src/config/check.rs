@@ -112,6 +112,9 @@ fn backend(backend: &Backend) -> Result<(), Broken> {
     if !["mongodb://", "mongodb+srv://"].iter().any(|scheme| backend.uri.starts_with(scheme)) {
         return broken(at("uri"), "must start with mongodb:// or mongodb+srv://");
     }
+    if !(1..=3600).contains(&backend.answer_seconds) {
+        return broken(at("answer_seconds"), "must be 1 to 3600");
+    }
     match backend.partitions {
         0 => return broken(at("partitions"), "must be at least 1"),
         1 => {}

@@ -127,6 +127,8 @@ pub struct Backend {
     pub layout: Layout,
     /// Write one small document a second while someone waits on an idle deployment.
     pub heartbeat_writes: bool,
+    /// How long an answer of MongoDB may take before another connection is tried.
+    pub answer_seconds: u32,
     /// Change streams into which the backend is split.
     pub partitions: u16,
     /// Name patterns of the tenants that live here, with several backends.
@@ -282,6 +284,7 @@ impl Default for Backend {
             collections: Vec::new(),
             layout: Layout::Syntrix,
             heartbeat_writes: false,
+            answer_seconds: 30,
             partitions: 1,
             tenants: Vec::new(),
         }

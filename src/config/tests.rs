@@ -219,6 +219,7 @@ fn broken_rules_name_the_setting_and_who_set_it() {
         ),
         ("[store]\nprefix = \"x\"", "store.prefix: must start with / and not end with it, as in /streamer"),
         ("[store]\nlease_seconds = 1", "store.lease_seconds: must be 2 to 3600"),
+        ("[[backends]]\nanswer_seconds = 0", "backends[0].answer_seconds: must be 1 to 3600"),
         ("[window]\nbytes = 2147483648", "window.bytes: is more than memory.bytes (1073741824), which holds it"),
         (
             "[memory]\nbytes = 300000000",

@@ -1,12 +1,15 @@
 //! The session machine by itself: what it makes of what it finds in the store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use streamer::change::{Change, Flags, Operation, Scope};
+use streamer::change::{Change, Flags, Operation, ResyncReason, Scope};
 use streamer::clock::Clock;
+use streamer::cursor::CursorText;
+use streamer::delivery::frame::Frame;
 use streamer::delivery::machine::{
-    Checkpointed, Effect, Machine, MachineConfig, Outcome, ReplayId, Stored, Waiter, WriteId,
+    Answer, Checkpointed, Effect, Machine, MachineConfig, Outcome, ReplayId, Stored, Waiter, WriteId,
 };
 use streamer::handle::{Hello, SubscriptionState, Transport};
 use streamer::matching::{BloomUse, Filter};
@@ -133,6 +136,67 @@ fn what_was_too_costly_is_forgotten_with_its_filter() {
             assert_eq!(machine.subscription(&key(id)).unwrap().parked_reason, None, "{id}");
         }
     }
+}
+
+/// A gateway of which nothing is left is forgotten as a whole: one that comes back with its cursor is told, and not
+/// left to wonder where its subscriptions are.
+#[test]
+fn a_gateway_whose_subscriptions_are_all_forgotten_is_forgotten_and_told() {
+    let at = Position::boundary(Epoch(1), ClusterTime::new(10, 0));
+    let clock = Clock::manual();
+    let mut machine = Machine::new(config(), clock.clone(), at, Checkpointed::default());
+    let mut revision = 10;
+    for (token, id) in [(1, "short"), (2, "long")] {
+        let spec = Spec { ttl_seconds: if id == "long" { 600 } else { 60 }, ..asked(id) };
+        machine.on_register(token, vec![(0, spec.clone(), Filter::compile(&spec).unwrap())]);
+        checkpoint(&mut machine, &mut revision);
+    }
+    let id = Name::new("gw").unwrap();
+    let open = |machine: &mut Machine, cursor: Option<CursorText>, revision: &mut u64| {
+        machine.on_open(Hello { cursor, ..hello("gw") }, Waiter { token: 3, slot: 0 });
+        let mut opened = None;
+        for _ in 0..2 {
+            for effect in machine.take_effects() {
+                match effect {
+                    Effect::Write(id, _) => {
+                        *revision += 1;
+                        machine.on_outcome(id, Outcome::Done(Revision(*revision)));
+                    }
+                    Effect::Answer(_, Ok(Answer::Session(outbox, number))) => opened = Some((outbox, number)),
+                    _ => {}
+                }
+            }
+        }
+        opened.expect("a session")
+    };
+    let (outbox, number) = open(&mut machine, None, &mut revision);
+    let Some(Frame::Welcome(welcome)) = outbox.take(1 << 20).into_iter().next() else { panic!("a welcome") };
+    machine.on_disconnect(&id, number);
+    let mut later = |machine: &mut Machine, seconds| {
+        clock.advance(Duration::from_secs(seconds));
+        machine.expire();
+        checkpoint(machine, &mut revision);
+    };
+    // The one is parked, and forgotten while the other is there.
+    later(&mut machine, 61);
+    later(&mut machine, 61);
+    assert!(machine.subscription(&key("short")).is_err() && machine.subscription(&key("long")).is_ok());
+    assert!(machine.gateway(&id).is_ok());
+    later(&mut machine, 500);
+    later(&mut machine, 61);
+    assert!(machine.gateway(&id).is_err());
+    let mut revision = 100;
+    let (outbox, number) = open(&mut machine, Some(welcome.cursor), &mut revision);
+    let told = outbox.take(1 << 20);
+    let reasons = told.iter().filter_map(|frame| if let Frame::Resync(it) = frame { Some(it.reason) } else { None });
+    assert_eq!(reasons.collect::<Vec<_>>(), [ResyncReason::Forgotten]);
+    // It has nothing, and goes as it came.
+    machine.on_disconnect(&id, number);
+    machine.expire();
+    clock.advance(Duration::from_secs(61));
+    machine.expire();
+    checkpoint(&mut machine, &mut revision);
+    assert!(machine.gateway(&id).is_err());
 }
 
 /// What the store is asked to hold as the checkpoint, with all else that is written stored.

@@ -118,8 +118,8 @@ pub(super) const DRILLS: &[Drill] = &[
     },
     Drill {
         name: "mongod-cut",
-        does: "cuts the link between hub and mongod: silently, then by resets, then to a trickle",
-        seconds: 25,
+        does: "cuts the link between hub and mongod: silently, by resets, to a trickle, and for the connections there are",
+        seconds: 32,
         rounds: 1,
         scene: Scene { relays: &[Mongod], ..Scene::PLAIN },
         round: |_| cuts(4_000),
@@ -175,6 +175,22 @@ pub(super) const DRILLS: &[Drill] = &[
             steps.extend([Compact, Wait(200, 300)].repeat(8));
             steps.extend([Ready, Compact, Recovered]);
             steps
+        },
+        expects: Expects { reconnects: true, ..Expects::ALL },
+        sabotage: Sabotage { how: Mistake("forget"), does: FORGETS, shows: Symptom::Lost },
+    },
+    Drill {
+        name: "all-at-once",
+        does: "kills mongod, etcd and the hub, and each again while the others recover",
+        seconds: 22,
+        rounds: 2,
+        scene: Scene { breaks: &[Mongod, Etcd], lease_seconds: SHORT_LEASE_SECONDS, ..Scene::PLAIN },
+        round: |_| {
+            let soon = Wait(0, 900);
+            let down = [A_WHILE, Kill(Mongod), Kill(Etcd), Kill(Hub), soon, Start(Hub), soon, Start(Mongod), soon];
+            let again = [Kill(Hub), Start(Etcd), soon, Kill(Mongod), Start(Hub), soon, Start(Mongod), soon];
+            let last = [Kill(Etcd), soon, Kill(Hub), Start(Etcd), Start(Hub), Ready, Recovered, A_WHILE];
+            [&down[..], &again[..], &last[..]].concat()
         },
         expects: Expects { reconnects: true, ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("forget"), does: FORGETS, shows: Symptom::Lost },
@@ -302,6 +318,8 @@ fn cuts(milliseconds: u64) -> Vec<Step> {
         cut(Line::Silent, Still(milliseconds)),
         cut(Line::Reset, Still(milliseconds)),
         cut(trickle, Wait(milliseconds, milliseconds + 1)),
+        // Nothing is mended for it: the hub must find out by itself.
+        cut(Line::Forgotten, Recovered),
     ]
     .concat()
 }

@@ -18,6 +18,8 @@ use crate::config::{Config, StoreKind};
 use crate::tasks::Tasks;
 
 /// What a hub with little room keeps: so little that a gateway which does not read for seconds is far behind.
+/// Shorter than the default, so that a drill need not wait for it so long.
+const ANSWER_SECONDS: u32 = 3;
 const NARROW_WINDOW_BYTES: u64 = 2 << 20;
 const NARROW_OUTBOX_BYTES: u64 = 512 << 10;
 
@@ -223,6 +225,7 @@ fn config(scene: &Scene, args: &DrillArgs, folder: &Path, name: &str) -> Config 
     let mut config = Config::default();
     config.node.id = "drill-hub".into();
     config.backends.0[0].database = Some(name.into());
+    config.backends.0[0].answer_seconds = ANSWER_SECONDS;
     config.store.path = folder.join("store.redb");
     config.store.prefix = format!("/{name}");
     config.store.lease_seconds = scene.lease_seconds;

@@ -23,6 +23,9 @@ pub enum Line {
     /// Nothing is, and nobody is told. A connection that has lived through this is reset at its end, as by a
     /// firewall that has forgotten it.
     Silent,
+    /// Connections that are there are silent for good, as if a firewall had forgotten them and told nobody; what is
+    /// said on new ones is handed on.
+    Forgotten,
     /// Every connection is reset, also those to come.
     Reset,
     /// So much is handed on in a second, in each direction of each connection.
@@ -90,8 +93,8 @@ async fn until_reset(mut line: watch::Receiver<Line>) {
         match *line.borrow_and_update() {
             Line::Reset => return,
             Line::Silent => was_silent = true,
-            Line::Open | Line::Slow { .. } if was_silent => return,
-            Line::Open | Line::Slow { .. } => {}
+            Line::Open | Line::Slow { .. } | Line::Forgotten if was_silent => return,
+            Line::Open | Line::Slow { .. } | Line::Forgotten => {}
         }
         if line.changed().await.is_err() {
             return;
@@ -99,7 +102,12 @@ async fn until_reset(mut line: watch::Receiver<Line>) {
     }
 }
 
-async fn serve(mut client: TcpStream, to: u16, line: watch::Receiver<Line>) {
+async fn serve(mut client: TcpStream, to: u16, mut line: watch::Receiver<Line>) {
+    let is_new = *line.borrow() == Line::Forgotten;
+    let until_forgotten = {
+        let mut line = line.clone();
+        async move { line.wait_for(|line| *line == Line::Forgotten).await.map(drop) }
+    };
     let handing_on = async {
         pass(&mut line.clone()).await?;
         let mut server = TcpStream::connect(("127.0.0.1", to)).await.ok()?;
@@ -120,6 +128,8 @@ async fn serve(mut client: TcpStream, to: u16, line: watch::Receiver<Line>) {
             // What is not said in order is said by a reset.
             let _ = client.set_zero_linger();
         }
+        // Held, and never spoken on again.
+        Ok(()) = until_forgotten, if !is_new => gone(&mut line).await,
     }
 }
 
@@ -179,6 +189,21 @@ mod tests {
         relay.set(Line::Open);
         let mut stream = TcpStream::connect(("127.0.0.1", relay.port())).await.unwrap();
         assert_eq!(&ask(&mut stream).await.unwrap(), b"ping");
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_connection_is_silent_for_good_and_a_new_one_works() {
+        let (relay, _tasks) = echo().await;
+        let mut stream = TcpStream::connect(("127.0.0.1", relay.port())).await.unwrap();
+        assert_eq!(&ask(&mut stream).await.unwrap(), b"ping");
+        relay.set(Line::Forgotten);
+        let mut new = TcpStream::connect(("127.0.0.1", relay.port())).await.unwrap();
+        for line in [Line::Forgotten, Line::Open] {
+            relay.set(line);
+            assert_eq!(&ask(&mut new).await.unwrap(), b"ping");
+            let silent = tokio::time::timeout(Duration::from_millis(100), ask(&mut stream)).await;
+            assert!(silent.is_err(), "{silent:?}");
+        }
     }
 
     #[tokio::test]

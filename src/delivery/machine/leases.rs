@@ -2,12 +2,12 @@
 //!
 //! Owns the timers. A parked subscription is not matched; its floor is stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::registry::{no_subscription, packed, registered};
-use super::state::{GatewayIndex, Pending, Sub, WriteKind};
+use super::state::{GatewayIndex, Pending, RecordState, Sub, WriteKind};
 use super::{Machine, Mistake};
 use crate::clock::Instant;
 use crate::cursor::Place;
@@ -141,23 +141,47 @@ impl Machine {
     /// second or so.
     pub fn expire(&mut self) {
         let now = self.clock.now();
-        let forget_before = self.clock.wall().timestamp_millis() - (self.config.park_seconds as i64) * 1000;
-        let mut due = Vec::new();
-        let mut forgotten = Vec::new();
-        for (index, sub) in &self.subs {
-            let index = SubscriptionIndex(index as u32);
-            if sub.pending.is_some() {
-                continue;
-            }
-            match sub.parked {
-                None if self.lease_end(sub) <= now => due.push(index),
-                Some((_, _, at_ms)) if at_ms < forget_before => forgotten.push(index),
-                _ => {}
-            }
-        }
+        let due = self.subs.iter().filter(|(_, sub)| sub.pending.is_none() && sub.parked.is_none());
+        let due = due.filter(|(_, sub)| self.lease_end(sub) <= now);
+        let due = due.map(|(index, _)| SubscriptionIndex(index as u32)).collect();
         self.park(due, ParkedReason::Lease);
         self.park_too_costly();
-        for part in forgotten.chunks(limits::store_txn_operations_max) {
+        self.forget();
+    }
+
+    /// A gateway that is away, and of which nothing is left but what is forgotten, is forgotten as a whole: when it
+    /// comes back with its cursor it is told. From others single subscriptions go; they have been told of their
+    /// parking after each `welcome`, and learn from a heartbeat that they are unknown.
+    fn forget(&mut self) {
+        let now = self.clock.now();
+        let park = Duration::from_secs(self.config.park_seconds);
+        let before_ms = self.clock.wall().timestamp_millis() - park.as_millis() as i64;
+        let is_over = |sub: &Sub| matches!(sub.parked, Some((_, _, at_ms)) if at_ms < before_ms);
+        let mut gone = BTreeSet::new();
+        for (index, gateway) in &mut self.gateways {
+            let is_away = gateway.session.is_none() && gateway.record == RecordState::Free;
+            let is_empty = gateway.subs.is_empty();
+            if !is_away || !is_empty {
+                gateway.idle = None;
+            }
+            let is_over = if is_empty {
+                is_away && gateway.idle.get_or_insert(now).after(park) < now
+            } else {
+                is_away && gateway.subs.iter().all(|sub| is_over(&self.subs[sub.0 as usize]))
+            };
+            if is_over && gateway.removing.is_none() {
+                gone.insert(GatewayIndex(index));
+            }
+        }
+        let single = self.subs.iter().filter(|(_, sub)| sub.pending.is_none() && is_over(sub));
+        let single = single.filter(|(_, sub)| !gone.contains(&sub.gateway));
+        let single: Vec<_> = single.map(|(index, _)| SubscriptionIndex(index as u32)).collect();
+        for index in gone.into_iter().take(limits::gateways_forgotten_at_once_max) {
+            if !self.is_awaiting_writes(index) {
+                self.remove_gateway(index, Vec::new());
+            }
+        }
+        for part in single.chunks(limits::store_txn_operations_max) {
             let writes = part.iter().map(|index| self.removal_write(*index)).collect();
             for index in part {
                 self.subs[index.0 as usize].pending = Some(Pending::Remove);

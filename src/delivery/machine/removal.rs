@@ -60,24 +60,34 @@ impl Machine {
         if let Some(removal) = &mut gateway.removing {
             return removal.waiters.push(waiter);
         }
-        let subs: Vec<_> = gateway.subs.iter().copied().collect();
-        if gateway.record != RecordState::Free || subs.iter().any(|sub| self.subs[sub.0 as usize].pending.is_some()) {
+        if gateway.record != RecordState::Free || self.is_awaiting_writes(index) {
             return self.answer(waiter, Err(busy()));
         }
+        self.remove_gateway(index, vec![waiter]);
+    }
+
+    /// Whether a write to one of its subscriptions is under way.
+    pub(super) fn is_awaiting_writes(&self, index: GatewayIndex) -> bool {
+        self.gateways[index.0].subs.iter().any(|sub| self.subs[sub.0 as usize].pending.is_some())
+    }
+
+    /// Removes a gateway for whose record and subscriptions no write is under way.
+    pub(super) fn remove_gateway(&mut self, index: GatewayIndex, waiters: Vec<Waiter>) {
         self.end_session(index, CloseReason::Removed);
+        let subs: Vec<_> = self.gateways[index.0].subs.iter().copied().collect();
         for sub in &subs {
             self.subs[sub.0 as usize].pending = Some(Pending::Remove);
         }
         let chunks: Vec<&[SubscriptionIndex]> = subs.chunks(limits::store_txn_operations_max - 1).collect();
         let count = chunks.len().max(1);
-        self.gateways[index.0].removing = Some(Removal { waiters: vec![waiter], chunks: count });
+        self.gateways[index.0].removing = Some(Removal { waiters, chunks: count });
         for number in 0..count {
             let part = chunks.get(number).map(|part| part.to_vec()).unwrap_or_default();
             let mut writes: Vec<Write> = part.iter().map(|sub| self.removal_write(*sub)).collect();
             let last = number + 1 == count;
             let gateway = &self.gateways[index.0];
             if last && gateway.revision != Revision(0) {
-                let key = gateways::key(self.config.partition.backend(), id);
+                let key = gateways::key(self.config.partition.backend(), &gateway.id);
                 writes.push(Write { key, expect: Expect::At(gateway.revision), value: None });
             }
             self.write(WriteKind::RemoveGateway { gateway: index, subs: part }, writes);

@@ -145,6 +145,7 @@ impl Machine {
             dirty: false,
             in_flight: BTreeMap::new(),
             renewed: Instant::default(),
+            idle: None,
             record: RecordState::Free,
             waiting: VecDeque::new(),
             presented: None,

@@ -160,6 +160,8 @@ pub(super) struct Gateway {
     pub(super) in_flight: BTreeMap<WriteId, Revision>,
     /// When its last ack came.
     pub(super) renewed: Instant,
+    /// Since when it has been without session and subscriptions, as far as was looked.
+    pub(super) idle: Option<Instant>,
     /// A write to its own record is under way.
     pub(super) record: RecordState,
     /// Who asked for a session or a move meanwhile.

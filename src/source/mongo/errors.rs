@@ -3,6 +3,8 @@
 //! Owns the table from error code to treatment. The codes are the server's; where each arises was
 //! found by experiment and is held down by the tests against a real server.
 
+use std::time::Duration;
+
 use bson::Document;
 use mongodb::error::{Error, ErrorKind};
 
@@ -17,6 +19,8 @@ pub(super) enum Failure {
     Oversize(String),
     /// The connection ended instead of an answer: the server is gone, or the answer is one that it cannot send.
     Cut(String),
+    /// No answer came for so long that the connection may be one that nothing comes through any more.
+    Silent(Duration),
     /// Open the stream again, by cluster time, where it had come to; if that fails too, later.
     Passing(String),
     /// The stream was opened on a database that was dropped: it goes on after this token.
@@ -73,6 +77,9 @@ impl Failure {
         match self {
             Self::HistoryLost(text) => SourceError::HistoryLost(text),
             Self::Oversize(text) | Self::Cut(text) | Self::Passing(text) => SourceError::Unavailable(text),
+            Self::Silent(waited) => {
+                SourceError::Unavailable(format!("MongoDB: no answer for {} seconds", waited.as_secs_f32()))
+            }
             Self::Invalidated(_) => SourceError::Unavailable("MongoDB: the database was dropped".into()),
             Self::Forbidden(text) | Self::Misconfigured(text) => SourceError::Misconfigured(text),
         }

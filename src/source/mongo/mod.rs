@@ -60,6 +60,9 @@ pub struct MongoConfig {
     pub server_selection_timeout: Duration,
     /// Events above this lose their images on the server. Lower in tests alone.
     pub image_bytes_max: i64,
+    /// How long an answer may take before the stream is opened again; twice as long each time that nothing comes of
+    /// it, for the server may have much to look through.
+    pub patience: Duration,
     /// A deliberate mistake, for a drill to notice.
     pub mistake: Option<Mistake>,
 }
@@ -74,6 +77,7 @@ impl MongoConfig {
             layout: Layout::syntrix(),
             server_selection_timeout: Duration::from_secs(5),
             image_bytes_max: limits::event_image_bytes_max,
+            patience: Duration::from_secs(30),
             mistake: None,
         }
     }
@@ -101,6 +105,7 @@ struct Shared {
     watched: Watched,
     layout: Layout,
     image_bytes_max: i64,
+    patience: Duration,
     /// Whether the deployment's stream was refused, and the database's is read.
     descended: AtomicBool,
     mistake: Option<Mistake>,
@@ -136,11 +141,17 @@ impl MongoSource {
     pub async fn connect(config: MongoConfig, tasks: Tasks) -> Result<Self, SourceError> {
         let client = connect::connect(&config).await?;
         let watched = Watched::new(config.database, config.collections);
-        let (layout, image_bytes_max) = (config.layout, config.image_bytes_max);
-        let (descended, stumbled) = (AtomicBool::new(false), AtomicBool::new(false));
-        let mistake = config.mistake;
-        let shared = Shared { client, tasks, watched, layout, image_bytes_max, descended, mistake, stumbled };
-        Ok(Self(Arc::new(shared)))
+        Ok(Self(Arc::new(Shared {
+            client,
+            tasks,
+            watched,
+            layout: config.layout,
+            image_bytes_max: config.image_bytes_max,
+            patience: config.patience,
+            descended: AtomicBool::new(false),
+            mistake: config.mistake,
+            stumbled: AtomicBool::new(false),
+        })))
     }
 
     /// What a subscription to `collection` should be warned of.
@@ -177,7 +188,7 @@ impl ChangeSource for MongoSource {
         let mut reader = Reader::new(Arc::clone(&self.0), sender, epoch, after);
         let opened = match reader.open().await {
             // The reading itself gets past it.
-            Err(failure @ (Failure::Oversize(_) | Failure::Cut(_))) => Err(failure),
+            Err(failure @ (Failure::Oversize(_) | Failure::Cut(_) | Failure::Silent(_))) => Err(failure),
             opened => Ok(opened.map_err(Failure::into_source_error)?),
         };
         self.0.tasks.spawn(Kind::Reading, format!("mongo after {after}"), reader.run(opened));

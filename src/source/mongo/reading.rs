@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bson::{Document, RawDocument, RawDocumentBuf};
 use mongodb::raw_batch_cursor::RawBatch;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::Shared;
 use super::decode::{Decoded, Decoder, Waiting};
@@ -32,6 +34,8 @@ use crate::source::{Batch, Event, Gap, SourceError};
 const BARE_TRIES: usize = 3;
 /// Answers without an event after which there is none.
 const ANSWERS_TO_LOOK: usize = 8;
+/// However much the server has to look through.
+const PATIENCE_MAX: Duration = Duration::from_secs(3_600);
 /// Smaller tokens fit into every answer.
 const LARGE_TOKEN_BYTES: usize = 1 << 20;
 
@@ -69,6 +73,8 @@ pub(super) struct Reader {
     segment: Segment,
     /// Whether an answer has been dealt with since the stream was last opened.
     progressed: bool,
+    /// How long an answer may take.
+    patience: Duration,
 }
 
 impl Reader {
@@ -81,7 +87,8 @@ impl Reader {
     ) -> Self {
         let decoder = Decoder::new(shared.layout.clone());
         let sequence = Sequence::new(epoch, after);
-        Self { shared, out, decoder, sequence, segment: Segment::default(), progressed: false }
+        let patience = shared.patience;
+        Self { shared, out, decoder, sequence, segment: Segment::default(), progressed: false, patience }
     }
 
     /// Opens the stream where the reading stands.
@@ -136,6 +143,12 @@ impl Reader {
                     may_look = false;
                     self.step_over().await
                 }
+                // A new connection is tried. If there is nothing wrong with the old one, it takes its time.
+                Failure::Silent(waited) => {
+                    tracing::warn!(reached = ?self.sequence.reached(), ?waited, "no answer: opening the change stream again");
+                    self.patience = (self.patience * 2).min(PATIENCE_MAX);
+                    self.open().await.map_err(Stop::Failed)
+                }
                 Failure::Invalidated(token) => {
                     let from = Start::Invalidated(token);
                     self.open_at(&from, Form::Full, BATCH_CHANGES).await.map_err(Stop::Failed)
@@ -160,13 +173,7 @@ impl Reader {
             if self.out.is_closed() {
                 return Stop::Unwanted;
             }
-            let next = if self.shared.makes(Mistake::ResumeAtPresent) {
-                let silent = || Failure::Passing("MongoDB: it says nothing".into());
-                tokio::time::timeout(SILENCE, feed.next()).await.unwrap_or_else(|_| Err(silent()))
-            } else {
-                feed.next().await
-            };
-            let answer = match next {
+            let answer = match self.answer(feed).await {
                 Ok(answer) => answer,
                 Err(failure) => return Stop::Failed(failure),
             };
@@ -174,6 +181,15 @@ impl Reader {
                 return stop;
             }
         }
+    }
+
+    /// The next answer, if it comes in time.
+    async fn answer(&self, feed: &mut Feed) -> Result<RawBatch, Failure> {
+        if self.shared.makes(Mistake::ResumeAtPresent) {
+            let silent = |_| Err(Failure::Passing("MongoDB: it says nothing".into()));
+            return timeout(SILENCE, feed.next()).await.unwrap_or_else(silent);
+        }
+        timeout(self.patience, feed.next()).await.unwrap_or(Err(Failure::Silent(self.patience)))
     }
 
     /// Deals with one answer of the server, to the end.
@@ -196,7 +212,7 @@ impl Reader {
             self.sequence.show(time)?;
         }
         self.flush().await?;
-        self.progressed = true;
+        (self.progressed, self.patience) = (true, self.shared.patience);
         Ok(())
     }
 
@@ -268,7 +284,8 @@ impl Reader {
     /// Hands over what the segment holds, and how far the stream has been shown.
     async fn flush(&mut self) -> Result<(), Stop> {
         let items = self.segment.take();
-        let events = items.resolve(&self.shared.client, &mut self.decoder).await?;
+        let resolving = items.resolve(&self.shared.client, &mut self.decoder);
+        let events = timeout(self.patience, resolving).await.map_err(|_| Failure::Silent(self.patience))??;
         let mut batch = Batch::default();
         let mut bytes = 0;
         for event in events {
@@ -327,7 +344,7 @@ impl Reader {
             Err(failure) => return met(failure),
         };
         for _ in 0..=BATCH_CHANGES {
-            let answer = match feed.next().await {
+            let answer = match self.answer(&mut feed).await {
                 Ok(answer) => answer,
                 Err(failure) => return met(failure),
             };
@@ -378,7 +395,7 @@ impl Reader {
         let mut feed = self.open_at(from, form, 1).await?;
         // The first answer need not have come to it.
         for _ in 0..ANSWERS_TO_LOOK {
-            if let Some(event) = events(&feed.next().await?)?.next() {
+            if let Some(event) = events(&self.answer(&mut feed).await?)?.next() {
                 return Ok(Some(event?.to_owned()));
             }
         }
@@ -425,7 +442,8 @@ impl Reader {
             (Level::Database, Some(database)) => shared.client.database(database),
             _ => shared.client.database("admin"),
         };
-        let opened = Feed::open(&database, &shared.tasks, stages, batch_changes).await;
+        let opening = Feed::open(&database, &shared.tasks, stages, batch_changes);
+        let opened = timeout(self.patience, opening).await.map_err(|_| Failure::Silent(self.patience))?;
         opened.map_err(|error| Failure::of(&error))
     }
 }

@@ -6,6 +6,7 @@ use bson::{Document, doc};
 use mongodb::options::{Acknowledgment, WriteConcern};
 
 use super::*;
+use streamer::cmd::rig::{Line, Relay};
 use streamer::tasks::Kind;
 
 /// Numbered transactions of five, each repeated until it is known to have been committed.
@@ -173,4 +174,30 @@ async fn a_primary_that_freezes_is_left_for_the_next_one() {
         assert_eq!(&*read(&source, reached, 1).await.changes()[0].key, "after");
     }
     frozen[0].signal("CONT");
+}
+
+/// A firewall that forgets a connection tells nobody: no error will ever come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_nothing_comes_through_any_more_is_left_for_a_new_one() {
+    let server = Mongod::shared().await;
+    let tasks = Tasks::new();
+    let relay = Relay::open(&tasks, server.port()).await.unwrap();
+    let (_, db) = database(&server, "forgotten").await;
+    let docs = recording(&db, "docs").await;
+    let uri = format!("mongodb://127.0.0.1:{}/?directConnection=true", relay.port());
+    let patience = Duration::from_millis(700);
+    let source = connect(MongoConfig { uri, patience, ..config(&server, "forgotten", Layout::plain()) }).await;
+    let start = now(&source).await;
+    let mut reading = source.read(EPOCH, start).await.unwrap();
+    let mut tape = Tape::default();
+    for count in 1..=3 {
+        docs.insert_one(doc! { "_id": format!("a-{count}"), "tenant": "t" }).await.unwrap();
+        tape.until(&mut reading, |tape| tape.events.len() >= 2 * count - 1).await;
+        relay.set(Line::Forgotten);
+        docs.insert_one(doc! { "_id": format!("b-{count}"), "tenant": "t" }).await.unwrap();
+        tape.until(&mut reading, |tape| tape.events.len() >= 2 * count).await;
+        relay.set(Line::Open);
+    }
+    let keys: Vec<_> = tape.changes().iter().map(|change| change.key.to_string()).collect();
+    assert_eq!(keys, ["a-1", "b-1", "a-2", "b-2", "a-3", "b-3"]);
 }
