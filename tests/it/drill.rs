@@ -100,3 +100,15 @@ async fn the_drills_are_listed_and_unknown_ones_refused() {
         assert!(output.status.code() == Some(2) && said.contains("restart"), "{said}");
     }
 }
+
+/// A minute of what half an hour is recorded for in `docs/reliability.md`, and the same with a hub that forgets.
+#[tokio::test]
+async fn a_short_soak_passes_and_a_sabotaged_one_does_not() {
+    let arguments = ["soak", "--minutes", "1", "--rate", "200", "--seed", "5"];
+    let (output, report) = drill(&arguments).await;
+    assert!(report["passed"] == true && output.status.success(), "{report}");
+    assert!(report["expected"].as_u64().unwrap() > 1_000 && report["rounds"].as_u64().unwrap() > 1, "{report}");
+    let (output, report) = drill(&[&arguments[..], &["--sabotage"]].concat()).await;
+    assert!(report["lost"].as_u64().unwrap() > 0 && report["passed"] == false, "{report}");
+    assert_eq!(output.status.code(), Some(1));
+}

@@ -4,7 +4,8 @@
 //! Everything is drawn from one seed: writes, registrations, PUTs, removals, expiry, acks (lost, late,
 //! out of dead sessions), reconnects with and without cursors, slow readers, overflow, crashes of the
 //! hub, store writes that time out and take effect or not, catch-ups that fail, history that is lost.
-//! A failure names its seed: `STREAMER_SIM_SEED=<n>` runs it alone, `STREAMER_SIM_SEEDS=<n>` more.
+//! A failure names its seed: `STREAMER_SIM_SEED=<n>` runs it alone, `STREAMER_SIM_SEEDS=<n>` so many, from
+//! `STREAMER_SIM_FROM` on.
 
 mod client;
 mod model;
@@ -26,7 +27,10 @@ fn seeds() -> (u64, u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match number("STREAMER_SIM_SEED") {
         Some(seed) => (seed, seed + 1),
-        None => (0, number("STREAMER_SIM_SEEDS").unwrap_or(SEEDS_DEFAULT)),
+        None => {
+            let from = number("STREAMER_SIM_FROM").unwrap_or(0);
+            (from, from + number("STREAMER_SIM_SEEDS").unwrap_or(SEEDS_DEFAULT))
+        }
     }
 }
 
