@@ -17,6 +17,7 @@ pub mod handle;
 pub mod hub;
 pub mod limits;
 pub mod matching;
+pub mod nats;
 pub mod observe;
 pub mod pipeline;
 pub mod position;

@@ -128,6 +128,8 @@ pub const source_batch_changes_max: usize = 1_000;
 
 /// Operations in one store transaction; one of etcd's 128 is the fence.
 pub const store_txn_operations_max: usize = 127;
+/// Positions of which it is remembered that the source has lost them.
+pub const lost_positions_max: usize = 1_024;
 /// Gateways that are forgotten at once, for each is a transaction or more.
 pub const gateways_forgotten_at_once_max: usize = 100;
 /// Sum of keys and values in one store transaction.

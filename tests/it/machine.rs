@@ -177,11 +177,10 @@ fn a_gateway_whose_subscriptions_are_all_forgotten_is_forgotten_and_told() {
         machine.expire();
         checkpoint(machine, &mut revision);
     };
-    // The one is parked, and forgotten while the other is there.
+    // The one is parked, but nobody has been told: it stays as long as the gateway may come for the other.
     later(&mut machine, 61);
     later(&mut machine, 61);
-    assert!(machine.subscription(&key("short")).is_err() && machine.subscription(&key("long")).is_ok());
-    assert!(machine.gateway(&id).is_ok());
+    assert!(machine.subscription(&key("short")).is_ok());
     later(&mut machine, 500);
     later(&mut machine, 61);
     assert!(machine.gateway(&id).is_err());
@@ -197,6 +196,49 @@ fn a_gateway_whose_subscriptions_are_all_forgotten_is_forgotten_and_told() {
     machine.expire();
     checkpoint(&mut machine, &mut revision);
     assert!(machine.gateway(&id).is_err());
+}
+
+/// A gateway that is there has been told what is parked, so that may go by itself.
+#[test]
+fn a_connected_gateway_loses_what_was_parked_too_long_and_nothing_else() {
+    let at = Position::boundary(Epoch(1), ClusterTime::new(10, 0));
+    let clock = Clock::manual();
+    let mut machine = Machine::new(config(), clock.clone(), at, Checkpointed::default());
+    let mut revision = 10;
+    for (token, id) in [(1, "short"), (2, "long")] {
+        let spec = Spec { ttl_seconds: if id == "long" { 600 } else { 60 }, ..asked(id) };
+        machine.on_register(token, vec![(0, spec.clone(), Filter::compile(&spec).unwrap())]);
+        checkpoint(&mut machine, &mut revision);
+    }
+    machine.on_open(hello("gw"), Waiter { token: 3, slot: 0 });
+    checkpoint(&mut machine, &mut revision);
+    for _ in 0..2 {
+        clock.advance(Duration::from_secs(61));
+        machine.expire();
+        checkpoint(&mut machine, &mut revision);
+    }
+    assert!(machine.subscription(&key("short")).is_err() && machine.subscription(&key("long")).is_ok());
+}
+
+/// Whoever waits for a removal is answered, whatever removes it in the end.
+#[test]
+fn a_removal_is_answered_when_the_whole_gateway_goes() {
+    let mut machine = with_gateways(&["gw"], 1);
+    let sub = SubscriptionKey { gateway: Name::new("gw").unwrap(), id: Name::new("all").unwrap() };
+    machine.on_remove_gateway(&sub.gateway, Waiter { token: 7, slot: 0 });
+    machine.on_unregister(&sub, Waiter { token: 8, slot: 0 });
+    let mut answered = Vec::new();
+    for _ in 0..2 {
+        for effect in machine.take_effects() {
+            match effect {
+                Effect::Write(id, _) => machine.on_outcome(id, Outcome::Done(Revision(1_000))),
+                Effect::Answer(waiter, Ok(_)) => answered.push(waiter.token),
+                _ => {}
+            }
+        }
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, [7, 8]);
 }
 
 /// What the store is asked to hold as the checkpoint, with all else that is written stored.
@@ -288,7 +330,7 @@ fn a_gateway_that_takes_nothing_does_not_keep_others_from_reading() {
 #[test]
 fn a_position_that_is_known_to_be_lost_is_asked_for_once() {
     let at = |seconds: u32, ordinal: u32| Position::new(Epoch(1), ClusterTime::new(seconds, 1), ordinal);
-    let mut machine = with_gateways(&["first", "again", "later"], 8);
+    let mut machine = with_gateways(&["first", "again", "later", "before"], 8);
     let behind = |machine: &mut Machine, gateway, to| {
         machine.on_move(&Name::new(gateway).unwrap(), to, Waiter { token: 3, slot: 0 });
         checkpoint(machine, &mut 20);
@@ -299,7 +341,10 @@ fn a_position_that_is_known_to_be_lost_is_asked_for_once() {
     assert_eq!(machine.counters().resyncs, 1);
     assert_eq!(behind(&mut machine, "again", at(150, 0)), []);
     assert_eq!(machine.counters().resyncs, 2, "it is told all the same");
-    assert_eq!(behind(&mut machine, "later", at(151, 0)).len(), 1, "what comes later may be there");
+    // Some positions are lost because they never were in this history: that says nothing of others.
+    for (gateway, seconds) in [("later", 151), ("before", 149)] {
+        assert_eq!(behind(&mut machine, gateway, at(seconds, 0)).len(), 1, "{gateway} may be there");
+    }
 }
 
 /// A machine with these gateways, each with a subscription to everything; the window holds next to nothing of what

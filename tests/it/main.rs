@@ -11,6 +11,7 @@ mod embedded_log;
 mod filters;
 mod hub;
 mod machine;
+mod nats;
 mod python_consumer;
 mod simulation;
 mod source_mongo;

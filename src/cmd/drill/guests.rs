@@ -93,7 +93,13 @@ impl Guests {
         let subscription = wish.subscription(&self.gateways[*gateway].0, guest_name(number));
         let registered = answered(|| self.registration.register(&subscription)).await?;
         let active_from = registered.active_from.values().min().context("a registration without activeFrom")?;
-        let heeded_from = self.now().await;
+        // Any time after the answer will do, but without one the guest could hardly be judged.
+        let heeded_from = loop {
+            match self.now().await {
+                None if !self.stop.is_cancelled() => sleep(ASK_AGAIN).await,
+                told => break told,
+            }
+        };
         let (wish, active_from) = (wish.clone(), *active_from);
         Ok(Guest { number, gateway: *gateway, wish, active_from, heeded_from, removal: None })
     }

@@ -18,6 +18,9 @@ use crate::position::ClusterTime;
 /// A cluster time at which something has been written.
 pub type OperationTime = ClusterTime;
 
+/// Each stream that is read holds one nearly all the time; with the driver's default of ten, streams and writes would
+/// wait for one another.
+const CONNECTIONS_MAX: u32 = 2_000;
 /// The collection of MongoDB that holds the documents.
 const DOCUMENTS: &str = "documents";
 /// One that takes their place.
@@ -55,7 +58,8 @@ impl Database {
     /// # Errors
     /// A deployment that cannot be reached.
     pub async fn connect(uri: &str, name: &str, tenant: &str, collection: &str) -> anyhow::Result<Self> {
-        let options = ClientOptions::parse(uri).await.context("the MongoDB connection string")?;
+        let mut options = ClientOptions::parse(uri).await.context("the MongoDB connection string")?;
+        options.max_pool_size.get_or_insert(CONNECTIONS_MAX);
         let client = Client::with_options(options)?;
         let this = Self { client, name: name.into(), tenant: tenant.into(), collection: collection.into() };
         this.now().await.context("MongoDB cannot be reached")?;

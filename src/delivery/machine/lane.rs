@@ -155,18 +155,23 @@ impl Lane {
 
     fn gap_items(&self, name: LaneName, gap: &Gap, subs: &Slab<Sub>) -> Vec<Item> {
         let range = (gap.from(), gap.position);
-        self.lost_items(name, gap, range, subs)
+        self.lost_items(name, gap, range, None, subs)
     }
 
+    /// Says to whom it concerns that a range is lost; with `before`, only to those that began before that.
     pub(super) fn lost_items(
         &self,
         name: LaneName,
         gap: &Gap,
         range: (Position, Position),
+        before: Option<Position>,
         subs: &Slab<Sub>,
     ) -> Vec<Item> {
-        let of = self.by_sub.keys().copied().filter(|index| concerned(gap, &subs[index.0 as usize]).is_some());
-        let of: Vec<_> = of.collect();
+        let began = |members: &[usize]| {
+            before.is_none_or(|before| members.iter().any(|member| self.members[*member].floor < before))
+        };
+        let of = self.by_sub.iter().filter(|(_, members)| began(members)).map(|(index, _)| *index);
+        let of: Vec<_> = of.filter(|index| concerned(gap, &subs[index.0 as usize]).is_some()).collect();
         if of.is_empty() {
             return Vec::new();
         }

@@ -150,8 +150,8 @@ impl Machine {
     }
 
     /// A gateway that is away, and of which nothing is left but what is forgotten, is forgotten as a whole: when it
-    /// comes back with its cursor it is told. From others single subscriptions go; they have been told of their
-    /// parking after each `welcome`, and learn from a heartbeat that they are unknown.
+    /// comes back with its cursor it is told. One that is connected loses single subscriptions: of these it has been
+    /// told that they are parked, after its `welcome` or when they were.
     fn forget(&mut self) {
         let now = self.clock.now();
         let park = Duration::from_secs(self.config.park_seconds);
@@ -174,7 +174,8 @@ impl Machine {
             }
         }
         let single = self.subs.iter().filter(|(_, sub)| sub.pending.is_none() && is_over(sub));
-        let single = single.filter(|(_, sub)| !gone.contains(&sub.gateway));
+        // Whoever is away has not been told of their parking.
+        let single = single.filter(|(_, sub)| self.gateways[sub.gateway.0].session.is_some());
         let single: Vec<_> = single.map(|(index, _)| SubscriptionIndex(index as u32)).collect();
         for index in gone.into_iter().take(limits::gateways_forgotten_at_once_max) {
             if !self.is_awaiting_writes(index) {

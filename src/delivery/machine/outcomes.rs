@@ -156,13 +156,14 @@ impl Machine {
         let subs = match self.writes.get_mut(&id) {
             Some(WriteKind::Create { subs, .. } | WriteKind::Revive(subs) | WriteKind::Remove(subs)) => subs.clone(),
             Some(WriteKind::Replace(index)) => vec![*index],
-            Some(WriteKind::RemoveGateway { gateway, .. }) => {
+            Some(WriteKind::RemoveGateway { gateway, subs }) => {
                 let removal = self.gateways[gateway.0].removing.as_mut();
                 let waiters = removal.map(|removal| std::mem::take(&mut removal.waiters)).unwrap_or_default();
+                let subs = subs.clone();
                 for waiter in waiters {
                     self.answer(waiter, Err(problem.clone()));
                 }
-                return;
+                subs
             }
             _ => return,
         };

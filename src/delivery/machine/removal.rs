@@ -96,6 +96,7 @@ impl Machine {
 
     pub(super) fn on_gateway_chunk_removed(&mut self, index: GatewayIndex, subs: Vec<SubscriptionIndex>) {
         for sub in subs {
+            self.settle_waiters(sub, |_| Ok(Answer::Done));
             self.drop_sub(sub);
         }
         let Some(removal) = &mut self.gateways[index.0].removing else { return };

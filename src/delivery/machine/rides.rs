@@ -4,7 +4,7 @@
 //! reading's place, and takes what lies after its own; it leaves where it has no room, to board another later, and
 //! where the window takes over. A reading waits for no rider, and ends without any.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::compose::owned;
@@ -34,8 +34,9 @@ struct Ride {
 #[derive(Debug, Default)]
 pub(super) struct Rides {
     next: u64,
-    /// The source has said that history up to here is lost: it is not asked for it again.
-    lost: Position,
+    /// Where the source has said that history is lost: it is not asked again. Of other places this says nothing, for
+    /// some are lost because they never were in this history.
+    lost: BTreeSet<Position>,
     all: BTreeMap<ReplayId, Ride>,
 }
 
@@ -205,7 +206,10 @@ impl Machine {
             self.effects.push(Effect::FetchReplay(id));
             return;
         }
-        self.rides.lost = self.rides.lost.max(at);
+        if self.rides.lost.len() >= limits::lost_positions_max {
+            self.rides.lost.pop_first();
+        }
+        self.rides.lost.insert(at);
         let riders = std::mem::take(&mut ride.riders);
         self.end_if_empty(id);
         let all_lost = self.broken(Mistake::LostForAllRiders);
@@ -240,13 +244,17 @@ impl Machine {
 
     /// Whether it is known that the source no longer has what lies after `at`.
     pub(super) fn is_known_lost(&self, at: Position) -> bool {
-        at <= self.rides.lost
+        self.rides.lost.contains(&at)
     }
 
     pub(super) fn say_lost(&mut self, outbox: &Outbox, lane: &mut Lane, name: LaneName) {
-        let (from, to) = (lane.at, self.window.start().max(lane.at));
+        let from = lane.at;
+        // Where a member begins later, it has lost nothing yet, and history may be there.
+        let later = lane.members.iter().map(|(_, member)| member.floor).filter(|floor| *floor > from).min();
+        let to = self.window.start().max(from);
+        let to = later.map_or(to, |later| to.min(later));
         let gap = Gap { position: to, scope: Default::default(), reason: ResyncReason::HistoryLost };
-        for item in lane.lost_items(name, &gap, (from, to), &self.subs) {
+        for item in lane.lost_items(name, &gap, (from, to), Some(to), &self.subs) {
             self.counters.resyncs += 1;
             outbox.push(item);
         }

@@ -1,8 +1,8 @@
 //! The cursor of one opened stream, read ahead in a task of its own.
 //!
-//! Owns the server's cursor. Its task is never cancelled in the middle of a request, so the driver's
+//! Owns the server's cursor. Its task is not cancelled in the middle of a request, so the driver's
 //! cursor never sees a half-done poll; it ends after the request during which its receiver was
-//! dropped. Reading ahead by one batch lets the server prepare the next while this one is decoded.
+//! dropped, or at once with a cursor that is not asked again. Reading ahead by one batch lets the server prepare the next while this one is decoded.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use mongodb::error::Error;
 use mongodb::options::{ReadConcern, ReadPreference, SelectionCriteria};
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::errors::Failure;
 use super::token::cluster_time_of_token;
@@ -28,7 +29,10 @@ pub(super) const BATCH_CHANGES: u32 = 2_000;
 
 /// The receiving end of one opened stream.
 #[derive(Debug)]
-pub(super) struct Feed(mpsc::Receiver<Result<RawBatch, Failure>>);
+pub(super) struct Feed {
+    answers: mpsc::Receiver<Result<RawBatch, Failure>>,
+    abandoned: CancellationToken,
+}
 
 impl Feed {
     /// Opens a stream with this pipeline.
@@ -46,15 +50,27 @@ impl Feed {
             .max_await_time(AWAIT)
             .batch()
             .await?;
-        let (sender, receiver) = mpsc::channel(1);
-        tasks.spawn(Kind::Reading, "mongo cursor", fetch(cursor, sender));
-        Ok(Self(receiver))
+        let (sender, answers) = mpsc::channel(1);
+        let abandoned = CancellationToken::new();
+        let until = abandoned.clone().cancelled_owned();
+        tasks.spawn(Kind::Reading, "mongo cursor", async move {
+            tokio::select! {
+                () = fetch(cursor, sender) => {}
+                () = until => {}
+            }
+        });
+        Ok(Self { answers, abandoned })
     }
 
     /// The next answer; an empty one at least every [`AWAIT`].
     pub(super) async fn next(&mut self) -> Result<RawBatch, Failure> {
         let gone = || Failure::Passing("MongoDB: the change stream's cursor was closed".into());
-        self.0.recv().await.unwrap_or_else(|| Err(gone()))
+        self.answers.recv().await.unwrap_or_else(|| Err(gone()))
+    }
+
+    /// Gives up an answer that is under way, with its connection.
+    pub(super) fn abandon(&self) {
+        self.abandoned.cancel();
     }
 }
 

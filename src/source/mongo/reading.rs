@@ -29,15 +29,14 @@ use crate::limits;
 use crate::position::{Epoch, Position};
 use crate::source::{Batch, Event, Gap, SourceError};
 
-/// How often an event of which nothing can be had is asked for once more, for the connection may have been cut by
-/// something else.
-const BARE_TRIES: usize = 3;
+/// How often an event of which nothing can be had is asked for, for a connection may have been cut by something else.
+const BARE_TRIES: usize = 5;
 /// Answers without an event after which there is none.
 const ANSWERS_TO_LOOK: usize = 8;
 /// However much the server has to look through.
 const PATIENCE_MAX: Duration = Duration::from_secs(3_600);
-/// Smaller tokens fit into every answer.
-const LARGE_TOKEN_BYTES: usize = 1 << 20;
+/// Smaller tokens fit into an answer beside the largest images that the guard lets through.
+const LARGE_TOKEN_BYTES: usize = 1 << 19;
 
 /// Why a step of a reading did not end well.
 pub(super) enum Stop {
@@ -64,6 +63,19 @@ enum Form {
     Bare,
 }
 
+/// Where it stands when it is read one by one.
+struct Walk {
+    from: Start,
+    /// Whether it has moved since last looked.
+    moved: bool,
+}
+
+impl Walk {
+    fn on(&mut self, token: Document) {
+        (self.from, self.moved) = (Start::Token(token), true);
+    }
+}
+
 /// One reading.
 pub(super) struct Reader {
     shared: Arc<Shared>,
@@ -71,8 +83,8 @@ pub(super) struct Reader {
     decoder: Decoder,
     sequence: Sequence,
     segment: Segment,
-    /// Whether an answer has been dealt with since the stream was last opened.
-    progressed: bool,
+    /// Where it stood when the stream was last opened.
+    opened_at: Position,
     /// How long an answer may take.
     patience: Duration,
 }
@@ -88,7 +100,7 @@ impl Reader {
         let decoder = Decoder::new(shared.layout.clone());
         let sequence = Sequence::new(epoch, after);
         let patience = shared.patience;
-        Self { shared, out, decoder, sequence, segment: Segment::default(), progressed: false, patience }
+        Self { shared, out, decoder, sequence, segment: Segment::default(), opened_at: after, patience }
     }
 
     /// Opens the stream where the reading stands.
@@ -139,11 +151,12 @@ impl Reader {
             }
             opened = match failure {
                 Failure::Oversize(_) => self.step_over().await,
-                Failure::Cut(_) if may_look && !self.progressed => {
+                Failure::Cut(_) if may_look && !self.has_progressed() => {
                     may_look = false;
                     self.step_over().await
                 }
                 // A new connection is tried. If there is nothing wrong with the old one, it takes its time.
+                Failure::Silent(_) if self.out.is_closed() => return,
                 Failure::Silent(waited) => {
                     tracing::warn!(reached = ?self.sequence.reached(), ?waited, "no answer: opening the change stream again");
                     self.patience = (self.patience * 2).min(PATIENCE_MAX);
@@ -154,7 +167,7 @@ impl Reader {
                     self.open_at(&from, Form::Full, BATCH_CHANGES).await.map_err(Stop::Failed)
                 }
                 // Once at once; if that fails before anything has come of it, the caller decides when.
-                Failure::Passing(text) | Failure::Cut(text) if self.progressed => {
+                Failure::Passing(text) | Failure::Cut(text) if self.has_progressed() => {
                     may_look = true;
                     tracing::info!(reached = ?self.sequence.reached(), reason = text, "opening the change stream again");
                     self.open().await.map_err(Stop::Failed)
@@ -189,7 +202,10 @@ impl Reader {
             let silent = |_| Err(Failure::Passing("MongoDB: it says nothing".into()));
             return timeout(SILENCE, feed.next()).await.unwrap_or_else(silent);
         }
-        timeout(self.patience, feed.next()).await.unwrap_or(Err(Failure::Silent(self.patience)))
+        timeout(self.patience, feed.next()).await.unwrap_or_else(|_| {
+            feed.abandon();
+            Err(Failure::Silent(self.patience))
+        })
     }
 
     /// Deals with one answer of the server, to the end.
@@ -212,7 +228,7 @@ impl Reader {
             self.sequence.show(time)?;
         }
         self.flush().await?;
-        (self.progressed, self.patience) = (true, self.shared.patience);
+        self.patience = self.shared.patience;
         Ok(())
     }
 
@@ -320,26 +336,28 @@ impl Reader {
     /// its images, then on from its token, for a start at its time would meet it again.
     async fn step_over(&mut self) -> Result<Feed, Stop> {
         self.begin_anew();
-        let mut from = Start::Time(self.sequence.reached().time);
+        let mut walk = Walk { from: Start::Time(self.sequence.reached().time), moved: false };
         loop {
-            if let Some(met) = self.approach(&mut from).await? {
-                self.tell_what_can_be_had(&mut from, met).await?;
+            walk.moved = false;
+            if let Some(met) = self.approach(&mut walk).await? {
+                self.tell_what_can_be_had(&mut walk, met).await?;
             }
-            match self.open_at(&from, Form::Full, BATCH_CHANGES).await {
+            match self.open_at(&walk.from, Form::Full, BATCH_CHANGES).await {
                 Err(Failure::Oversize(_)) => {}
+                // The next one may be of the kind.
+                Err(Failure::Cut(_)) if walk.moved => {}
                 opened => return opened.map_err(Stop::Failed),
             }
         }
     }
 
-    /// Reads one by one from `from`, which moves along. What was met where an event cannot be had, or may be one
-    /// that cannot.
-    async fn approach(&mut self, from: &mut Start) -> Result<Option<Failure>, Stop> {
+    /// Reads one by one. What was met where an event cannot be had, or may be one that cannot.
+    async fn approach(&mut self, walk: &mut Walk) -> Result<Option<Failure>, Stop> {
         let met = |failure| match failure {
             Failure::Oversize(_) | Failure::Cut(_) => Ok(Some(failure)),
             failure => Err(Stop::Failed(failure)),
         };
-        let mut feed = match self.open_at(from, Form::Full, 1).await {
+        let mut feed = match self.open_at(&walk.from, Form::Full, 1).await {
             Ok(feed) => feed,
             Err(failure) => return met(failure),
         };
@@ -350,47 +368,43 @@ impl Reader {
             };
             self.take(&answer).await?;
             match last_token(&answer)? {
-                Some(token) => *from = Start::Token(token),
+                Some(token) => walk.on(token),
                 None => return Ok(None),
             }
         }
         Ok(None)
     }
 
-    /// Tells the one event after `from` by what the server can hand out of it, and moves behind it. One of which
-    /// not even the resume token can be had, for it holds the document's `_id`, ends what can be read: history is
-    /// lost there for whoever comes to it.
-    async fn tell_what_can_be_had(&mut self, from: &mut Start, met: Failure) -> Result<(), Stop> {
-        if matches!(met, Failure::Cut(_)) {
-            return match self.next_event(from, Form::Bare).await? {
-                Some(event) if has_large_token(&event) => self.tell(&event, from).await,
-                _ => Err(met.into()),
-            };
-        }
-        match self.tell_next(from, Form::Narrow).await {
-            Err(Stop::Failed(Failure::Oversize(_))) => {}
-            told => return told,
+    /// Tells the one event ahead by what the server can hand out of it, and moves behind it. One of which not even
+    /// the resume token can be had, for it holds the document's `_id`, ends what can be read: history is lost there
+    /// for whoever comes to it.
+    async fn tell_what_can_be_had(&mut self, walk: &mut Walk, met: Failure) -> Result<(), Stop> {
+        // Of one that was refused it is known that it is there.
+        let is_refused = matches!(met, Failure::Oversize(_));
+        if is_refused {
+            match self.next_event(&walk.from, Form::Narrow).await {
+                Ok(Some(event)) => return self.tell(&event, walk).await,
+                Ok(None) => return Ok(()),
+                Err(Stop::Failed(Failure::Oversize(_) | Failure::Cut(_))) => {}
+                Err(stop) => return Err(stop),
+            }
         }
         for _ in 0..BARE_TRIES {
-            match self.tell_next(from, Form::Bare).await {
+            match self.next_event(&walk.from, Form::Bare).await {
+                Ok(Some(event)) if is_refused || has_large_token(&event) => return self.tell(&event, walk).await,
+                Ok(_) => return Err(met.into()),
                 Err(Stop::Failed(Failure::Oversize(_) | Failure::Cut(_))) => {}
-                told => return told,
+                Err(stop) => return Err(stop),
             }
+            // A network that is broken would not let this through, or not each time.
+            let asked = describe(&self.shared).await;
+            asked.map_err(|error| Failure::Passing(error.to_string()))?;
         }
         let detail = "MongoDB cannot hand out the next change in any form: its `_id` is too large";
         Err(Failure::HistoryLost(detail.into()).into())
     }
 
-    /// Tells the next event, for which is waited.
-    async fn tell_next(&mut self, from: &mut Start, form: Form) -> Result<(), Stop> {
-        loop {
-            if let Some(event) = self.next_event(from, form).await? {
-                return self.tell(&event, from).await;
-            }
-        }
-    }
-
-    /// The event after `from` in this form, if there is one already.
+    /// The event after `from` in this form, if it is there already.
     async fn next_event(&mut self, from: &Start, form: Form) -> Result<Option<RawDocumentBuf>, Stop> {
         let mut feed = self.open_at(from, form, 1).await?;
         // The first answer need not have come to it.
@@ -402,11 +416,11 @@ impl Reader {
         Ok(None)
     }
 
-    async fn tell(&mut self, event: &RawDocument, from: &mut Start) -> Result<(), Stop> {
+    async fn tell(&mut self, event: &RawDocument, walk: &mut Walk) -> Result<(), Stop> {
         self.accept(event, Decoder::oversize)?;
         self.flush().await?;
         if let Some(token) = token_of(event) {
-            *from = Start::Token(token);
+            walk.on(token);
         }
         tracing::warn!(reached = ?self.sequence.reached(), "stepped over a change too large to be read");
         Ok(())
@@ -415,7 +429,12 @@ impl Reader {
     fn begin_anew(&mut self) {
         self.sequence.restart();
         self.segment = Segment::default();
-        self.progressed = false;
+        self.opened_at = self.sequence.reached();
+    }
+
+    /// Whether anything has come of the stream since it was last opened. What was read again does not count.
+    fn has_progressed(&self) -> bool {
+        self.sequence.reached() > self.opened_at
     }
 
     /// Opens on the deployment, or where the user may not, on the database.

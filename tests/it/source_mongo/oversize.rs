@@ -97,8 +97,36 @@ async fn an_id_too_large_for_its_answer_is_told_as_a_gap_and_reading_goes_on() {
             rest.events.iter().map(position_of).filter(|told| told > position).eq(all[index + 1..].iter().copied())
         );
     }
+    // One after the other, with nothing between; and one that is refused first and then cut.
+    let marked = doc! { "$set": { "v": 1 } };
+    docs.update_one(doc! { "_id": "x".repeat(3_000_000) }, marked).await.unwrap();
     docs.delete_one(doc! { "_id": "x".repeat(3_000_000) }).await.unwrap();
-    live.until(&mut reading, |tape| tape.gaps().len() >= 3).await;
+    docs.insert_one(doc! { "_id": "z".repeat(3_000_000), "tenant": "t", "pad": "p".repeat(5_000_000) }).await.unwrap();
+    docs.insert_one(doc! { "_id": "end", "tenant": "t" }).await.unwrap();
+    live.until(&mut reading, |tape| tape.events.len() >= 9).await;
+    let rest = read(&source, all[4], 4).await;
+    assert_eq!(
+        rest.events.iter().map(position_of).collect::<Vec<_>>(),
+        live.events[5..].iter().map(position_of).collect::<Vec<_>>()
+    );
+    assert_eq!(rest.changes().last().map(|change| change.key.to_string()).as_deref(), Some("end"));
+}
+
+/// One that fits into an answer by itself, before one that does not: nothing new comes of reading it again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_change_before_a_large_id_does_not_keep_it_from_being_met() {
+    let server = Mongod::shared().await;
+    let (_, db) = database(&server, "large-before").await;
+    let docs = recording(&db, "docs").await;
+    let source = connect(config(&server, "large-before", Layout::plain())).await;
+    let start = now(&source).await;
+    docs.insert_one(doc! { "_id": "p", "tenant": "t", "pad": "p".repeat(6_000_000) }).await.unwrap();
+    docs.insert_one(doc! { "_id": "x".repeat(3_000_000), "tenant": "t" }).await.unwrap();
+    docs.insert_one(doc! { "_id": "end", "tenant": "t" }).await.unwrap();
+    let all = read(&source, start, 3).await;
+    let positions: Vec<_> = all.events.iter().map(position_of).collect();
+    assert_eq!(all.changes().last().map(|change| change.key.to_string()).as_deref(), Some("end"));
+    assert_eq!(read(&source, positions[0], 2).await.events.iter().map(position_of).collect::<Vec<_>>(), positions[1..]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,4 +151,17 @@ async fn an_id_of_which_nothing_can_be_had_ends_history_and_not_the_reading_of_w
     let present = now(&source).await;
     docs.insert_one(doc! { "_id": "after", "tenant": "t" }).await.unwrap();
     assert_eq!(&*read(&source, present, 1).await.changes()[0].key, "after");
+    // Its delete is small enough never to be refused, and too large for an answer all the same.
+    let plain = db.collection::<Document>("plain");
+    plain.insert_one(doc! { "_id": "y".repeat(5_000_000), "tenant": "t" }).await.unwrap();
+    let before = now(&source).await;
+    plain.delete_one(doc! { "_id": "y".repeat(5_000_000) }).await.unwrap();
+    let mut reading = source.read(EPOCH, before).await.unwrap();
+    let ended = loop {
+        match reading.recv().await.expect("an end with a reason") {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(ended, SourceError::HistoryLost(_)), "{ended:?}");
 }

@@ -1,0 +1,262 @@
+//! The stream: made, checked, published to, and asked what it still has.
+//!
+//! Owns what its settings must be. A message is there or it is not; that nobody answers is a third outcome, and is
+//! said as such.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use async_nats::jetstream::context::{GetStreamErrorKind, PublishErrorKind};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, LastRawMessageErrorKind, RawMessageErrorKind, RetentionPolicy, StorageType,
+};
+use async_nats::jetstream::{self, ErrorCode, context, message::StreamMessage};
+use async_nats::{HeaderMap, header};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::Trouble;
+use super::connect::{Connection, Endpoint, connect};
+use super::subject::{AFTER_HEADER, CURSOR_HEADER, DELIVERIES, MESSAGE_HEADER};
+
+/// How long an answer is waited for.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long the server knows ids: its own default.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// What the stream is called, and what it may hold, if it has to be made.
+#[derive(Clone, Debug)]
+pub struct StreamConfig {
+    /// Its name.
+    pub name: String,
+    /// Messages that wait for one gateway at most.
+    pub subject_messages_max: u32,
+    /// How many servers keep it.
+    pub replicas: u32,
+}
+
+/// A connection and the stream on it.
+#[derive(Clone, Debug)]
+pub struct Server {
+    connection: Connection,
+    context: jetstream::Context,
+    config: StreamConfig,
+}
+
+/// What the stream is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// When it was made: another time is another stream.
+    pub created: String,
+    /// The number of the last message that was ever stored in it.
+    pub last_sequence: u64,
+}
+
+/// A message for the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Where it goes.
+    pub subject: String,
+    /// Two with the same id are one.
+    pub id: String,
+    /// Which message it is.
+    pub name: &'static str,
+    /// Acks it and everything before it.
+    pub cursor: Option<String>,
+    /// What the gateway had before it.
+    pub after: Option<String>,
+    /// Its text.
+    pub payload: Bytes,
+}
+
+/// A message that the stream has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its number.
+    pub sequence: u64,
+    /// Acks it and everything before it.
+    pub cursor: Option<String>,
+    /// What the gateway had before it.
+    pub after: Option<String>,
+}
+
+impl Server {
+    /// Connects, or goes on trying in the background.
+    ///
+    /// # Errors
+    /// The address, or what the hub is to say who it is, cannot be used.
+    pub async fn connect(endpoint: &Endpoint, config: StreamConfig) -> Result<Self, Trouble> {
+        let connection = connect(endpoint).await?;
+        let context = jetstream::ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER);
+        let context = context.build(connection.client.clone());
+        Ok(Self { connection, context, config })
+    }
+
+    /// Changes whenever the connection is made or lost.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.connection.changes.clone()
+    }
+
+    /// The greatest message that the server takes, headers included.
+    pub fn message_bytes_max(&self) -> usize {
+        self.connection.client.max_payload()
+    }
+
+    /// Makes the stream if it is absent, and checks it if it is there.
+    ///
+    /// # Errors
+    /// `Misconfigured` where a stream of this name would lose messages, with the command that mends it.
+    pub async fn ensure(&self) -> Result<State, Trouble> {
+        let info = match self.context.get_stream(&self.config.name).await {
+            Ok(stream) => stream.cached_info().clone(),
+            Err(error) if is_absent(&error) => {
+                let made = self.context.create_stream(self.wanted()).await;
+                made.map_err(|error| unanswered(&error))?.cached_info().clone()
+            }
+            Err(error) => return Err(unanswered(&error)),
+        };
+        self.check(&info.config)?;
+        Ok(State { created: info.created.to_string(), last_sequence: info.state.last_sequence })
+    }
+
+    fn wanted(&self) -> Config {
+        Config {
+            name: self.config.name.clone(),
+            subjects: vec![format!("{DELIVERIES}.>")],
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::New,
+            discard_new_per_subject: true,
+            max_messages: -1,
+            max_bytes: -1,
+            max_messages_per_subject: i64::from(self.config.subject_messages_max),
+            storage: StorageType::File,
+            num_replicas: self.config.replicas as usize,
+            duplicate_window: DUPLICATE_WINDOW,
+            description: Some("deliveries of streamer to its gateways".into()),
+            ..Config::default()
+        }
+    }
+
+    /// A stream that throws away what nobody has taken, and acks all the same, is worse than none.
+    fn check(&self, found: &Config) -> Result<(), Trouble> {
+        let name = &self.config.name;
+        let wrong =
+            |what: &str, mend: String| Err(Trouble::Misconfigured(format!("the NATS stream {name} {what}; {mend}")));
+        let edit = |flags: &str| format!("mend it with: nats stream edit {name} {flags}");
+        let all = format!("{DELIVERIES}.>");
+        if found.retention != RetentionPolicy::WorkQueue {
+            let anew = format!("it cannot be changed: nats stream rm {name}, and the hub makes it anew");
+            return wrong("does not have retention workqueue, so what gateways have taken makes no room", anew);
+        }
+        if found.discard != DiscardPolicy::New {
+            return wrong("discards old messages when it is full, which loses them", edit("--discard new"));
+        }
+        if found.max_messages_per_subject <= 0 || !found.discard_new_per_subject {
+            let flags = format!("--max-msgs-per-subject {} --discard-per-subject", self.config.subject_messages_max);
+            return wrong(
+                "has no limit a subject that refuses new messages, so one gateway fills it for all",
+                edit(&flags),
+            );
+        }
+        if !found.max_age.is_zero() {
+            return wrong("has an age limit, which loses what is not taken in time", edit("--max-age 0"));
+        }
+        if !found.subjects.contains(&all) {
+            return wrong(&format!("does not have the subject {all}"), edit(&format!("--subjects '{all}'")));
+        }
+        if found.no_ack {
+            return wrong("does not ack what is published", edit("--ack"));
+        }
+        Ok(())
+    }
+
+    /// Publishes, and waits until the server has stored it. Its number, which is an earlier one's if the server knew
+    /// the id already.
+    ///
+    /// # Errors
+    /// All of [`Trouble`]; after `Unanswered` it may have been stored all the same.
+    pub async fn publish(&self, message: &Message) -> Result<u64, Trouble> {
+        let (subject, payload) = (message.subject.clone(), message.payload.clone());
+        let published = self.context.publish_with_headers(subject, headers(message), payload).await;
+        let stored = match published {
+            Ok(answer) => answer.await,
+            Err(error) => Err(error),
+        };
+        let error = match stored {
+            Ok(ack) => return Ok(ack.sequence),
+            Err(error) => error,
+        };
+        let refused = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+        Err(match (error.kind(), refused) {
+            (PublishErrorKind::StreamNotFound, _) => Trouble::NoStream,
+            (PublishErrorKind::MaxPayloadExceeded, _) => Trouble::TooLarge,
+            (_, Some(refused)) if refused.error_code() == ErrorCode::STREAM_STORE_FAILED => {
+                Trouble::Full(refused.to_string())
+            }
+            (_, Some(refused)) if refused.error_code() == ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => {
+                Trouble::TooLarge
+            }
+            _ => unanswered(&error),
+        })
+    }
+
+    /// Says something that nobody keeps.
+    pub async fn say(&self, subject: String, payload: Bytes) {
+        // Nobody waits for it, and the next one says more.
+        let _ = self.connection.client.publish(subject, payload).await;
+    }
+
+    /// The newest message on a subject.
+    ///
+    /// # Errors
+    /// Nobody answers, or the stream is gone.
+    pub async fn last(&self, subject: &str) -> Result<Option<Kept>, Trouble> {
+        match self.stream().await?.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Some(kept(&message))),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(unanswered(&error)),
+        }
+    }
+
+    /// The oldest message on a subject that nobody has taken.
+    ///
+    /// # Errors
+    /// As [`Self::last`].
+    pub async fn first(&self, subject: &str) -> Result<Option<Kept>, Trouble> {
+        match self.stream().await?.get_first_raw_message_by_subject(subject, 1).await {
+            Ok(message) => Ok(Some(kept(&message))),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(unanswered(&error)),
+        }
+    }
+
+    async fn stream(&self) -> Result<jetstream::stream::Stream<()>, Trouble> {
+        self.context.get_stream_no_info(&self.config.name).await.map_err(|error| unanswered(&error))
+    }
+}
+
+fn headers(message: &Message) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::NATS_MESSAGE_ID, message.id.as_str());
+    headers.insert(MESSAGE_HEADER, message.name);
+    for (name, value) in [(CURSOR_HEADER, &message.cursor), (AFTER_HEADER, &message.after)] {
+        if let Some(value) = value {
+            headers.insert(name, value.as_str());
+        }
+    }
+    headers
+}
+
+fn kept(message: &StreamMessage) -> Kept {
+    let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
+    Kept { sequence: message.sequence, cursor: header(CURSOR_HEADER), after: header(AFTER_HEADER) }
+}
+
+fn is_absent(error: &context::GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+fn unanswered(error: &dyn std::error::Error) -> Trouble {
+    let because = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    Trouble::Unanswered(format!("{error}{because}").replace('\n', " "))
+}
