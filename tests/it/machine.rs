@@ -241,6 +241,33 @@ fn a_removal_is_answered_when_the_whole_gateway_goes() {
     assert_eq!(answered, [7, 8]);
 }
 
+/// Many are read on all cores: in order all the same, and one that cannot be read is named.
+#[test]
+fn many_subscriptions_are_loaded_as_they_were_stored() {
+    const COUNT: usize = 2_500;
+    let at = Position::boundary(Epoch(1), ClusterTime::new(10, 0));
+    let name = |number: usize| format!("s-{number}");
+    let entry = |number: usize| Entry {
+        key: subscriptions::key("default", &key(&name(number))),
+        value: record(asked(&name(number)).to_stored(), at).encode(),
+        revision: Revision(number as u64 + 1),
+    };
+    let load = |subscriptions: Vec<Entry>| {
+        let stored = Stored { subscriptions, revision: Revision(COUNT as u64), ..Stored::default() };
+        Machine::load(config(), Clock::manual(), at, at, Checkpointed::default(), stored)
+    };
+    let entries: Vec<_> = (0..COUNT).map(entry).collect();
+    let machine = load(entries.clone()).unwrap();
+    assert_eq!(machine.subscription_count(), COUNT);
+    for number in 0..COUNT {
+        assert_eq!(machine.subscription(&key(&name(number))).unwrap().generation, number as u64 + 1);
+    }
+    let mut broken = entries;
+    broken[2_001].value = b"{".to_vec();
+    let error = load(broken).unwrap_err().to_string();
+    assert!(error.contains("s-2001 "), "{error}");
+}
+
 /// What the store is asked to hold as the checkpoint, with all else that is written stored.
 fn checkpoint(machine: &mut Machine, revision: &mut u64) -> Option<Position> {
     machine.flush();

@@ -68,8 +68,9 @@ impl Machine {
         for entry in &stored.gateways {
             machine.load_gateway(entry)?;
         }
-        for entry in &stored.subscriptions {
-            machine.load_subscription(entry)?;
+        let backend = machine.config.partition.backend().to_owned();
+        for (entry, read) in stored.subscriptions.iter().zip(read_all(&backend, &stored.subscriptions)?) {
+            machine.load_subscription(entry.revision, read);
         }
         for entry in &stored.cursors {
             machine.load_page(entry)?;
@@ -101,29 +102,25 @@ impl Machine {
         Ok(())
     }
 
-    fn load_subscription(&mut self, entry: &Entry) -> Result<(), LoadError> {
-        let error = |detail: &dyn ToString| LoadError::new(&entry.key, detail.to_string());
-        let backend = self.config.partition.backend().to_string();
-        let key = subscriptions::parse_key(&backend, &entry.key).ok_or_else(|| error(&"bad key"))?;
-        let record = SubscriptionRecord::decode(&entry.value).map_err(|e| error(&e))?;
+    fn load_subscription(&mut self, revision: Revision, read: Read) {
+        let Read { key, record, superseded, current } = read;
         let gateway = self.gateway_or_new(&key.gateway);
         if self.gateways[gateway.0].incarnation == Revision(0) {
-            self.gateways[gateway.0].incarnation = entry.revision;
+            self.gateways[gateway.0].incarnation = revision;
             self.gateways[gateway.0].place = Place::default();
             self.gateways[gateway.0].quiet = false;
         }
         let (mut segments, mut refused) = (Vec::new(), false);
-        for old in &record.superseded {
-            let (spec, filter) = compiled(&old.spec).map_err(|e| error(&e))?;
+        for (old, (spec, filter)) in record.superseded.iter().zip(superseded) {
             refused |= filter.is_none();
             let filter = filter.unwrap_or_else(|| Filter::never(&spec));
             let (from, until) = (self.translated(old.from), Some(self.translated(old.until)));
             segments.push(segment(spec, filter, old.generation, from, until));
         }
-        let (spec, filter) = compiled(&record.spec).map_err(|e| error(&e))?;
+        let (spec, filter) = current;
         refused |= filter.is_none();
         let filter = filter.unwrap_or_else(|| Filter::never(&spec));
-        let generation = record.generation.unwrap_or(entry.revision);
+        let generation = record.generation.unwrap_or(revision);
         let (tenant, ttl_seconds) = (Arc::clone(&spec.tenant), spec.ttl_seconds);
         segments.push(segment(spec, Arc::clone(&filter), generation, self.translated(record.active_from), None));
         let (born_at, birth) = record.birth.unwrap_or((record.active_from, generation));
@@ -132,10 +129,10 @@ impl Machine {
             key: key.clone(),
             gateway,
             segments,
-            revision: entry.revision,
+            revision,
             birth: (self.translated(born_at), birth),
             start: self.translated(record.start),
-            start_revision: record.start_revision.unwrap_or(entry.revision),
+            start_revision: record.start_revision.unwrap_or(revision),
             parked,
             rewound: false,
             pending: None,
@@ -149,7 +146,6 @@ impl Machine {
         if refused {
             self.too_costly.push(index);
         }
-        Ok(())
     }
 
     fn insert_loaded(
@@ -247,7 +243,48 @@ impl Machine {
 
 /// What was asked for, and its filter unless this version refuses it, as too complex perhaps, though an
 /// earlier one did not.
-fn compiled(stored: &serde_json::Value) -> Result<(Spec, Option<Arc<Filter>>), Problem> {
+/// A stored subscription as far as it can be read without the machine, which is most of the work.
+struct Read {
+    key: SubscriptionKey,
+    record: SubscriptionRecord,
+    superseded: Vec<Compiled>,
+    current: Compiled,
+}
+
+type Compiled = (Spec, Option<Arc<Filter>>);
+
+/// Fewer are not worth a thread.
+const READ_ALONE_MAX: usize = 1_000;
+
+/// Reads them on all cores; they come in order.
+fn read_all(backend: &str, entries: &[Entry]) -> Result<Vec<Read>, LoadError> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let share = entries.len().div_ceil(cores).max(READ_ALONE_MAX);
+    let read_part = |part: &[Entry]| part.iter().map(|entry| read(backend, entry)).collect::<Result<Vec<_>, _>>();
+    if entries.len() <= share {
+        return read_part(entries);
+    }
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = entries.chunks(share).map(|part| scope.spawn(|| read_part(part))).collect();
+        let mut all = Vec::with_capacity(entries.len());
+        for part in parts {
+            all.extend(part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(all)
+    })
+}
+
+fn read(backend: &str, entry: &Entry) -> Result<Read, LoadError> {
+    let error = |detail: &dyn ToString| LoadError::new(&entry.key, detail.to_string());
+    let key = subscriptions::parse_key(backend, &entry.key).ok_or_else(|| error(&"bad key"))?;
+    let record = SubscriptionRecord::decode(&entry.value).map_err(|e| error(&e))?;
+    let superseded = record.superseded.iter().map(|old| compiled(&old.spec)).collect::<Result<Vec<_>, _>>();
+    let superseded = superseded.map_err(|e| error(&e))?;
+    let current = compiled(&record.spec).map_err(|e| error(&e))?;
+    Ok(Read { key, record, superseded, current })
+}
+
+fn compiled(stored: &serde_json::Value) -> Result<Compiled, Problem> {
     let spec = Spec::from_stored(stored)?;
     let filter = Filter::compile(&spec).ok();
     Ok((spec, filter))
