@@ -67,7 +67,7 @@ impl Machine {
         if lane.mode != Mode::Window {
             return;
         }
-        if !self.window.reaches(lane.at) && self.is_known_lost(lane.at) {
+        while !self.window.reaches(lane.at) && self.is_known_lost(lane.at) {
             self.say_lost(outbox, lane, name);
         }
         if self.window.reaches(lane.at) {

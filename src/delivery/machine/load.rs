@@ -69,8 +69,10 @@ impl Machine {
             machine.load_gateway(entry)?;
         }
         let backend = machine.config.partition.backend().to_owned();
-        for (entry, read) in stored.subscriptions.iter().zip(read_all(&backend, &stored.subscriptions)?) {
-            machine.load_subscription(entry.revision, read);
+        for part in stored.subscriptions.chunks(READ_AT_ONCE) {
+            for (entry, read) in part.iter().zip(read_all(&backend, part)?) {
+                machine.load_subscription(entry.revision, read);
+            }
         }
         for entry in &stored.cursors {
             machine.load_page(entry)?;
@@ -253,6 +255,8 @@ struct Read {
 
 type Compiled = (Spec, Option<Arc<Filter>>);
 
+/// So many are held beside what is made of them.
+const READ_AT_ONCE: usize = 16_000;
 /// Fewer are not worth a thread.
 const READ_ALONE_MAX: usize = 1_000;
 

@@ -35,8 +35,8 @@ const BARE_TRIES: usize = 5;
 const ANSWERS_TO_LOOK: usize = 8;
 /// However much the server has to look through.
 const PATIENCE_MAX: Duration = Duration::from_secs(3_600);
-/// Smaller tokens fit into an answer beside the largest images that the guard lets through.
-const LARGE_TOKEN_BYTES: usize = 1 << 19;
+/// Smaller tokens fit into an answer beside whatever an event can hold: the server allows 16 KB over a document's size.
+const LARGE_TOKEN_BYTES: usize = 4 << 10;
 
 /// Why a step of a reading did not end well.
 pub(super) enum Stop {
