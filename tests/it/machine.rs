@@ -138,12 +138,9 @@ fn what_was_too_costly_is_forgotten_with_its_filter() {
     }
 }
 
-/// A gateway of which nothing is left is forgotten as a whole: one that comes back with its cursor is told, and not
-/// left to wonder where its subscriptions are.
-#[test]
-fn a_gateway_whose_subscriptions_are_all_forgotten_is_forgotten_and_told() {
+/// A machine with one subscription for a minute and one for ten, and the store's revision.
+fn with_two_leases(clock: &Clock) -> (Machine, u64) {
     let at = Position::boundary(Epoch(1), ClusterTime::new(10, 0));
-    let clock = Clock::manual();
     let mut machine = Machine::new(config(), clock.clone(), at, Checkpointed::default());
     let mut revision = 10;
     for (token, id) in [(1, "short"), (2, "long")] {
@@ -151,6 +148,15 @@ fn a_gateway_whose_subscriptions_are_all_forgotten_is_forgotten_and_told() {
         machine.on_register(token, vec![(0, spec.clone(), Filter::compile(&spec).unwrap())]);
         checkpoint(&mut machine, &mut revision);
     }
+    (machine, revision)
+}
+
+/// A gateway of which nothing is left is forgotten as a whole: one that comes back with its cursor is told, and not
+/// left to wonder where its subscriptions are.
+#[test]
+fn a_gateway_whose_subscriptions_are_all_forgotten_is_forgotten_and_told() {
+    let clock = Clock::manual();
+    let (mut machine, mut revision) = with_two_leases(&clock);
     let id = Name::new("gw").unwrap();
     let open = |machine: &mut Machine, cursor: Option<CursorText>, revision: &mut u64| {
         machine.on_open(Hello { cursor, ..hello("gw") }, Waiter { token: 3, slot: 0 });
@@ -201,15 +207,8 @@ fn a_gateway_whose_subscriptions_are_all_forgotten_is_forgotten_and_told() {
 /// A gateway that is there has been told what is parked, so that may go by itself.
 #[test]
 fn a_connected_gateway_loses_what_was_parked_too_long_and_nothing_else() {
-    let at = Position::boundary(Epoch(1), ClusterTime::new(10, 0));
     let clock = Clock::manual();
-    let mut machine = Machine::new(config(), clock.clone(), at, Checkpointed::default());
-    let mut revision = 10;
-    for (token, id) in [(1, "short"), (2, "long")] {
-        let spec = Spec { ttl_seconds: if id == "long" { 600 } else { 60 }, ..asked(id) };
-        machine.on_register(token, vec![(0, spec.clone(), Filter::compile(&spec).unwrap())]);
-        checkpoint(&mut machine, &mut revision);
-    }
+    let (mut machine, mut revision) = with_two_leases(&clock);
     machine.on_open(hello("gw"), Waiter { token: 3, slot: 0 });
     checkpoint(&mut machine, &mut revision);
     for _ in 0..2 {

@@ -164,12 +164,12 @@ impl Machine {
             if !is_away || !is_empty {
                 gateway.idle = None;
             }
-            let is_over = if is_empty {
+            let is_gone = if is_empty {
                 is_away && gateway.idle.get_or_insert(now).after(park) < now
             } else {
                 is_away && gateway.subs.iter().all(|sub| is_over(&self.subs[sub.0 as usize]))
             };
-            if is_over && gateway.removing.is_none() {
+            if is_gone && gateway.removing.is_none() {
                 gone.insert(GatewayIndex(index));
             }
         }

@@ -243,8 +243,6 @@ impl Machine {
     }
 }
 
-/// What was asked for, and its filter unless this version refuses it, as too complex perhaps, though an
-/// earlier one did not.
 /// A stored subscription as far as it can be read without the machine, which is most of the work.
 struct Read {
     key: SubscriptionKey,
@@ -253,6 +251,8 @@ struct Read {
     current: Compiled,
 }
 
+/// What was asked for, and its filter unless this version refuses it, as too complex perhaps, though an
+/// earlier one did not.
 type Compiled = (Spec, Option<Arc<Filter>>);
 
 /// So many are held beside what is made of them.
