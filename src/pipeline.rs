@@ -218,6 +218,11 @@ impl Partition {
                 let source = Arc::clone(&self.source);
                 self.aside("asking for the present", async move { present(source.as_ref(), detail).await });
             }
+            FromSource::Batch(Err(SourceError::Exchanged(detail)))
+            | FromSource::Opened(Opened::Failed(SourceError::Exchanged(detail))) => {
+                tracing::error!(position = %self.machine.reached(), detail, "another deployment, or a restored one");
+                self.broken_off = true;
+            }
             FromSource::Opened(Opened::Reading(reading)) => self.live = Live::Reading(reading),
             FromSource::Opened(Opened::HistoryLost(detail, described)) => self.on_history_lost(&detail, described),
             FromSource::Batch(Err(error)) | FromSource::Opened(Opened::Failed(error)) => self.on_live_failed(&error),
@@ -228,7 +233,7 @@ impl Partition {
     fn on_live_failed(&mut self, error: &SourceError) {
         let position = self.machine.reached();
         match error {
-            SourceError::HistoryLost(detail) | SourceError::Unavailable(detail) => {
+            SourceError::HistoryLost(detail) | SourceError::Exchanged(detail) | SourceError::Unavailable(detail) => {
                 tracing::warn!(%position, %detail, "the source does not answer; trying again");
                 self.health.degraded(detail.clone());
             }
@@ -258,7 +263,14 @@ impl Partition {
     /// Opens the live reading where the loop stands.
     fn open_live(&mut self) {
         let (source, at) = (Arc::clone(&self.source), self.machine.reached());
+        // Where a change was read last, the reading itself proves it.
+        let witness = self.machine.witness().filter(|witness| *witness != at);
         self.aside("opening the live reading", async move {
+            if let Some(witness) = witness
+                && let Err(error) = source.prove(witness).await
+            {
+                return Opened::Failed(error);
+            }
             match source.read(at.epoch, at).await {
                 Ok(reading) => Opened::Reading(reading),
                 Err(SourceError::HistoryLost(detail)) => present(source.as_ref(), detail).await,

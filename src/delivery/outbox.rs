@@ -340,6 +340,11 @@ impl Outbox {
         self.lock().has_taken
     }
 
+    /// Whether its gateway has still to be told of something parked.
+    pub(super) fn has_expired(&self) -> bool {
+        self.lock().queue.iter().any(|item| matches!(item, Item::Expired(_)))
+    }
+
     /// Its part of the budget.
     pub(super) fn held(&self) -> usize {
         self.lock().held

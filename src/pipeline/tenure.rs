@@ -217,7 +217,7 @@ fn resume(
         let restored = Some(position);
         let stored = record.position;
         return Ok((
-            Checkpointed { position: stored, revision, definition, identity, restored, risen: None },
+            Checkpointed { position: stored, revision, definition, identity, restored, ..Checkpointed::default() },
             position,
         ));
     }
@@ -227,8 +227,8 @@ fn resume(
         tracing::warn!(epoch = next.0, "the stream's definition has changed: the epoch rises");
         (Position::boundary(next, record.position.time), Some(now(next)))
     };
-    let restored = record.restored;
-    Ok((Checkpointed { position: record.position, revision, definition, identity, restored, risen }, position))
+    let (restored, witness) = (record.restored, record.witness);
+    Ok((Checkpointed { position: record.position, revision, definition, identity, restored, risen, witness }, position))
 }
 
 async fn store_checkpoint(
@@ -243,6 +243,7 @@ async fn store_checkpoint(
         identity: checkpointed.identity.clone(),
         restored: checkpointed.restored,
         risen: checkpointed.risen,
+        witness: checkpointed.witness,
         write: fence.created.0,
     };
     let expect = checkpointed.revision.map_or(crate::store::Expect::Absent, crate::store::Expect::At);

@@ -25,6 +25,16 @@ pub enum Event {
     Resync(Gap),
 }
 
+impl Event {
+    /// Where it is.
+    pub fn position(&self) -> Position {
+        match self {
+            Self::Change(change) => change.position,
+            Self::Resync(gap) => gap.position,
+        }
+    }
+}
+
 /// Something that happened to a scope and cannot be delivered as changes.
 #[derive(Clone, Debug)]
 pub struct Gap {
@@ -56,6 +66,13 @@ pub struct Batch {
     /// Everything up to and including this is in this batch or one before it. At or past the last
     /// event; past it only by boundaries.
     pub reached: Position,
+}
+
+impl Batch {
+    /// The last position in it at which there was a change, told as one or not: in this history there always will be.
+    pub fn witness(&self) -> Option<Position> {
+        self.events.iter().rev().map(Event::position).find(|position| !position.is_boundary())
+    }
 }
 
 /// What a deployment is and how far it has come.
@@ -103,6 +120,9 @@ pub enum SourceError {
     /// Try again from the last position that was reached, after a pause.
     #[error("{0}")]
     Unavailable(String),
+    /// A change that was read before is not in the source's history: it was restored, or is another.
+    #[error("another history: {0}")]
+    Exchanged(String),
     /// Trying again will not help before an operator changes something.
     #[error("{0}")]
     Misconfigured(String),
@@ -120,6 +140,15 @@ pub trait ChangeSource: Send + Sync + 'static {
 
     /// Writes something that concerns nobody, so that readings of an idle source move on.
     async fn nudge(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    /// Makes sure that the history is still the one in which there was a change at this position.
+    ///
+    /// # Errors
+    /// `Exchanged` if it is another; none where history does not reach back so far.
+    async fn prove(&self, witness: Position) -> Result<(), SourceError> {
+        let _ = witness;
         Ok(())
     }
 

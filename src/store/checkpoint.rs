@@ -26,6 +26,9 @@ pub struct CheckpointRecord {
     /// another position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub risen: Option<Position>,
+    /// The last change that was read: if the source does not have it any more, its history is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<Position>,
     /// Tells one write from every other with the same content.
     pub write: u64,
 }

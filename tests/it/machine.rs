@@ -11,6 +11,7 @@ use streamer::delivery::frame::Frame;
 use streamer::delivery::machine::{
     Answer, Checkpointed, Effect, Machine, MachineConfig, Outcome, ReplayId, Stored, Waiter, WriteId,
 };
+use streamer::delivery::outbox::Outbox;
 use streamer::handle::{Hello, SubscriptionState, Transport};
 use streamer::matching::{BloomUse, Filter};
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
@@ -151,6 +152,25 @@ fn with_two_leases(clock: &Clock) -> (Machine, u64) {
     (machine, revision)
 }
 
+/// A session of `gw`, and its number.
+fn open(machine: &mut Machine, cursor: Option<CursorText>, revision: &mut u64) -> (Arc<Outbox>, u64) {
+    machine.on_open(Hello { cursor, ..hello("gw") }, Waiter { token: 3, slot: 0 });
+    let mut opened = None;
+    for _ in 0..2 {
+        for effect in machine.take_effects() {
+            match effect {
+                Effect::Write(id, _) => {
+                    *revision += 1;
+                    machine.on_outcome(id, Outcome::Done(Revision(*revision)));
+                }
+                Effect::Answer(_, Ok(Answer::Session(outbox, number))) => opened = Some((outbox, number)),
+                _ => {}
+            }
+        }
+    }
+    opened.expect("a session")
+}
+
 /// A gateway of which nothing is left is forgotten as a whole: one that comes back with its cursor is told, and not
 /// left to wonder where its subscriptions are.
 #[test]
@@ -158,23 +178,6 @@ fn a_gateway_whose_subscriptions_are_all_forgotten_is_forgotten_and_told() {
     let clock = Clock::manual();
     let (mut machine, mut revision) = with_two_leases(&clock);
     let id = Name::new("gw").unwrap();
-    let open = |machine: &mut Machine, cursor: Option<CursorText>, revision: &mut u64| {
-        machine.on_open(Hello { cursor, ..hello("gw") }, Waiter { token: 3, slot: 0 });
-        let mut opened = None;
-        for _ in 0..2 {
-            for effect in machine.take_effects() {
-                match effect {
-                    Effect::Write(id, _) => {
-                        *revision += 1;
-                        machine.on_outcome(id, Outcome::Done(Revision(*revision)));
-                    }
-                    Effect::Answer(_, Ok(Answer::Session(outbox, number))) => opened = Some((outbox, number)),
-                    _ => {}
-                }
-            }
-        }
-        opened.expect("a session")
-    };
     let (outbox, number) = open(&mut machine, None, &mut revision);
     let Some(Frame::Welcome(welcome)) = outbox.take(1 << 20).into_iter().next() else { panic!("a welcome") };
     machine.on_disconnect(&id, number);
@@ -204,19 +207,44 @@ fn a_gateway_whose_subscriptions_are_all_forgotten_is_forgotten_and_told() {
     assert!(machine.gateway(&id).is_err());
 }
 
-/// A gateway that is there has been told what is parked, so that may go by itself.
+/// A gateway that is there has been told what is parked, so that may go by itself; but not before it has been told.
 #[test]
 fn a_connected_gateway_loses_what_was_parked_too_long_and_nothing_else() {
     let clock = Clock::manual();
     let (mut machine, mut revision) = with_two_leases(&clock);
-    machine.on_open(hello("gw"), Waiter { token: 3, slot: 0 });
-    checkpoint(&mut machine, &mut revision);
+    let (outbox, _) = open(&mut machine, None, &mut revision);
+    let later = |machine: &mut Machine, revision: &mut u64| {
+        clock.advance(Duration::from_secs(61));
+        machine.expire();
+        checkpoint(machine, revision);
+    };
+    later(&mut machine, &mut revision);
+    later(&mut machine, &mut revision);
+    assert!(machine.subscription(&key("short")).is_ok(), "nobody has read it");
+    let told = outbox.take(1 << 20);
+    assert!(told.iter().any(|frame| matches!(frame, Frame::Expired(_))), "{told:?}");
+    later(&mut machine, &mut revision);
+    assert!(machine.subscription(&key("short")).is_err() && machine.subscription(&key("long")).is_ok());
+}
+
+/// Whoever comes back late has the time to read what it is told, and to ask for it.
+#[test]
+fn what_was_parked_too_long_may_be_revived_by_a_gateway_that_has_just_come_back() {
+    let clock = Clock::manual();
+    let (mut machine, mut revision) = with_two_leases(&clock);
     for _ in 0..2 {
         clock.advance(Duration::from_secs(61));
         machine.expire();
         checkpoint(&mut machine, &mut revision);
     }
-    assert!(machine.subscription(&key("short")).is_err() && machine.subscription(&key("long")).is_ok());
+    let (outbox, _) = open(&mut machine, None, &mut revision);
+    assert!(outbox.take(1 << 20).iter().any(|frame| matches!(frame, Frame::Expired(_))));
+    clock.advance(Duration::from_secs(20));
+    machine.expire();
+    checkpoint(&mut machine, &mut revision);
+    machine.on_renew_gateway(&Name::new("gw").unwrap(), None).unwrap();
+    checkpoint(&mut machine, &mut revision);
+    assert_ne!(machine.subscription(&key("short")).unwrap().state, SubscriptionState::Parked);
 }
 
 /// Whoever waits for a removal is answered, whatever removes it in the end.

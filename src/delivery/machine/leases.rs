@@ -21,6 +21,10 @@ use crate::store::Revision;
 use crate::store::subscriptions::{ParkedReason, ParkedRecord};
 use crate::subscription::{GatewayId, SubscriptionId, SubscriptionKey};
 
+/// How long a session has lasted before what its gateway was told of at its start is taken to be read: long enough
+/// for a heartbeat.
+const EXPIRED_TOLD_SECONDS: u64 = 3 * limits::heartbeat_seconds as u64;
+
 impl Machine {
     /// Renews one lease; what was parked for want of renewal is revived.
     pub fn on_renew(&mut self, key: &SubscriptionKey) -> Result<Instant, Problem> {
@@ -174,8 +178,12 @@ impl Machine {
             }
         }
         let single = self.subs.iter().filter(|(_, sub)| sub.pending.is_none() && is_over(sub));
-        // Whoever is away has not been told of their parking.
-        let single = single.filter(|(_, sub)| self.gateways[sub.gateway.0].session.is_some());
+        // Whoever is away has not been told of their parking, and whoever is back may still revive them.
+        let told = Duration::from_secs(EXPIRED_TOLD_SECONDS);
+        let single = single.filter(|(_, sub)| {
+            let session = self.gateways[sub.gateway.0].session.as_ref();
+            session.is_some_and(|session| session.begun.after(told) <= now && !session.outbox.has_expired())
+        });
         let single: Vec<_> = single.map(|(index, _)| SubscriptionIndex(index as u32)).collect();
         for index in gone.into_iter().take(limits::gateways_forgotten_at_once_max) {
             if !self.is_awaiting_writes(index) {

@@ -229,6 +229,8 @@ pub struct Checkpointed {
     pub restored: Option<Position>,
     /// Likewise: what happened before may come again under this epoch's positions.
     pub risen: Option<Position>,
+    /// Likewise: the last change that was read.
+    pub witness: Option<Position>,
 }
 
 impl Machine {
@@ -283,6 +285,11 @@ impl Machine {
         self.reached
     }
 
+    /// The last change that was read, by this owner or one before, in this epoch.
+    pub fn witness(&self) -> Option<Position> {
+        self.checkpoint.witness.filter(|witness| witness.epoch == self.reached.epoch)
+    }
+
     /// Totals since start.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -297,6 +304,7 @@ impl Machine {
     /// # Panics
     /// If the batch lies before the loop's position: positions never move backwards.
     pub fn on_batch(&mut self, batch: Batch) {
+        self.checkpoint.witness = batch.witness().or(self.checkpoint.witness);
         let mut events = batch.events.into_iter().peekable();
         while let Some(event) = events.next() {
             match event {

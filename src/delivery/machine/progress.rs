@@ -22,6 +22,8 @@ use crate::subscription::GatewayId;
 #[derive(Debug)]
 pub(super) struct CheckpointState {
     pub(super) stored: Checkpointed,
+    /// The last change that was read.
+    pub(super) witness: Option<Position>,
     /// The position that may be written once `pages_left` pages are.
     next: Option<Position>,
     pages_left: usize,
@@ -29,7 +31,7 @@ pub(super) struct CheckpointState {
 
 impl CheckpointState {
     pub(super) fn new(stored: Checkpointed) -> Self {
-        Self { stored, next: None, pages_left: 0 }
+        Self { witness: stored.witness, stored, next: None, pages_left: 0 }
     }
 }
 
@@ -271,6 +273,7 @@ impl Machine {
             identity: stored.identity.clone(),
             restored: stored.restored,
             risen: stored.risen,
+            witness: self.witness(),
             write: self.unique(),
         };
         let stored = &self.checkpoint.stored;

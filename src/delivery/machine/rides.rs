@@ -200,7 +200,7 @@ impl Machine {
     pub fn on_replay_failed(&mut self, id: ReplayId, error: &SourceError) {
         let Some(ride) = self.rides.all.get_mut(&id) else { return };
         let at = ride.at;
-        if !matches!(error, SourceError::HistoryLost(_)) {
+        if !matches!(error, SourceError::HistoryLost(_) | SourceError::Exchanged(_)) {
             ride.fetching = true;
             self.effects.push(Effect::OpenReplay(id, at));
             self.effects.push(Effect::FetchReplay(id));

@@ -210,6 +210,7 @@ impl Machine {
             extra: None,
             transport: hello.transport,
             since: self.clock.wall(),
+            begun: self.clock.now(),
         };
         self.gateways[index.0].session = Some(session);
         self.begin(index, place);

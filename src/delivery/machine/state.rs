@@ -190,6 +190,7 @@ pub(super) struct Session {
     pub(super) extra: Option<Lane>,
     pub(super) transport: Transport,
     pub(super) since: chrono::DateTime<chrono::Utc>,
+    pub(super) begun: Instant,
 }
 
 impl Session {

@@ -15,6 +15,8 @@ use crate::source::SourceError;
 pub(super) enum Failure {
     /// The start lies before the oplog: tell it, never ask again.
     HistoryLost(String),
+    /// What was read before is not there: tell it, and go on in another epoch.
+    Exchanged(String),
     /// One event is too large for the server to hand out: step over it.
     Oversize(String),
     /// The connection ended instead of an answer: the server is gone, or the answer is one that it cannot send.
@@ -76,6 +78,7 @@ impl Failure {
     pub(super) fn into_source_error(self) -> SourceError {
         match self {
             Self::HistoryLost(text) => SourceError::HistoryLost(text),
+            Self::Exchanged(text) => SourceError::Exchanged(text),
             Self::Oversize(text) | Self::Cut(text) | Self::Passing(text) => SourceError::Unavailable(text),
             Self::Silent(waited) => {
                 SourceError::Unavailable(format!("MongoDB: no answer for {} seconds", waited.as_secs_f32()))

@@ -183,6 +183,12 @@ impl ChangeSource for MongoSource {
         heartbeat::write(&self.0).await
     }
 
+    async fn prove(&self, witness: Position) -> Result<(), SourceError> {
+        let (sender, _) = mpsc::channel(1);
+        let reader = Reader::new(Arc::clone(&self.0), sender, witness.epoch, witness);
+        reader.prove(witness).await.map_err(Failure::into_source_error)
+    }
+
     async fn read(&self, epoch: Epoch, after: Position) -> Result<Reading, SourceError> {
         let (sender, receiver) = mpsc::channel(limits::reading_batches_max);
         let mut reader = Reader::new(Arc::clone(&self.0), sender, epoch, after);

@@ -83,6 +83,8 @@ pub(super) struct Reader {
     decoder: Decoder,
     sequence: Sequence,
     segment: Segment,
+    /// The last position that was handed over at which there was a change.
+    witness: Option<Position>,
     /// Where it stood when the stream was last opened.
     opened_at: Position,
     /// How long an answer may take.
@@ -100,7 +102,7 @@ impl Reader {
         let decoder = Decoder::new(shared.layout.clone());
         let sequence = Sequence::new(epoch, after);
         let patience = shared.patience;
-        Self { shared, out, decoder, sequence, segment: Segment::default(), opened_at: after, patience }
+        Self { shared, out, decoder, sequence, segment: Segment::default(), witness: None, opened_at: after, patience }
     }
 
     /// Opens the stream where the reading stands.
@@ -109,6 +111,9 @@ impl Reader {
         if self.shared.makes(Mistake::ResumeAtPresent) && self.shared.stumbled.load(Ordering::Relaxed) {
             self.leap().await?;
             self.shared.stumbled.store(false, Ordering::Relaxed);
+        }
+        if let Some(witness) = self.witness.filter(|witness| *witness != self.sequence.reached()) {
+            self.prove(witness).await?;
         }
         let from = Start::Time(self.sequence.reached().time);
         match self.open_at(&from, Form::Full, BATCH_CHANGES).await {
@@ -119,6 +124,34 @@ impl Reader {
             }
             opened => opened,
         }
+    }
+
+    /// Looks whether the history has a change at this position. A boundary at which a reading begins proves nothing:
+    /// the clock of a deployment that was restored from a backup has run on since.
+    pub(super) async fn prove(&self, witness: Position) -> Result<(), Failure> {
+        let mut sequence = Sequence::new(witness.epoch, witness);
+        let from = Start::Time(witness.time);
+        let mut feed = match self.open_at(&from, Form::Bare, BATCH_CHANGES).await {
+            // Older than the oplog, or not to be had at all: nothing can be said.
+            Err(Failure::HistoryLost(_) | Failure::Oversize(_)) => return Ok(()),
+            opened => opened?,
+        };
+        while !sequence.is_proven() {
+            let answer = match self.answer(&mut feed).await {
+                Err(Failure::HistoryLost(_) | Failure::Oversize(_) | Failure::Cut(_)) => return Ok(()),
+                answer => answer?,
+            };
+            for event in events(&answer)? {
+                let event = RawEvent::read(event?);
+                if let Some(time) = event.cluster_time.filter(|_| event.is_change()) {
+                    sequence.change(time)?;
+                }
+            }
+            if let Some(time) = feed::read_up_to(answer.as_raw_document()) {
+                sequence.show(time)?;
+            }
+        }
+        Ok(())
     }
 
     /// Two of the deliberate mistakes: once the server answers, whatever has not been read is left behind.
@@ -309,16 +342,16 @@ impl Reader {
             let full =
                 batch.events.len() >= limits::source_batch_changes_max || bytes + size > limits::source_batch_bytes_max;
             // What one event told stays together.
-            if full && batch.events.last().is_some_and(|last| position_of(last) < position_of(&event)) {
+            if full && batch.events.last().is_some_and(|last| last.position() < event.position()) {
                 let ended = std::mem::take(&mut batch);
-                let reached = ended.events.last().map(position_of).unwrap_or_default().max(self.sequence.reached());
+                let reached = ended.events.last().map(Event::position).unwrap_or_default().max(self.sequence.reached());
                 self.hand_over(Batch { reached, ..ended }).await?;
                 bytes = 0;
             }
             bytes += size;
             batch.events.push(event);
         }
-        batch.reached = self.sequence.reach(batch.events.last().map(position_of));
+        batch.reached = self.sequence.reach(batch.events.last().map(Event::position));
         if batch.events.is_empty() && batch.reached == self.sequence.reached() {
             return Ok(());
         }
@@ -327,6 +360,7 @@ impl Reader {
 
     async fn hand_over(&mut self, batch: Batch) -> Result<(), Stop> {
         let reached = batch.reached;
+        self.witness = batch.witness().or(self.witness);
         self.out.send(Ok(batch)).await.map_err(|_| Stop::Unwanted)?;
         self.sequence.hand_over(reached);
         Ok(())
@@ -361,14 +395,29 @@ impl Reader {
             Ok(feed) => feed,
             Err(failure) => return met(failure),
         };
+        let mut looks = 0;
         for _ in 0..=BATCH_CHANGES {
             let answer = match self.answer(&mut feed).await {
                 Ok(answer) => answer,
                 Err(failure) => return met(failure),
             };
-            self.take(&answer).await?;
+            match self.take(&answer).await {
+                // The end of a dropped database's stream lies on the way, and no time leads behind it: what lies there
+                // has to be met now.
+                Err(Stop::Failed(Failure::Invalidated(token))) => {
+                    (walk.from, walk.moved) = (Start::Invalidated(token), true);
+                    feed = match self.open_at(&walk.from, Form::Full, 1).await {
+                        Ok(feed) => feed,
+                        Err(failure) => return met(failure),
+                    };
+                    looks = ANSWERS_TO_LOOK;
+                    continue;
+                }
+                taken => taken?,
+            }
             match last_token(&answer)? {
-                Some(token) => walk.on(token),
+                Some(token) => (walk.from, walk.moved, looks) = (Start::Token(token), true, 0),
+                None if looks > 0 => looks -= 1,
                 None => return Ok(None),
             }
         }
@@ -488,11 +537,4 @@ fn token_of(event: &RawDocument) -> Option<Document> {
 /// stands in the answer once more.
 fn has_large_token(event: &RawDocument) -> bool {
     RawEvent::read(event).token.is_some_and(|token| token.as_bytes().len() >= LARGE_TOKEN_BYTES)
-}
-
-fn position_of(event: &Event) -> Position {
-    match event {
-        Event::Change(change) => change.position,
-        Event::Resync(gap) => gap.position,
-    }
 }

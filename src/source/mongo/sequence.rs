@@ -48,6 +48,11 @@ impl Sequence {
         *self = Self::new(self.epoch, self.reached);
     }
 
+    /// Whether the stream has shown what it was begun after.
+    pub(super) fn is_proven(&self) -> bool {
+        !self.unproven
+    }
+
     /// How far the reading has come.
     pub(super) fn reached(&self) -> Position {
         self.reached
@@ -73,8 +78,8 @@ impl Sequence {
     pub(super) fn show(&mut self, time: ClusterTime) -> Result<(), Failure> {
         if self.unproven && time > self.after.time {
             let (after, seen) = (self.after, self.ordinals.seen_at(self.after.time));
-            return Err(Failure::HistoryLost(format!(
-                "the oplog has {seen} changes at the time of {after}, which was read before: this is another history"
+            return Err(Failure::Exchanged(format!(
+                "the oplog has {seen} changes at the time of {after}, which was read before"
             )));
         }
         self.shown = self.shown.max(time);
@@ -127,9 +132,9 @@ mod tests {
     fn a_start_that_the_stream_does_not_have_is_another_history() {
         let mut sequence = Sequence::new(Epoch(3), at(5, 2));
         sequence.change(ClusterTime(5)).expect("in order");
-        assert!(matches!(sequence.change(ClusterTime(6)), Err(Failure::HistoryLost(_))));
+        assert!(matches!(sequence.change(ClusterTime(6)), Err(Failure::Exchanged(_))));
         let mut sequence = Sequence::new(Epoch(3), at(5, 1));
-        assert!(matches!(sequence.show(ClusterTime(6)), Err(Failure::HistoryLost(_))));
+        assert!(matches!(sequence.show(ClusterTime(6)), Err(Failure::Exchanged(_))));
         let mut sequence = Sequence::new(Epoch(3), at(5, 0));
         assert!(sequence.show(ClusterTime(6)).is_ok(), "at a boundary there need not be anything");
     }

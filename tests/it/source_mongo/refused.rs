@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use bson::{Bson, Document, doc};
 use mongodb::Client;
+use streamer::change::ResyncReason;
 
 use super::*;
 
@@ -120,6 +121,28 @@ async fn who_may_read_one_database_reads_that_and_survives_its_drop() {
         tape.until(&mut reading, |tape| tape.changes().len() == rest.len()).await;
         assert_eq!(tape.changes().iter().map(|change| told(change)).collect::<Vec<_>>(), rest);
     }
+}
+
+/// The stream's end is met again on the way to what cannot be had.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_had_right_after_a_drop_of_the_database_is_stepped_over() {
+    let keys = tempfile::tempdir().unwrap();
+    let server = server_with_users(&keys).await;
+    let mine = as_user(&server, "root").await.database("mine");
+    let (database, layout) = (Some("mine".to_owned()), Layout::plain());
+    let source = connect(MongoConfig { database, layout, ..MongoConfig::new(uri_as(&server, "reader")) }).await;
+    let start = now(&source).await;
+    let mut reading = source.read(EPOCH, start).await.unwrap();
+    let docs = mine.collection::<Document>("docs");
+    docs.insert_one(doc! { "_id": 1, "tenant": "t" }).await.unwrap();
+    mine.drop().await.unwrap();
+    docs.insert_one(doc! { "_id": "x".repeat(3_000_000), "tenant": "t", "pad": "p".repeat(5_000_000) }).await.unwrap();
+    docs.insert_one(doc! { "_id": 2, "tenant": "t" }).await.unwrap();
+    let mut live = Tape::default();
+    live.until(&mut reading, |tape| tape.changes().len() == 2).await;
+    let keys: Vec<_> = live.changes().iter().map(|change| change.key.len()).collect();
+    let reasons: Vec<_> = live.gaps().iter().map(|gap| gap.reason).collect();
+    assert_eq!((reasons, keys), (vec![ResyncReason::Invalidated, ResyncReason::Oversize], vec![1, 1]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! A mongod of the tests' own, on a free port of loopback.
 
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -131,6 +131,27 @@ impl Mongod {
         self.answers().await;
         self.initiate(&[self]).await;
         self.writable().await;
+    }
+
+    /// It is put back to what it holds now after `meanwhile`, as from a copy of its disk.
+    pub(crate) async fn restore_after(&self, meanwhile: impl Future<Output = ()>) {
+        let kept = tempfile::tempdir().unwrap();
+        self.kill();
+        self.copy_data(|data| (data.to_path_buf(), kept.path().to_path_buf()));
+        self.restart().await;
+        self.writable().await;
+        meanwhile.await;
+        self.kill();
+        *self.data.lock().unwrap_or_else(PoisonError::into_inner) = tempfile::tempdir().unwrap();
+        self.copy_data(|data| (kept.path().to_path_buf(), data.to_path_buf()));
+        self.restart().await;
+        self.writable().await;
+    }
+
+    fn copy_data(&self, which: impl FnOnce(&Path) -> (PathBuf, PathBuf)) {
+        let (from, to) = which(self.data.lock().unwrap_or_else(PoisonError::into_inner).path());
+        let copied = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
+        assert!(copied.success());
     }
 
     async fn answers(&self) {
