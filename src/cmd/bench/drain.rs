@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bson::{Document, doc};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
 
 use super::super::rig::{self, Database, HubPlan, Mongod, MongodSize, OperationTime, cpu_seconds};
 use super::DrainArgs;
@@ -42,6 +43,9 @@ pub(super) async fn run(args: DrainArgs) -> anyhow::Result<()> {
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
     };
     report.print(args.output.output);
+    if let Some(file) = &args.plot {
+        std::fs::write(file, report.plot())?;
+    }
     Ok(())
 }
 
@@ -127,9 +131,10 @@ impl Bench {
     async fn raw(&self, args: &DrainArgs, from: OperationTime, round: u32) -> anyhow::Result<RawSide> {
         let bar = bar(args.changes, &format!("round {round}, raw"));
         let (own, server) = (cpu_seconds(None), cpu_seconds(Some(self.mongod.pid())));
-        let drained = rig::drain_raw(&self.database, from, args.changes, |seen| bar.set_position(seen)).await?;
-        bar.finish_and_clear();
+        let mut course = Course::new(bar, args.changes);
+        let drained = rig::drain_raw(&self.database, from, args.changes, |seen| course.at(seen)).await?;
         Ok(RawSide {
+            course: course.end(drained.took),
             seconds: drained.took.as_secs_f64(),
             rate: rate(args.changes, drained.took),
             reader_cpu_seconds: cpu_seconds(None) - own,
@@ -144,13 +149,13 @@ impl Bench {
         let mut hub = self.plan.start(None)?;
         let wanted = (args.changes, args.matches);
         let endpoint = self.plan.grpc_url();
-        let drained =
-            consumer::drain(&endpoint, GATEWAY, args.body.into(), wanted, |seen| bar.set_position(seen)).await;
+        let mut course = Course::new(bar, args.changes);
+        let drained = consumer::drain(&endpoint, GATEWAY, args.body.into(), wanted, |seen| course.at(seen)).await;
         let drained = drained.with_context(|| format!("the hub's log ends: {}", self.last_words()))?;
         let (hub_cpu, mongod_cpu) = (cpu_seconds(Some(hub.pid())), cpu_seconds(Some(self.mongod.pid())) - server);
-        bar.finish_and_clear();
         hub.terminate().await?;
         Ok(HubSide {
+            course: course.end(drained.took),
             startup_seconds: drained.welcomed_after.as_secs_f64(),
             seconds: drained.took.as_secs_f64(),
             rate: rate(args.changes, drained.took),
@@ -164,6 +169,35 @@ impl Bench {
     fn last_words(&self) -> String {
         let text = std::fs::read_to_string(self.plan.log()).unwrap_or_default();
         text.lines().next_back().unwrap_or("(empty)").to_owned()
+    }
+}
+
+/// How far a side has come, shown while it is on its way and kept for a picture.
+struct Course {
+    bar: ProgressBar,
+    points: Vec<(Instant, u64)>,
+    step: u64,
+}
+
+impl Course {
+    fn new(bar: ProgressBar, changes: u64) -> Self {
+        Self { bar, points: Vec::new(), step: (changes / 20).max(1) }
+    }
+
+    fn at(&mut self, seen: u64) {
+        self.bar.set_position(seen);
+        if self.points.last().is_none_or(|(_, last)| seen >= last + self.step) {
+            self.points.push((Instant::now(), seen));
+        }
+    }
+
+    /// In seconds and thousands of changes; it began so long ago.
+    fn end(mut self, took: Duration) -> Vec<(f64, f64)> {
+        self.bar.finish_and_clear();
+        let last = (Instant::now(), self.bar.position());
+        self.points.push(last);
+        let seconds = |at: Instant| (took.as_secs_f64() - (last.0 - at).as_secs_f64()).max(0.0);
+        self.points.into_iter().map(|(at, seen)| (seconds(at), seen as f64 / 1e3)).collect()
     }
 }
 
@@ -221,6 +255,7 @@ mod tests {
             matches,
             body: BodyChoice::Bson,
             rounds: 1,
+            plot: None,
             mongod: None,
             output: Default::default(),
         }

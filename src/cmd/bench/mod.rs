@@ -6,6 +6,7 @@ mod consumer;
 mod drain;
 mod latency;
 pub mod matching;
+mod plot;
 mod table;
 
 use std::path::PathBuf;
@@ -72,6 +73,9 @@ pub struct DrainArgs {
     /// How often each side drains it, one after the other
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
     pub rounds: u32,
+    /// Draws how far each side came in time
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
     /// The mongod to start; without it the one on the PATH
     #[arg(long, env = "STREAMER_MONGOD", value_name = "FILE")]
     pub mongod: Option<PathBuf>,

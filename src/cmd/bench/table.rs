@@ -8,10 +8,11 @@ use serde_json::json;
 
 use super::super::Output;
 use super::super::rig::Machine;
+use super::plot::{self, Line, Panel, Scale};
 use super::{BodyChoice, DrainArgs};
 
 /// One reading by the driver's own change stream.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RawSide {
     pub(super) seconds: f64,
@@ -19,10 +20,12 @@ pub(super) struct RawSide {
     pub(super) rate: f64,
     pub(super) reader_cpu_seconds: f64,
     pub(super) mongod_cpu_seconds: f64,
+    /// How far it had come when: seconds, and thousands of changes.
+    pub(super) course: Vec<(f64, f64)>,
 }
 
 /// One reading through the hub.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct HubSide {
     /// From the start of the process to `welcome`; not part of `seconds`.
@@ -37,10 +40,12 @@ pub(super) struct HubSide {
     /// With the hub's start.
     pub(super) mongod_cpu_seconds: f64,
     pub(super) body_bytes: u64,
+    /// How far it had come when: seconds, and thousands of changes.
+    pub(super) course: Vec<(f64, f64)>,
 }
 
 /// Both, one after the other.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Round {
     pub(super) raw: RawSide,
     pub(super) hub: HubSide,
@@ -102,6 +107,23 @@ impl Report {
         }
     }
 
+    /// Each round of both sides.
+    pub(super) fn plot(&self) -> String {
+        let of = |side: &str, course: fn(&Round) -> &Vec<(f64, f64)>| -> Vec<Line> {
+            let rounds = (1..).zip(&self.rounds);
+            rounds.map(|(n, round)| Line { name: format!("{side}, {n}"), points: course(round).clone() }).collect()
+        };
+        let mut lines = of("hub", |round| &round.hub.course);
+        lines.extend(of("raw cursor", |round| &round.raw.course));
+        plot::svg(&[Panel {
+            title: format!("{} bodies, {} subscriptions", self.body, self.subscriptions),
+            caption: "time; changes that have arrived",
+            across: Scale::Seconds,
+            up: Scale::Thousands,
+            lines,
+        }])
+    }
+
     fn table(&self) -> Table {
         let of = |what: fn(&Round) -> f64| median(&self.rounds, what);
         let micros = |seconds: f64| format!("{:.2} µs", seconds * 1e6 / self.changes as f64);
@@ -155,7 +177,7 @@ mod tests {
     #[test]
     fn the_median_ignores_one_bad_round() {
         let round = |rate| Round {
-            raw: RawSide { seconds: 1.0, rate, reader_cpu_seconds: 0.0, mongod_cpu_seconds: 0.0 },
+            raw: RawSide { seconds: 1.0, rate, reader_cpu_seconds: 0.0, mongod_cpu_seconds: 0.0, course: Vec::new() },
             hub: HubSide {
                 startup_seconds: 0.0,
                 seconds: 1.0,
@@ -164,6 +186,7 @@ mod tests {
                 hub_cpu_seconds: 0.0,
                 mongod_cpu_seconds: 0.0,
                 body_bytes: 0,
+                course: Vec::new(),
             },
         };
         let rounds = [round(90.0), round(5.0), round(100.0)];

@@ -86,6 +86,9 @@ pub struct LatencyArgs {
     /// The size of each document
     #[arg(long, default_value_t = 900, value_name = "N")]
     pub body_bytes: usize,
+    /// Draws how late which share of the changes was
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<std::path::PathBuf>,
     /// The mongod to start; without it the one on the PATH
     #[arg(long, env = "STREAMER_MONGOD", value_name = "FILE")]
     pub mongod: Option<std::path::PathBuf>,
@@ -105,6 +108,9 @@ pub(super) async fn run(args: LatencyArgs) -> anyhow::Result<()> {
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
     };
     report.print(args.output.output);
+    if let Some(file) = &args.plot {
+        std::fs::write(file, report.plot())?;
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
+use super::super::plot::{self, Line, Panel, Scale};
 use super::super::table::middle;
 use super::arrivals::Arrivals;
 use super::{LatencyArgs, Side};
@@ -23,16 +24,29 @@ struct Percentiles {
 impl Percentiles {
     fn of(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
-        let at = |share: f64| {
-            let index = ((times.len() as f64 * share).ceil() as usize).saturating_sub(1);
-            times.get(index).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
-        };
-        Self { p50: at(0.5), p99: at(0.99) }
+        Self { p50: at_share(&times, 0.5), p99: at_share(&times, 0.99) }
     }
+}
+
+/// How many changes there are for each that is later, where a picture has a point.
+const TAILS: [f64; 8] = [1.25, 2.0, 4.0, 10.0, 20.0, 100.0, 200.0, 1_000.0];
+
+/// How late each share of the changes was at most, in milliseconds, in the order of [`TAILS`].
+type Curve = [f64; TAILS.len()];
+
+fn curve(times: &mut [Duration]) -> Curve {
+    times.sort_unstable();
+    TAILS.map(|tail| at_share(times, 1.0 - 1.0 / tail))
+}
+
+fn at_share(sorted: &[Duration], share: f64) -> f64 {
+    let index = ((sorted.len() as f64 * share).ceil() as usize).saturating_sub(1);
+    sorted.get(index).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
 }
 
 /// One side's part of a round.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Round {
     side: &'static str,
     changes: usize,
@@ -44,6 +58,8 @@ pub(super) struct Round {
     added: Percentiles,
     /// What an insert took.
     insert: Percentiles,
+    raw_curve: Curve,
+    gateway_curve: Curve,
 }
 
 impl Round {
@@ -57,6 +73,8 @@ impl Round {
             // Where the gateway is the earlier of the two, nothing is added.
             added: Percentiles::of(late.iter().map(|late| late.gateway.saturating_sub(late.raw)).collect()),
             insert: Percentiles::of(inserts.to_vec()),
+            raw_curve: curve(&mut late.iter().map(|late| late.raw).collect::<Vec<_>>()),
+            gateway_curve: curve(&mut late.iter().map(|late| late.gateway).collect::<Vec<_>>()),
         }
     }
 }
@@ -104,6 +122,35 @@ impl Report {
         }
     }
 
+    /// A panel a side: how late which share of the changes was, at the raw cursor and at the gateways.
+    pub(super) fn plot(&self) -> String {
+        let panel = |side: &str| {
+            let of_side = || self.rounds.iter().filter(|round| round.side == side);
+            let line = |name: &str, curve: fn(&Round) -> &Curve| {
+                let point =
+                    |(index, tail): (usize, &f64)| (*tail, middle(of_side().map(|round| curve(round)[index])) * 1e6);
+                Line { name: name.to_owned(), points: TAILS.iter().enumerate().map(point).collect() }
+            };
+            Panel {
+                title: format!("{side}: {} writes/s, {} gateways", self.rate, self.gateways),
+                caption: "share of the changes; how late at most",
+                across: Scale::Percentile,
+                up: Scale::Nanos,
+                lines: vec![
+                    line("gateway", |round| &round.gateway_curve),
+                    line("raw cursor", |round| &round.raw_curve),
+                ],
+            }
+        };
+        plot::svg(&self.sides().into_iter().map(panel).collect::<Vec<_>>())
+    }
+
+    /// Each once, in the order of the rounds.
+    fn sides(&self) -> Vec<&'static str> {
+        let mut seen = std::collections::HashSet::new();
+        self.rounds.iter().map(|round| round.side).filter(|side| seen.insert(*side)).collect()
+    }
+
     fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(presets::ASCII_MARKDOWN);
@@ -118,10 +165,7 @@ impl Report {
             "insert, p50",
             "p99",
         ]);
-        let mut sides: Vec<&str> = self.rounds.iter().map(|round| round.side).collect();
-        let mut seen = std::collections::HashSet::new();
-        sides.retain(|side| seen.insert(*side));
-        for side in sides {
+        for side in self.sides() {
             let of = |what: fn(&Round) -> Percentiles| {
                 let of_side = || self.rounds.iter().filter(|round| round.side == side).map(what);
                 [middle(of_side().map(|figures| figures.p50)), middle(of_side().map(|figures| figures.p99))]
