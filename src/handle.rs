@@ -17,6 +17,8 @@ use crate::matching::{Explanation, Filter, Verdict};
 use crate::position::{ClusterTime, PartitionId, Position};
 use crate::subscription::{GatewayId, Spec, SubscriptionId, SubscriptionKey};
 
+pub use crate::subscription::DeliveryMode;
+
 /// Which transport serves a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
@@ -24,6 +26,8 @@ pub enum Transport {
     Grpc,
     /// Server-Sent Events.
     Sse,
+    /// NATS JetStream.
+    Nats,
 }
 
 impl Transport {
@@ -32,17 +36,29 @@ impl Transport {
         match self {
             Self::Grpc => "grpc",
             Self::Sse => "sse",
+            Self::Nats => "nats",
+        }
+    }
+
+    /// Which gateways it serves.
+    pub const fn mode(self) -> DeliveryMode {
+        match self {
+            Self::Grpc | Self::Sse => DeliveryMode::Stream,
+            Self::Nats => DeliveryMode::Nats,
         }
     }
 }
 
-/// How a gateway wants to be served.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DeliveryMode {
-    /// gRPC or SSE.
-    Stream,
-    /// NATS JetStream.
-    Nats,
+/// What a transport that keeps messages itself notes with an ack, in its own words: it is stored with the cursor.
+pub type Mark = Arc<str>;
+
+/// A gateway that waits for its publisher.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unserved {
+    /// Which.
+    pub gateway: GatewayId,
+    /// What its last publisher noted.
+    pub mark: Option<Mark>,
 }
 
 /// A request for a session.
@@ -173,6 +189,8 @@ pub struct GatewayView {
     pub lag: Lag,
     /// Waiting to be written.
     pub outbox_bytes: u64,
+    /// How it is served.
+    pub delivery: DeliveryMode,
     /// Its connection.
     pub session: Option<SessionView>,
 }
@@ -180,7 +198,7 @@ pub struct GatewayView {
 /// A connection as it is answered.
 #[derive(Clone, Debug)]
 pub struct SessionView {
-    /// `grpc`, `sse`.
+    /// `grpc`, `sse`, `nats`.
     pub transport: &'static str,
     /// Since when.
     pub since: DateTime<Utc>,
@@ -287,7 +305,8 @@ pub enum Command {
     ParkGateway(GatewayId, Reply<Result<(), Problem>>),
     SetCursor(GatewayId, CursorTarget, Reply<Result<(), Problem>>),
     Open(Hello, Reply<Result<Session, Problem>>),
-    Ack(GatewayId, CursorText, Reply<Result<(), Problem>>),
+    Ack(GatewayId, CursorText, Option<Mark>, Reply<Result<(), Problem>>),
+    Unserved(usize, Reply<Vec<Unserved>>),
     Explain(Box<ExplainQuery>, Reply<Result<Explained, Problem>>),
     Partitions(Reply<Vec<PartitionView>>),
     Pause(bool, Reply<Result<PartitionView, Problem>>),
@@ -411,7 +430,18 @@ impl HubHandle {
 
     /// Acks everything sent before this cursor in its session.
     pub async fn ack(&self, gateway: GatewayId, cursor: CursorText) -> Result<(), Problem> {
-        self.ask(|reply| Command::Ack(gateway, cursor, reply)).await?
+        self.ask(|reply| Command::Ack(gateway, cursor, None, reply)).await?
+    }
+
+    /// Likewise, by what the gateway's messages are kept in: that says nothing of the gateway itself, so it renews
+    /// no lease.
+    pub async fn ack_kept(&self, gateway: GatewayId, cursor: CursorText, mark: Mark) -> Result<(), Problem> {
+        self.ask(|reply| Command::Ack(gateway, cursor, Some(mark), reply)).await?
+    }
+
+    /// At most `max` gateways that are to be served by NATS and are not.
+    pub async fn unserved(&self, max: usize) -> Result<Vec<Unserved>, Problem> {
+        self.ask(|reply| Command::Unserved(max, reply)).await
     }
 
     /// Whom a change would concern, and why.

@@ -9,16 +9,19 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::net::TcpListener;
+use wildmatch::WildMatch;
 
 use crate::api::{self, ApiState};
 use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
 use crate::delivery::grpc::{Grpc, SubscriptionTexts};
 use crate::delivery::machine::MachineConfig;
+use crate::delivery::nats::Publishers;
 use crate::error::Problem;
 use crate::handle::HubHandle;
 use crate::limits;
 use crate::matching::BloomUse;
+use crate::nats::{Endpoint, Login, StreamConfig};
 use crate::observe::health::{Component, Health};
 use crate::observe::metrics::Metrics;
 use crate::pipeline::{self, PartitionConfig};
@@ -107,6 +110,8 @@ impl Hub {
             () = refuse => return Err(StartError::Failed("told to end before it had started".into())),
         };
         watch_store(Arc::clone(&store), &health, &tasks);
+        let publishers = publishers(config, &handle, &tasks, &clock, &health);
+        tasks.spawn(Kind::Housekeeping, "publishers", publishers.run());
         let grace = Duration::from_secs(config.shutdown.grace_seconds);
         let partition = PartitionConfig {
             machine: machine_config(config, sabotage),
@@ -229,6 +234,34 @@ async fn publish_all(log: &EventLog, events: &[Value]) -> Result<Vec<Result<Stri
     Ok(results.into_iter().map(|result| result.map(|()| position())).collect())
 }
 
+fn publishers(config: &Config, hub: &HubHandle, tasks: &Tasks, clock: &Clock, health: &Health) -> Publishers {
+    let nats = config.nats.clone();
+    let login = match (nats.user, nats.password, nats.token, nats.nkey, nats.credentials) {
+        (Some(name), Some(password), ..) => Login::User { name, password },
+        (.., Some(token), _, _) => Login::Token(token),
+        (.., Some(seed), _) => Login::NKey(seed),
+        (.., Some(file)) => Login::Credentials(file),
+        _ => Login::Nobody,
+    };
+    // Nobody waits for it yet.
+    let of_nats = health.component("nats");
+    of_nats.ok();
+    Publishers {
+        hub: hub.clone(),
+        tasks: tasks.clone(),
+        clock: clock.clone(),
+        health: of_nats,
+        endpoint: Endpoint { url: nats.url, login, ca_file: nats.ca, certificate: nats.certificate.zip(nats.key) },
+        stream: StreamConfig {
+            name: nats.stream,
+            subject_messages_max: nats.subject_messages,
+            replicas: nats.replicas,
+        },
+        connections: nats.connections as usize,
+        partition: partition_id(config),
+    }
+}
+
 fn partition_id(config: &Config) -> PartitionId {
     let name = config.backends.0.first().map_or("default", |backend| backend.name.as_str());
     PartitionId::new(name, 0)
@@ -252,6 +285,7 @@ fn machine_config(config: &Config, sabotage: Option<Sabotage>) -> MachineConfig 
         quota_global: config.quotas.global as usize,
         sessions_max: config.sessions.max as usize,
         park_seconds: config.sessions.park_seconds,
+        nats_gateways: config.nats.gateways.iter().map(|pattern| WildMatch::new(pattern)).collect(),
         bloom: if config.matching.bloom { BloomUse::From(1) } else { BloomUse::Off },
         shadow_every: config.matching.shadow_every,
         seed: rand::random(),

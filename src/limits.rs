@@ -66,6 +66,10 @@ pub const checkpoint_hold_seconds: u64 = 2;
 pub const checkpoint_hold_bytes: usize = 16 << 20;
 /// Gateways that a hub knows, connected or not: each costs a record and a place in a page of cursors.
 pub const gateways_max: usize = 100_000;
+/// A batch of changes in one message of a NATS stream.
+pub const nats_batch_bytes_max: usize = 512 << 10;
+/// Gateways that are given a publisher at once.
+pub const nats_publishers_at_once_max: usize = 256;
 /// Requests for a session of one gateway that may wait for one another.
 pub const opens_waiting_max: usize = 16;
 

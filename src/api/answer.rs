@@ -98,6 +98,7 @@ pub(super) fn gateway(view: &GatewayView) -> Value {
         "cursor": view.cursor.as_ref().map(|cursor| cursor.as_str()),
         "lag": lag(view.lag),
         "outboxBytes": view.outbox_bytes,
+        "delivery": view.delivery.name(),
         "session": session,
     })
 }

@@ -5,7 +5,8 @@
 use std::net::SocketAddr;
 
 use super::layout::{Layout, Place};
-use super::{Backend, Config, Store, StoreKind};
+use super::secrets::without_password;
+use super::{Backend, Config, Nats, Store, StoreKind};
 use crate::limits;
 use crate::observe::log;
 use crate::subscription::Name;
@@ -26,9 +27,7 @@ pub(super) fn check(config: &Config) -> Result<(), Broken> {
         [one] => backend(one)?,
         _ => return broken("backends", "more than one backend is not in this version yet"),
     }
-    if !config.nats.gateways.is_empty() {
-        return broken("nats.gateways", "delivery by NATS is not in this version yet");
-    }
+    nats(&config.nats)?;
     let positive = [
         ("quotas.gateway", u64::from(config.quotas.gateway)),
         ("quotas.tenant", u64::from(config.quotas.tenant)),
@@ -59,6 +58,51 @@ pub(super) fn check(config: &Config) -> Result<(), Broken> {
     }
     if config.embedded.path.as_os_str().is_empty() {
         return broken("embedded.path", "is empty");
+    }
+    Ok(())
+}
+
+fn nats(nats: &Nats) -> Result<(), Broken> {
+    for address in nats.url.split(',').map(str::trim) {
+        if !["nats://", "tls://"].iter().any(|scheme| address.len() > scheme.len() && address.starts_with(scheme)) {
+            let address = without_password(address);
+            return broken("nats.url", format!("{address:?} is not an address such as nats://127.0.0.1:4222"));
+        }
+    }
+    for (index, pattern) in nats.gateways.iter().enumerate() {
+        if pattern.is_empty() {
+            return broken(format!("nats.gateways[{index}]"), "is empty; `*` stands for any characters, `?` for one");
+        }
+    }
+    let is_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if nats.stream.is_empty() || nats.stream.len() > 32 || !nats.stream.chars().all(is_token) {
+        return broken("nats.stream", "a stream's name has 1 to 32 characters of A-Z a-z 0-9 - _");
+    }
+    let bounds = [
+        ("nats.subject_messages", nats.subject_messages, 10_000_000),
+        ("nats.replicas", nats.replicas, 5),
+        ("nats.connections", nats.connections, 64),
+    ];
+    for (setting, value, most) in bounds {
+        if !(1..=most).contains(&value) {
+            return broken(setting, format!("must be 1 to {most}"));
+        }
+    }
+    let logins = [
+        ("nats.user", nats.user.is_some()),
+        ("nats.token", nats.token.is_some()),
+        ("nats.nkey", nats.nkey.is_some()),
+        ("nats.credentials", nats.credentials.is_some()),
+    ];
+    let mut given = logins.iter().filter(|(_, is_given)| *is_given);
+    if let (Some((one, _)), Some((other, _))) = (given.next(), given.next()) {
+        return broken(*other, format!("is given beside {one}; one of them says who the hub is"));
+    }
+    if nats.user.is_some() != nats.password.is_some() {
+        return broken("nats.password", "nats.user and nats.password need each other");
+    }
+    if nats.certificate.is_some() != nats.key.is_some() {
+        return broken("nats.key", "nats.certificate and nats.key need each other");
     }
     Ok(())
 }

@@ -139,10 +139,34 @@ pub struct Backend {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Nats {
-    /// The server.
+    /// The server, or several of a cluster, separated by commas.
     pub url: String,
     /// Name patterns of gateways served by NATS.
     pub gateways: Vec<String>,
+    /// The stream's name.
+    pub stream: String,
+    /// Messages that wait for one gateway at most, if the stream has to be made.
+    pub subject_messages: u32,
+    /// How many servers keep it, if it has to be made.
+    pub replicas: u32,
+    /// Connections that share the gateways.
+    pub connections: u32,
+    /// Who the hub is: a name with its password,
+    pub user: Option<String>,
+    /// which belongs to the name,
+    pub password: Option<String>,
+    /// or a token,
+    pub token: Option<String>,
+    /// or the seed of an NKey,
+    pub nkey: Option<String>,
+    /// or a file with a JWT and its NKey's seed.
+    pub credentials: Option<PathBuf>,
+    /// Certificates that the server's may be signed by, beside those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// The hub's own certificate,
+    pub certificate: Option<PathBuf>,
+    /// and its key.
+    pub key: Option<PathBuf>,
 }
 
 /// `[quotas]`: subscriptions, live and parked.
@@ -293,7 +317,22 @@ impl Default for Backend {
 
 impl Default for Nats {
     fn default() -> Self {
-        Self { url: "nats://127.0.0.1:4222".into(), gateways: Vec::new() }
+        Self {
+            url: "nats://127.0.0.1:4222".into(),
+            gateways: Vec::new(),
+            stream: "STREAMER".into(),
+            subject_messages: 10_000,
+            replicas: 1,
+            connections: 1,
+            user: None,
+            password: None,
+            token: None,
+            nkey: None,
+            credentials: None,
+            ca: None,
+            certificate: None,
+            key: None,
+        }
     }
 }
 

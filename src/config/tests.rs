@@ -226,7 +226,16 @@ fn broken_rules_name_the_setting_and_who_set_it() {
             "memory.bytes: must be at least 327155712, for the window, one outbox (sessions.outbox_bytes) and two readings of the source",
         ),
         ("[sessions]\nmax = 0", "sessions.max: must be at least 1"),
-        ("[nats]\ngateways = [\"edge-*\"]", "nats.gateways: delivery by NATS is not in this version yet"),
+        ("[nats]\nurl = \"h:1\"", "nats.url: \"h:1\" is not an address such as nats://127.0.0.1:4222"),
+        ("[nats]\ngateways = [\"\"]", "nats.gateways[0]: is empty; `*` stands for any characters, `?` for one"),
+        ("[nats]\nstream = \"a.b\"", "nats.stream: a stream's name has 1 to 32 characters of A-Z a-z 0-9 - _"),
+        ("[nats]\nconnections = 0", "nats.connections: must be 1 to 64"),
+        ("[nats]\nuser = \"u\"", "nats.password: nats.user and nats.password need each other"),
+        (
+            "[nats]\ntoken = \"t\"\nnkey = \"SU\"",
+            "nats.nkey: is given beside nats.token; one of them says who the hub is",
+        ),
+        ("[nats]\ncertificate = \"c\"", "nats.key: nats.certificate and nats.key need each other"),
         ("[node]\nid = \"\"", "node.id: a name has 1 to 128 characters of A-Z a-z 0-9 . _ : -"),
     ] {
         assert_eq!(fault(text, &[]), format!("hub.toml: {expected}"));

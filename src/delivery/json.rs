@@ -5,7 +5,7 @@
 
 use chrono::{DateTime, SecondsFormat};
 
-use super::body::Format;
+use super::body::{Bodies, Format};
 use super::ejson::{put, write_json, write_string};
 use super::frame::{Delivery, Frame, Matched, Progress, Resync, Welcome};
 use crate::cursor::CursorText;
@@ -78,8 +78,16 @@ pub enum Numbered {
 
 /// Appends a change as one line of JSON.
 pub fn write_change(out: &mut Vec<u8>, delivery: &Delivery, numbered: Numbered) {
+    write_with(out, delivery, &delivery.bodies(Format::Json), numbered);
+}
+
+/// Likewise, without its bodies.
+pub fn write_reduced(out: &mut Vec<u8>, delivery: &Delivery, numbered: Numbered) {
+    write_with(out, delivery, &Bodies { reduced: true, ..Bodies::default() }, numbered);
+}
+
+fn write_with(out: &mut Vec<u8>, delivery: &Delivery, bodies: &Bodies, numbered: Numbered) {
     let change = &delivery.change;
-    let bodies = delivery.bodies(Format::Json);
     let scope = delivery.scope();
     out.extend_from_slice(br#"{"partition":"#);
     partition(out, &delivery.partition);
@@ -121,7 +129,7 @@ pub fn write_change(out: &mut Vec<u8>, delivery: &Delivery, numbered: Numbered) 
     out.extend_from_slice(br#","matches":"#);
     list(out, &delivery.matches, write_match);
     out.extend_from_slice(br#","flags":["#);
-    for (index, name) in delivery.flags_with(&bodies).names().enumerate() {
+    for (index, name) in delivery.flags_with(bodies).names().enumerate() {
         put(out, format_args!("{}\"{name}\"", if index > 0 { "," } else { "" }));
     }
     out.extend_from_slice(b"]}");

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod grpc;
 pub mod json;
 pub mod machine;
+pub mod nats;
 pub mod outbox;
 mod projection;
 pub mod receipt;

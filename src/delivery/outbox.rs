@@ -431,6 +431,17 @@ impl Outbox {
         }
     }
 
+    /// Waits until nothing more will be put in. Cancel-safe.
+    pub(super) async fn ending(&self) {
+        loop {
+            let notified = self.filled.notified();
+            if self.lock().closed {
+                return;
+            }
+            notified.await;
+        }
+    }
+
     fn has_message(&self) -> bool {
         let state = self.lock();
         if !state.welcomed {

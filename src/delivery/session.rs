@@ -43,6 +43,18 @@ impl Session {
         self.number
     }
 
+    /// Waits until the session's end has been decided, whatever is still to be taken. Cancel-safe.
+    pub async fn ending(&self) {
+        match &self.feed {
+            Feed::Outbox { outbox, .. } => outbox.ending().await,
+            Feed::Script(frames) => {
+                while !frames.is_closed() {
+                    tokio::task::yield_now().await
+                }
+            }
+        }
+    }
+
     /// The next frames, at least one and about `bytes_max` of bodies at most; waits until there are
     /// some. `None` once the session is over (after its `Closed` frame). Cancel-safe. What has been
     /// returned counts as written: call again only when it has been handed to the connection.

@@ -121,7 +121,7 @@ impl FakeHub {
     /// Takes the next ack and answers it.
     pub(super) async fn ack(&mut self, answer: Result<(), Problem>) -> (String, String) {
         match self.command().await {
-            Command::Ack(gateway, cursor, reply) => {
+            Command::Ack(gateway, cursor, _, reply) => {
                 reply.send(answer).unwrap();
                 (gateway.to_string(), cursor.to_string())
             }

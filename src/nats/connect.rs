@@ -55,7 +55,7 @@ impl std::fmt::Debug for Login {
 }
 
 /// Where the server is, and how it is spoken to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Endpoint {
     /// One address or several, separated by commas: `nats://…`, or `tls://…` for an encrypted connection.
     pub url: String,
@@ -65,6 +65,13 @@ pub struct Endpoint {
     pub ca_file: Option<PathBuf>,
     /// The hub's own certificate and key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+impl std::fmt::Debug for Endpoint {
+    /// Without the address, which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").field("login", &self.login).finish_non_exhaustive()
+    }
 }
 
 /// A connection, and how often it has been made.

@@ -7,7 +7,7 @@ mod stream;
 pub mod subject;
 
 pub use connect::{Endpoint, Login};
-pub use stream::{Kept, Message, Server, State, StreamConfig};
+pub use stream::{Kept, Message, Server, State, Stored, StreamConfig};
 
 /// Why something could not be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

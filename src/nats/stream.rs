@@ -6,7 +6,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{GetStreamErrorKind, PublishErrorKind};
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, LastRawMessageErrorKind, RawMessageErrorKind, RetentionPolicy, StorageType,
 };
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::Trouble;
 use super::connect::{Connection, Endpoint, connect};
-use super::subject::{AFTER_HEADER, CURSOR_HEADER, DELIVERIES, MESSAGE_HEADER};
+use super::subject::{AFTER_HEADER, CURSOR_HEADER, DELIVERIES, MESSAGE_HEADER, SEQUENCE_HEADER};
 
 /// How long an answer is waited for.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -41,6 +41,15 @@ pub struct Server {
     connection: Connection,
     context: jetstream::Context,
     config: StreamConfig,
+}
+
+/// A message is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its number.
+    pub sequence: u64,
+    /// The server knew the id already: it is an earlier message's number.
+    pub is_duplicate: bool,
 }
 
 /// What the stream is now.
@@ -97,6 +106,11 @@ impl Server {
         self.connection.changes.clone()
     }
 
+    /// Whether there is a connection.
+    pub fn is_connected(&self) -> bool {
+        self.connection.client.connection_state() == async_nats::connection::State::Connected
+    }
+
     /// The greatest message that the server takes, headers included.
     pub fn message_bytes_max(&self) -> usize {
         self.connection.client.max_payload()
@@ -111,12 +125,23 @@ impl Server {
             Ok(stream) => stream.cached_info().clone(),
             Err(error) if is_absent(&error) => {
                 let made = self.context.create_stream(self.wanted()).await;
-                made.map_err(|error| unanswered(&error))?.cached_info().clone()
+                made.map_err(|error| self.not_made(&error))?.cached_info().clone()
             }
             Err(error) => return Err(unanswered(&error)),
         };
         self.check(&info.config)?;
         Ok(State { created: info.created.to_string(), last_sequence: info.state.last_sequence })
+    }
+
+    /// The server may have a reason that will not go away by itself.
+    fn not_made(&self, error: &CreateStreamError) -> Trouble {
+        match error.kind() {
+            CreateStreamErrorKind::JetStream(refused) if !is_passing(&refused) => {
+                let name = &self.config.name;
+                Trouble::Misconfigured(format!("the NATS server does not make the stream {name}: {refused}"))
+            }
+            _ => unanswered(error),
+        }
     }
 
     fn wanted(&self) -> Config {
@@ -164,18 +189,28 @@ impl Server {
         if !found.subjects.contains(&all) {
             return wrong(&format!("does not have the subject {all}"), edit(&format!("--subjects '{all}'")));
         }
+        if found.storage != StorageType::File {
+            let anew = format!("it cannot be changed: nats stream rm {name}, and the hub makes it anew");
+            return wrong("is kept in memory, which a restart of the server loses", anew);
+        }
+        if found.max_message_size > 0 {
+            return wrong("takes only messages up to a size of its own", edit("--max-msg-size -1"));
+        }
         if found.no_ack {
             return wrong("does not ack what is published", edit("--ack"));
         }
         Ok(())
     }
 
-    /// Publishes, and waits until the server has stored it. Its number, which is an earlier one's if the server knew
-    /// the id already.
+    /// Publishes, and waits until the server has stored it. Without a connection nothing is handed over that would be
+    /// sent later.
     ///
     /// # Errors
     /// All of [`Trouble`]; after `Unanswered` it may have been stored all the same.
-    pub async fn publish(&self, message: &Message) -> Result<u64, Trouble> {
+    pub async fn publish(&self, message: &Message) -> Result<Stored, Trouble> {
+        if !self.is_connected() {
+            return Err(Trouble::Unanswered("there is no connection".into()));
+        }
         let (subject, payload) = (message.subject.clone(), message.payload.clone());
         let published = self.context.publish_with_headers(subject, headers(message), payload).await;
         let stored = match published {
@@ -183,7 +218,7 @@ impl Server {
             Err(error) => Err(error),
         };
         let error = match stored {
-            Ok(ack) => return Ok(ack.sequence),
+            Ok(ack) => return Ok(Stored { sequence: ack.sequence, is_duplicate: ack.duplicate }),
             Err(error) => error,
         };
         let refused = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
@@ -201,9 +236,16 @@ impl Server {
     }
 
     /// Says something that nobody keeps.
-    pub async fn say(&self, subject: String, payload: Bytes) {
+    /// `sequence` is the number of the last message that was stored before it.
+    pub async fn say(&self, subject: String, sequence: u64, payload: Bytes) {
+        if !self.is_connected() {
+            return;
+        }
         // Nobody waits for it, and the next one says more.
-        let _ = self.connection.client.publish(subject, payload).await;
+        let mut headers = HeaderMap::new();
+        headers.insert(MESSAGE_HEADER, "progress");
+        headers.insert(SEQUENCE_HEADER, sequence.to_string());
+        let _ = self.connection.client.publish_with_headers(subject, headers, payload).await;
     }
 
     /// The newest message on a subject.
@@ -214,7 +256,7 @@ impl Server {
         match self.stream().await?.get_last_raw_message_by_subject(subject).await {
             Ok(message) => Ok(Some(kept(&message))),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(unanswered(&error)),
+            Err(error) => Err(asked(&error)),
         }
     }
 
@@ -226,7 +268,7 @@ impl Server {
         match self.stream().await?.get_first_raw_message_by_subject(subject, 1).await {
             Ok(message) => Ok(Some(kept(&message))),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(unanswered(&error)),
+            Err(error) => Err(asked(&error)),
         }
     }
 
@@ -254,6 +296,23 @@ fn kept(message: &StreamMessage) -> Kept {
 
 fn is_absent(error: &context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Whether a refusal may be over without anybody's doing: servers of a cluster come and go.
+fn is_passing(refused: &jetstream::Error) -> bool {
+    matches!(
+        refused.error_code(),
+        ErrorCode::CLUSTER_NO_PEERS | ErrorCode::CLUSTER_NOT_AVAILABLE | ErrorCode::CLUSTER_NOT_LEADER
+    ) || refused.code() == 503
+}
+
+/// A question about a message failed.
+fn asked(error: &(dyn std::error::Error + 'static)) -> Trouble {
+    let refused = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+    match refused {
+        Some(refused) if refused.error_code() == ErrorCode::STREAM_NOT_FOUND => Trouble::NoStream,
+        _ => unanswered(error),
+    }
 }
 
 fn unanswered(error: &dyn std::error::Error) -> Trouble {

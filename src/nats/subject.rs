@@ -16,6 +16,8 @@ const PROGRESS: &str = "streamer.v1.progress";
 pub const MESSAGE_HEADER: &str = "Streamer-Message";
 /// The header with the cursor that acks the message and everything before it.
 pub const CURSOR_HEADER: &str = "Streamer-Cursor";
+/// The header of progress with the number of the last message in the stream that lies before it.
+pub const SEQUENCE_HEADER: &str = "Streamer-Sequence";
 /// The header with the cursor that the gateway had before the message.
 pub const AFTER_HEADER: &str = "Streamer-After";
 

@@ -61,6 +61,14 @@ metrics! {
     CATCHUPS = "streamer_catchups", Gauge, Count, "Catch-ups in progress.";
     ACKS = "streamer_acks_total", Counter, Count, "Acks that moved a cursor.";
 
+    NATS_PUBLISHES = "streamer_nats_publishes_total", Counter, Count, "Messages handed to NATS, each time that they were.";
+    NATS_RETRIES = "streamer_nats_retries_total", Counter, Count, "Those of them that were handed over again.";
+    NATS_DUPLICATES = "streamer_nats_duplicates_total", Counter, Count, "Messages that the server knew already.";
+    NATS_FULL = "streamer_nats_full_total", Counter, Count, "Messages refused because a gateway has not taken what lies there.";
+    NATS_ACK_TIME = "streamer_nats_ack_seconds", Histogram, Seconds, "From a message's first handing over to the server's ack.";
+    NATS_STREAM_LOSSES = "streamer_nats_stream_losses_total", Counter, Count, "How often the stream was found to have lost messages, or to be another.";
+    NATS_REWINDS = "streamer_nats_rewinds_total", Counter, Count, "Gateways to which something is published again because the stream has lost it.";
+
     STORE_COMMITS = "streamer_store_commits_total", Counter, Count, "Store transactions, by `outcome` (ok, conflict, fenced, unknown, too_large).";
     STORE_COMMIT_TIME = "streamer_store_commit_seconds", Histogram, Seconds, "Time of a store transaction.";
 

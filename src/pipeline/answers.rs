@@ -8,13 +8,11 @@ use std::sync::Arc;
 use metrics::{counter, gauge};
 
 use super::Partition;
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, CursorText};
 use crate::delivery::machine::{Answer, Waiter};
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
-use crate::handle::{
-    Command, Compiled, CursorTarget, DeliveryMode, Lag, PartitionView, Registered, Reply, SubscriptionView,
-};
+use crate::handle::{Command, Compiled, CursorTarget, Lag, Mark, PartitionView, Registered, Reply, SubscriptionView};
 use crate::matching::Difference;
 use crate::observe::metrics as names;
 use crate::position::{ClusterTime, Epoch, Position};
@@ -53,8 +51,8 @@ impl Partition {
             match command {
                 Command::Partitions(reply) => drop(reply.send(vec![self.partition_view()])),
                 Command::Disconnect { gateway, session } => self.machine.on_disconnect(&gateway, session),
-                Command::Ack(gateway, cursor, reply) => {
-                    drop(reply.send(self.machine.on_ack(&gateway, cursor.as_str())));
+                Command::Ack(gateway, cursor, mark, reply) => {
+                    drop(reply.send(self.acked(&gateway, &cursor, mark)));
                 }
                 _ => {}
             }
@@ -77,6 +75,10 @@ impl Partition {
             Command::DeleteGateway(gateway, reply) => {
                 let waiter = self.waiting.add(Caller::Done(reply));
                 self.machine.on_remove_gateway(&gateway, waiter);
+            }
+            Command::SetDelivery(gateway, mode, reply) => {
+                let waiter = self.waiting.add(Caller::Done(reply));
+                self.machine.on_serve(&gateway, mode, waiter);
             }
             Command::Open(hello, reply) => {
                 self.openings.push((hello, reply));
@@ -161,11 +163,11 @@ impl Partition {
                 let renewed = self.machine.on_renew_gateway(&gateway, named);
                 drop(reply.send(renewed.map(|(renewed, _)| renewed)));
             }
-            Command::SetDelivery(gateway, mode, reply) => drop(reply.send(set_delivery(&gateway, mode))),
             Command::Gateways(reply) => drop(reply.send(self.machine.gateways())),
             Command::Gateway(gateway, reply) => drop(reply.send(self.machine.gateway(&gateway))),
             Command::ParkGateway(gateway, reply) => drop(reply.send(self.machine.on_park_gateway(&gateway))),
-            Command::Ack(gateway, cursor, reply) => drop(reply.send(self.machine.on_ack(&gateway, cursor.as_str()))),
+            Command::Ack(gateway, cursor, mark, reply) => drop(reply.send(self.acked(&gateway, &cursor, mark))),
+            Command::Unserved(max, reply) => drop(reply.send(self.machine.unserved(max))),
             Command::Explain(query, reply) => drop(reply.send(self.machine.explain(&query))),
             Command::Partitions(reply) => drop(reply.send(vec![self.partition_view()])),
             Command::Pause(pause, reply) => {
@@ -178,7 +180,15 @@ impl Partition {
             | Command::Unregister(..)
             | Command::DeleteGateway(..)
             | Command::SetCursor(..)
+            | Command::SetDelivery(..)
             | Command::Open(..) => unreachable!("handled by its caller"),
+        }
+    }
+
+    fn acked(&mut self, gateway: &GatewayId, cursor: &CursorText, mark: Option<Mark>) -> Result<(), Problem> {
+        match mark {
+            Some(mark) => self.machine.on_ack_kept(gateway, cursor.as_str(), mark),
+            None => self.machine.on_ack(gateway, cursor.as_str()),
         }
     }
 
@@ -331,15 +341,5 @@ impl Partition {
     fn headroom_seconds(&self) -> Option<f64> {
         let checkpoint = f64::from(self.machine.checkpoint().time.seconds());
         self.oldest().map(|oldest| checkpoint - f64::from(oldest.seconds()))
-    }
-}
-
-fn set_delivery(gateway: &GatewayId, mode: DeliveryMode) -> Result<(), Problem> {
-    match mode {
-        DeliveryMode::Stream => Ok(()),
-        DeliveryMode::Nats => {
-            let detail = format!("gateway {gateway}: this version does not deliver by NATS yet");
-            Err(Problem::new(Code::InvalidRequest, detail).at("delivery"))
-        }
     }
 }

@@ -44,6 +44,7 @@ fn machine() -> MachineConfig {
         quota_tenant: 10,
         quota_global: 10,
         park_seconds: 60,
+        nats_gateways: Vec::new(),
         bloom: BloomUse::default(),
         shadow_every: 1,
         seed: 1,

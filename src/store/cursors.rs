@@ -37,6 +37,9 @@ pub struct CursorRecord {
     /// Nothing was unacked when this was written: up to the checkpoint, if that is later, there was
     /// nothing for this gateway, or the page would have been written anew before the checkpoint.
     pub quiet: bool,
+    /// What a transport that keeps messages noted with its last ack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
 }
 
 /// One page.
@@ -61,6 +64,7 @@ impl CursorRecord {
             known: place.known,
             unfinished: place.unfinished.iter().map(|(revision, position)| (revision.0, *position)).collect(),
             quiet,
+            mark: None,
         }
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Key, Revision};
 use crate::change::ResyncReason;
 use crate::position::Position;
-use crate::subscription::GatewayId;
+use crate::subscription::{DeliveryMode, GatewayId};
 
 /// A gateway as stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct GatewayRecord {
     /// Where an operator last moved it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
+    /// How it is served, where an operator has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<DeliveryMode>,
     /// Tells one write from every other with the same content.
     pub write: u64,
 }

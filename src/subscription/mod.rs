@@ -10,6 +10,6 @@ mod read;
 mod value;
 mod write;
 
-pub use model::{FilterTerm, Interval, Operations, Operator, Path, Spec, StartAt};
+pub use model::{DeliveryMode, FilterTerm, Interval, Operations, Operator, Path, Spec, StartAt};
 pub use names::{GatewayId, Name, SubscriptionId, SubscriptionKey};
 pub(crate) use read::operation_time;

@@ -7,10 +7,31 @@ use std::fmt;
 use std::sync::Arc;
 
 use bson::Bson;
+use serde::{Deserialize, Serialize};
 
 use super::names::{GatewayId, SubscriptionId, SubscriptionKey};
 use crate::change::Operation;
 use crate::position::{ClusterTime, Position};
+
+/// How a gateway is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryMode {
+    /// gRPC or SSE.
+    Stream,
+    /// NATS JetStream.
+    Nats,
+}
+
+impl DeliveryMode {
+    /// The name in `PUT /v1/gateways/{g}`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Nats => "nats",
+        }
+    }
+}
 
 /// A dotted path, in steps. A number is a key on a map and an index on an array.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -37,6 +37,7 @@ fn config() -> MachineConfig {
         quota_tenant: 10,
         quota_global: 10,
         park_seconds: 60,
+        nats_gateways: Vec::new(),
         bloom: BloomUse::default(),
         shadow_every: 0,
         seed: 1,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use streamer::cmd::rig::{self, Nats};
 use streamer::nats::subject;
-use streamer::nats::{Endpoint, Kept, Login, Message, Server, State, StreamConfig, Trouble};
+use streamer::nats::{Endpoint, Kept, Login, Message, Server, State, Stored, StreamConfig, Trouble};
 use streamer::position::PartitionId;
 use streamer::subscription::{GatewayId, Name};
 use tempfile::TempDir;
@@ -27,7 +27,10 @@ fn config() -> StreamConfig {
 
 async fn connect(nats: &Nats, login: Login) -> Server {
     let endpoint = Endpoint { url: nats.url(), login, ..Endpoint::default() };
-    Server::connect(&endpoint, config()).await.unwrap()
+    let server = Server::connect(&endpoint, config()).await.unwrap();
+    // One that is refused says so when it is asked.
+    let _ = tokio::time::timeout(Duration::from_secs(1), server.changes().changed()).await;
+    server
 }
 
 fn gateway(name: &str) -> GatewayId {
@@ -50,12 +53,16 @@ fn message(name: &str, number: u32) -> Message {
     }
 }
 
+fn new(sequence: u64) -> Stored {
+    Stored { sequence, is_duplicate: false }
+}
+
 /// Tries until it is done, as a publisher does.
 async fn publish(server: &Server, message: &Message) -> u64 {
     let trying = async {
         loop {
             match server.publish(message).await {
-                Ok(sequence) => return sequence,
+                Ok(stored) => return stored.sequence,
                 Err(Trouble::NoStream) => drop(ensured(server).await),
                 Err(Trouble::Unanswered(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
                 Err(trouble) => panic!("{trouble}"),
@@ -110,16 +117,17 @@ async fn the_stream_is_made_if_absent_and_keeps_what_nobody_has_taken() {
     assert_eq!(ensured(&server).await, made);
     assert_eq!((server.first(&subject_of("a")).await, server.last(&subject_of("a")).await), (Ok(None), Ok(None)));
     for number in 1..=3 {
-        assert_eq!(server.publish(&message("a", number)).await, Ok(u64::from(number)));
+        assert_eq!(server.publish(&message("a", number)).await, Ok(new(u64::from(number))));
     }
-    assert_eq!(server.publish(&message("a", 2)).await, Ok(2), "what it knows already it says again");
+    let again = Stored { is_duplicate: true, ..new(2) };
+    assert_eq!(server.publish(&message("a", 2)).await, Ok(again), "what it knows already it says again");
     // Full for one, and for nobody else.
     let full = server.publish(&message("a", 4)).await;
     assert!(matches!(full, Err(Trouble::Full(_))), "{full:?}");
-    assert_eq!(server.publish(&message("b", 1)).await, Ok(4));
+    assert_eq!(server.publish(&message("b", 1)).await, Ok(new(4)));
     take(&nats, "a", 2).await;
     assert_eq!(server.first(&subject_of("a")).await, Ok(kept(3, 3)));
-    assert_eq!(server.publish(&message("a", 4)).await, Ok(5));
+    assert_eq!(server.publish(&message("a", 4)).await, Ok(new(5)));
     assert_eq!(server.last(&subject_of("a")).await, Ok(kept(5, 4)));
     take(&nats, "a", 2).await;
     assert_eq!((server.first(&subject_of("a")).await, server.last(&subject_of("a")).await), (Ok(None), Ok(None)));
@@ -149,6 +157,8 @@ async fn a_stream_that_would_lose_messages_is_refused_with_what_mends_it() {
         (stream::Config { discard_new_per_subject: false, ..right.clone() }, "--discard-per-subject"),
         (stream::Config { max_age: Duration::from_secs(9), ..right.clone() }, "--max-age 0"),
         (stream::Config { subjects: vec!["streamer.v1.deliver.a.>".into()], ..right.clone() }, "--subjects"),
+        (stream::Config { storage: stream::StorageType::Memory, ..right.clone() }, "nats stream rm STREAMER"),
+        (stream::Config { max_message_size: 1_000, ..right.clone() }, "--max-msg-size -1"),
         (stream::Config { no_ack: true, ..right.clone() }, "--ack"),
     ];
     for (config, mends) in wrong {
@@ -218,7 +228,7 @@ async fn a_message_that_the_server_does_not_take_is_known_beforehand() {
     assert_eq!(server.message_bytes_max(), 4096);
     let large = Message { payload: Bytes::from(vec![b'x'; 4096]), ..message("a", 1) };
     assert_eq!(server.publish(&large).await, Err(Trouble::TooLarge));
-    assert_eq!(server.publish(&message("a", 1)).await, Ok(1));
+    assert_eq!(server.publish(&message("a", 1)).await, Ok(new(1)));
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ async fn hub(mut commands: mpsc::Receiver<Command>) -> Vec<String> {
                 frames.send((1..=3).map(change).collect()).await.unwrap();
                 session = Some(frames);
             }
-            Command::Ack(gateway, cursor, reply) => {
+            Command::Ack(gateway, cursor, _, reply) => {
                 assert_eq!(gateway.as_str(), "py-1");
                 acks.push(cursor.to_string());
                 reply.send(Ok(())).unwrap();

@@ -127,6 +127,7 @@ impl Model {
             cursor: connected.then(|| CursorText("c".into())),
             lag: Lag { seconds: connected.then_some(0.5), changes: None },
             outbox_bytes: 10,
+            delivery: DeliveryMode::Stream,
             session: connected.then(|| SessionView { transport: "sse", since: at(0), node: "hub-1".into() }),
         })
     }
@@ -211,15 +212,8 @@ impl Model {
             Command::Subscriptions(query, reply) => drop(reply.send(self.page(&query))),
             Command::Renew(key, reply) => drop(reply.send(self.find(&key).map(|view| view.expires_at))),
             Command::RenewGateway(gateway, named, reply) => drop(reply.send(self.renew_gateway(&gateway, named))),
-            Command::SetDelivery(gateway, mode, reply) => {
-                let served = match mode {
-                    DeliveryMode::Stream => Ok(()),
-                    DeliveryMode::Nats => {
-                        Err(Problem::new(Code::InvalidRequest, "NATS is not served yet").at("delivery"))
-                    }
-                };
-                let _ = reply.send(demanded(&gateway).and(served));
-            }
+            Command::SetDelivery(gateway, _, reply) => drop(reply.send(demanded(&gateway))),
+            Command::Unserved(_, reply) => drop(reply.send(Vec::new())),
             Command::Gateways(reply) => drop(reply.send(self.gateways())),
             Command::Gateway(gateway, reply) => drop(reply.send(self.gateway(&gateway))),
             Command::DeleteGateway(gateway, reply) => {
@@ -230,7 +224,7 @@ impl Model {
             Command::ParkGateway(gateway, reply) => drop(reply.send(self.gateway(&gateway).map(|_| ()))),
             Command::SetCursor(gateway, _, reply) => drop(reply.send(self.gateway(&gateway).map(|_| ()))),
             Command::Open(hello, reply) => drop(reply.send(Self::open(hello))),
-            Command::Ack(gateway, cursor, reply) => {
+            Command::Ack(gateway, cursor, _, reply) => {
                 let mine = if cursor.as_str().starts_with("mine") {
                     Ok(())
                 } else {

@@ -162,7 +162,7 @@ async fn a_gateway_is_seen_steered_and_removed() {
     }
     let connected = json!({
         "gatewayId": "gw-1", "state": "live", "subscriptions": 2, "cursor": "c",
-        "lag": {"seconds": 0.5, "changes": null}, "outboxBytes": 10,
+        "lag": {"seconds": 0.5, "changes": null}, "outboxBytes": 10, "delivery": "stream",
         "session": {"transport": "sse", "since": "2025-11-21T01:53:20.000Z", "node": "hub-1"}
     });
     let list = api.call("GET", "/v1/gateways").await;
@@ -184,7 +184,9 @@ async fn a_gateway_is_seen_steered_and_removed() {
     let served = api.call_with("PUT", "/v1/gateways/gw-1", &json!({"delivery": "stream"})).await;
     assert_eq!((served.status, served.json), (200, json!({"gatewayId": "gw-1", "delivery": "stream"})));
     let nats = api.call_with("PUT", "/v1/gateways/gw-1", &json!({"delivery": "nats"})).await;
-    assert_eq!(nats.problem(), (422, "INVALID_REQUEST", Some("delivery")));
+    assert_eq!((nats.status, nats.json), (200, json!({"gatewayId": "gw-1", "delivery": "nats"})));
+    let other = api.call_with("PUT", "/v1/gateways/gw-1", &json!({"delivery": "mail"})).await;
+    assert_eq!(other.problem(), (422, "INVALID_REQUEST", Some("delivery")));
 
     let cursor = "/v1/gateways/gw-1/cursor";
     for target in [

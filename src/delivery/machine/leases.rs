@@ -14,7 +14,7 @@ use crate::cursor::Place;
 use crate::delivery::frame::Expired;
 use crate::delivery::outbox::Item;
 use crate::error::{Code, Problem};
-use crate::handle::Renewed;
+use crate::handle::{DeliveryMode, Renewed};
 use crate::limits;
 use crate::matching::SubscriptionIndex;
 use crate::store::Revision;
@@ -163,7 +163,9 @@ impl Machine {
         let is_over = |sub: &Sub| matches!(sub.parked, Some((_, _, at_ms)) if at_ms < before_ms);
         let mut gone = BTreeSet::new();
         for (index, gateway) in &mut self.gateways {
-            let is_away = gateway.session.is_none() && gateway.record == RecordState::Free;
+            // A publisher's session says nothing of its gateway.
+            let is_there = gateway.session.as_ref().is_some_and(|it| it.transport.mode() == DeliveryMode::Stream);
+            let is_away = !is_there && gateway.record == RecordState::Free;
             let is_empty = gateway.subs.is_empty();
             if !is_away || !is_empty {
                 gateway.idle = None;

@@ -98,6 +98,7 @@ impl Machine {
         gateway.presented = record.presented;
         gateway.owed = record.owed;
         gateway.moved = record.moved;
+        gateway.delivery = record.delivery;
         // Until a cursor says otherwise nothing is known to have been taken.
         gateway.place = Place::default();
         gateway.quiet = false;
@@ -187,21 +188,23 @@ impl Machine {
             gateway.place = record.place();
             gateway.quiet = record.quiet;
             gateway.page_knows = record.moved;
+            gateway.mark = record.mark.map(Into::into);
         }
         Ok(())
     }
 
     /// A cursor that was presented, and that no page knew of yet.
     fn load_presented(&mut self, index: GatewayIndex) {
-        let partition = &self.config.partition;
-        let gateway = &mut self.gateways[index.0];
+        let gateway = &self.gateways[index.0];
         let Some(cursor) = gateway.presented.as_ref().and_then(|text| Cursor::decode(text).ok()) else { return };
-        let Some(place) = cursor.places.get(partition) else { return };
+        let Some(place) = cursor.places.get(&self.config.partition) else { return };
         if gateway.quiet && cursor.serial >= gateway.serial && place.position <= gateway.place.position {
             return;
         }
+        let place = self.place_of(index, cursor.serial, place);
+        let gateway = &mut self.gateways[index.0];
         gateway.serial = cursor.serial;
-        gateway.place = place.clone();
+        gateway.place = place;
         gateway.quiet = false;
         gateway.dirty = true;
     }

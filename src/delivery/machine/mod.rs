@@ -11,6 +11,7 @@
 //! - `sessions.rs`, `lane.rs`, `catchup.rs`, `rides.rs`: how gateways get from where they stand to the live tail;
 //!   `moved.rs`: how an operator moves them; `owed.rs`: what they are told first, where they do not stand
 //!   where they thought;
+//! - `serve.rs`: by which kind of transport;
 //! - `relief.rs`: who is cut so that memory stays bounded;
 //! - `progress.rs`: what is durable: acks, quiet gateways, floors, pages and the checkpoint;
 //! - `load.rs`: from the store; `views.rs`: answers; `mistakes.rs`: for the simulation to find.
@@ -31,6 +32,7 @@ mod relief;
 mod removal;
 mod replace;
 mod rides;
+mod serve;
 mod sessions;
 mod state;
 mod views;
@@ -43,6 +45,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use slab::Slab;
 use tokio::sync::Notify;
+use wildmatch::WildMatch;
 
 use self::compose::{advancing, compose, concerned, resync_item};
 use self::state::{Gateway, GatewayIndex, PageState, Sub, SubLane, WriteKind};
@@ -96,6 +99,8 @@ pub struct MachineConfig {
     pub quota_global: usize,
     /// How long a parked subscription is remembered.
     pub park_seconds: u64,
+    /// Patterns of the names of gateways that NATS serves unless an operator has said otherwise.
+    pub nats_gateways: Vec<WildMatch>,
     /// When matching has a Bloom filter.
     pub bloom: BloomUse,
     /// Every so manyth change is matched a second time by the reference; none if 0.

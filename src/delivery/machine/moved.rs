@@ -103,9 +103,25 @@ impl Machine {
         let Some(moved) = gateway.moved.filter(|moved| serial.session < moved.since) else { return false };
         // No message carries the number that the move took.
         let is_taken_up = gateway.serial.session != moved.since;
-        let is_behind = self.in_epoch(place.clone()).lowest() < self.effective(index).lowest();
+        let is_behind = self.in_epoch(place.clone()).lowest() < self.effective(index).position;
         let is_rewind = is_taken_up && is_behind;
         !(is_rewind || self.broken(Mistake::OldCursorUndoesMove))
+    }
+
+    /// Where a cursor leads. One from before an operator's move is behind for some subscriptions and may be ahead of
+    /// the move for others: of each the gateway has no more than either says.
+    pub(super) fn place_of(&self, index: GatewayIndex, serial: Serial, place: &Place) -> Place {
+        let gateway = &self.gateways[index.0];
+        let is_before = gateway.moved.is_some_and(|moved| serial.session < moved.since);
+        if !is_before || self.broken(Mistake::OldCursorUndoesMove) {
+            return place.clone();
+        }
+        let (mut place, stored) = (self.in_epoch(place.clone()), self.effective(index));
+        for (revision, position) in stored.unfinished {
+            let entry = place.unfinished.entry(revision).or_insert(position);
+            *entry = (*entry).min(position);
+        }
+        Place { position: place.position.min(stored.position), known: place.known.min(stored.known), ..place }
     }
 
     /// Up to where what is delivered may have been delivered before an operator's rewind. Who has been

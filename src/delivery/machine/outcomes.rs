@@ -73,6 +73,7 @@ impl Machine {
             WriteKind::Move { gateway, request, moved, owed } => {
                 self.on_moved(gateway, &request, (moved, owed), revision);
             }
+            WriteKind::Serve(index, request) => self.on_served(index, request, revision),
             WriteKind::Page(page, presented) => self.on_page_written(page, &presented, revision),
             WriteKind::Checkpoint(position) => self.on_checkpoint_written(position, revision),
             WriteKind::Replace(_) => unreachable!("handled by its caller"),
@@ -105,6 +106,7 @@ impl Machine {
                 self.next_request(index);
             }
             WriteKind::Move { gateway, request, .. } => self.on_move_refused(gateway, &request, error),
+            WriteKind::Serve(index, request) => self.on_serve_refused(index, request, error),
             WriteKind::RemoveGateway { .. } | WriteKind::Page(..) | WriteKind::Checkpoint(_) => {
                 assert!(
                     matches!(error, CommitError::Fenced | CommitError::Unknown(_)),
@@ -134,6 +136,7 @@ impl Machine {
             Some(
                 WriteKind::Open(index, _)
                 | WriteKind::Move { gateway: index, .. }
+                | WriteKind::Serve(index, _)
                 | WriteKind::Create { born: Some(index), .. },
             ) => vec![*index],
             Some(WriteKind::Page(_, presented)) => presented.clone(),
@@ -145,6 +148,7 @@ impl Machine {
         let of_record = match self.writes.get_mut(&id) {
             Some(WriteKind::Open(_, request)) => Some((request.waiter, &mut request.abandoned)),
             Some(WriteKind::Move { request, .. }) => Some((request.waiter, &mut request.abandoned)),
+            Some(WriteKind::Serve(_, request)) => Some((request.waiter, &mut request.abandoned)),
             _ => None,
         };
         if let Some((waiter, abandoned)) = of_record {

@@ -11,6 +11,7 @@ use super::state::{GatewayIndex, PageState, RecordState, Sub, WriteKind};
 use super::{Checkpointed, Machine, Mistake};
 use crate::cursor::{Cursor, Place, Serial};
 use crate::error::{Code, Problem};
+use crate::handle::Mark;
 use crate::limits;
 use crate::position::{ClusterTime, Position};
 use crate::store::checkpoint::{self, CheckpointRecord};
@@ -35,9 +36,37 @@ impl CheckpointState {
     }
 }
 
+/// What an ack says.
+enum Acked {
+    /// More than was known.
+    News(GatewayIndex),
+    /// What was known.
+    Again(GatewayIndex),
+    /// Less.
+    Before,
+}
+
 impl Machine {
     /// Takes an ack. Acks of superseded sessions are ignored; those of another gateway are refused.
     pub fn on_ack(&mut self, id: &GatewayId, cursor: &str) -> Result<(), Problem> {
+        if let Acked::News(index) = self.acked(id, cursor)? {
+            self.gateways[index.0].renewed = self.clock.now();
+        }
+        Ok(())
+    }
+
+    /// Takes an ack of what keeps a gateway's messages, with what it notes. The gateway itself has said nothing, so
+    /// its leases are as they were.
+    pub fn on_ack_kept(&mut self, id: &GatewayId, cursor: &str, mark: Mark) -> Result<(), Problem> {
+        if let Acked::News(index) | Acked::Again(index) = self.acked(id, cursor)? {
+            let gateway = &mut self.gateways[index.0];
+            gateway.mark = Some(mark);
+            gateway.dirty = true;
+        }
+        Ok(())
+    }
+
+    fn acked(&mut self, id: &GatewayId, cursor: &str) -> Result<Acked, Problem> {
         let invalid = |detail: &str| Problem::new(Code::InvalidCursor, detail);
         let cursor = Cursor::decode(cursor).map_err(|error| invalid(&error.to_string()))?;
         let index =
@@ -54,7 +83,7 @@ impl Machine {
         let is_newest = cursor.serial.session == gateway.sessions;
         let is_news = is_newest && cursor.serial > gateway.serial;
         if !(is_news || dead_counts) {
-            return Ok(());
+            return Ok(if cursor.serial == gateway.serial { Acked::Again(index) } else { Acked::Before });
         }
         if let Some(session) = &gateway.session
             && is_newest
@@ -65,8 +94,7 @@ impl Machine {
             session.outbox.acked(cursor.serial.written);
         }
         self.take_ack(index, cursor.serial, place.clone());
-        self.gateways[index.0].renewed = self.clock.now();
-        Ok(())
+        Ok(Acked::News(index))
     }
 
     fn take_ack(&mut self, index: GatewayIndex, serial: Serial, place: Place) {
@@ -218,6 +246,7 @@ impl Machine {
                 let place = if gateway.quiet { self.effective(GatewayIndex(index)) } else { gateway.place.clone() };
                 let moved = gateway.moved.map_or(0, |moved| moved.since);
                 let record = CursorRecord::new(gateway.incarnation, gateway.serial, &place, gateway.quiet, moved);
+                let record = CursorRecord { mark: gateway.mark.as_deref().map(str::to_owned), ..record };
                 content.cursors.insert(gateway.id.to_string(), record);
                 if gateway.presented.is_some() && gateway.record == RecordState::Free && gateway.removing.is_none() {
                     presented.push(GatewayIndex(index));

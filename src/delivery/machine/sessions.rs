@@ -43,9 +43,8 @@ impl Machine {
             Ok(cursor) => cursor,
             Err(error) => return self.answer(waiter, Err(Problem::new(Code::InvalidCursor, error.to_string()))),
         };
-        if self.gateways.len() >= limits::gateways_max && !self.gateway_ids.contains_key(&hello.gateway) {
-            let detail = format!("the hub knows {} gateways, as many as it may", limits::gateways_max);
-            return self.answer(waiter, Err(Problem::new(Code::GlobalQuotaExceeded, detail).retry_after(60)));
+        if let Err(problem) = self.check_room(&hello.gateway) {
+            return self.answer(waiter, Err(problem));
         }
         let index = self.gateway_or_new(&hello.gateway);
         let request = OpenRequest { hello, waiter, cursor, owed: None, abandoned: false };
@@ -69,6 +68,15 @@ impl Machine {
         self.next_request(index);
     }
 
+    /// Refuses a gateway that is not known where there are as many as there may be.
+    pub(super) fn check_room(&self, id: &GatewayId) -> Result<(), Problem> {
+        if self.gateways.len() < limits::gateways_max || self.gateway_ids.contains_key(id) {
+            return Ok(());
+        }
+        let detail = format!("the hub knows {} gateways, as many as it may", limits::gateways_max);
+        Err(Problem::new(Code::GlobalQuotaExceeded, detail).retry_after(60))
+    }
+
     /// The store does not say what came of a write to this gateway's record: nobody waits for it.
     pub(super) fn doubt_record(&mut self, index: GatewayIndex) {
         self.gateways[index.0].record = RecordState::Doubtful;
@@ -88,10 +96,16 @@ impl Machine {
         match request {
             RecordRequest::Open(request) => self.write_open(index, request),
             RecordRequest::Move(request) => self.write_move(index, request),
+            RecordRequest::Serve(request) => self.write_serve(index, request),
         }
     }
 
     fn write_open(&mut self, index: GatewayIndex, mut request: OpenRequest) {
+        if let Err(problem) = self.check_mode(index, request.hello.transport.mode()) {
+            self.gateways[index.0].record = RecordState::Free;
+            self.answer(request.waiter, Err(problem));
+            return self.next_request(index);
+        }
         request.owed = self.owed_by_next(index, request.cursor.as_ref());
         let own = self.own(index, request.cursor.as_ref());
         let has_a_say = own.is_some();
@@ -114,7 +128,8 @@ impl Machine {
         moved: Option<Moved>,
     ) -> GatewayRecord {
         let incarnation = Some(self.gateways[index.0].incarnation).filter(|born| *born != Revision(0));
-        GatewayRecord { incarnation, sessions, presented, owed, moved, write: 0 }
+        let delivery = self.gateways[index.0].delivery;
+        GatewayRecord { incarnation, sessions, presented, owed, moved, delivery, write: 0 }
     }
 
     pub(super) fn record_write_of(&mut self, index: GatewayIndex, record: &GatewayRecord) -> Write {
@@ -152,6 +167,8 @@ impl Machine {
             owed: None,
             moved: None,
             page_knows: 0,
+            delivery: None,
+            mark: None,
             removing: None,
         }));
         self.gateway_ids.insert(id.clone(), index);
@@ -249,7 +266,7 @@ impl Machine {
             Some((serial, place))
                 if !(gateway.quiet && serial >= gateway.serial && place.position <= stored.position) =>
             {
-                (place.clone(), true)
+                (self.place_of(index, serial, place), true)
             }
             _ => (stored, false),
         }

@@ -10,7 +10,7 @@ use super::{Waiter, WriteId};
 use crate::clock::Instant;
 use crate::cursor::{Place, Serial};
 use crate::delivery::outbox::{LaneName, Outbox, Withheld};
-use crate::handle::{Hello, Transport};
+use crate::handle::{DeliveryMode, Hello, Mark, Transport};
 use crate::matching::{Filter, SubscriptionIndex};
 use crate::position::Position;
 use crate::store::Revision;
@@ -173,6 +173,10 @@ pub(super) struct Gateway {
     /// Where an operator last moved it, and which move its page knows of.
     pub(super) moved: Option<Moved>,
     pub(super) page_knows: u64,
+    /// How it is served, where an operator has said so.
+    pub(super) delivery: Option<DeliveryMode>,
+    /// What its publisher noted with its last ack.
+    pub(super) mark: Option<Mark>,
     pub(super) removing: Option<Removal>,
 }
 
@@ -222,6 +226,7 @@ pub(super) enum WriteKind {
         moved: Moved,
         owed: Option<Owed>,
     },
+    Serve(GatewayIndex, ServeRequest),
     /// A page of cursors, and the gateways of whose records it makes the presented cursor needless.
     Page(u16, Vec<GatewayIndex>),
     Checkpoint(Position),
@@ -232,6 +237,7 @@ pub(super) enum WriteKind {
 pub(super) enum RecordRequest {
     Open(OpenRequest),
     Move(MoveRequest),
+    Serve(ServeRequest),
 }
 
 impl RecordRequest {
@@ -239,8 +245,18 @@ impl RecordRequest {
         match self {
             Self::Open(request) => request.waiter,
             Self::Move(request) => request.waiter,
+            Self::Serve(request) => request.waiter,
         }
     }
+}
+
+/// To be served otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ServeRequest {
+    pub(super) mode: DeliveryMode,
+    pub(super) waiter: Waiter,
+    /// The caller has been told that the store does not answer.
+    pub(super) abandoned: bool,
 }
 
 #[derive(Debug)]

@@ -141,6 +141,7 @@ impl Machine {
             subscriptions: gateway.subs.len() as u64,
             cursor: Some(cursor.encode()),
             lag: Lag { seconds: Some(behind), changes },
+            delivery: self.mode(index),
             outbox_bytes: gateway.session.as_ref().map_or(0, |session| session.outbox.bytes() as u64),
             session: gateway.session.as_ref().map(|session| SessionView {
                 transport: session.transport.name(),

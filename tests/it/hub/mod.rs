@@ -9,6 +9,7 @@ mod history;
 mod idle;
 mod lifecycle;
 mod moved;
+mod nats;
 mod outage;
 mod python;
 mod refusals;

@@ -23,6 +23,12 @@ const SEEDS_DEFAULT: u64 = 10_000;
 /// By then a mistake has shown itself, or the simulation is blind to it.
 const SEEDS_FOR_A_MISTAKE: u64 = 10_000;
 
+/// Found in runs over many more seeds than are tried each time.
+const ONCE_BROKEN: [u64; 1] = [
+    // A cursor from before an operator's move, behind what has been taken since but for a catch-up.
+    88_627,
+];
+
 fn seeds() -> (u64, u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match number("STREAMER_SIM_SEED") {
@@ -72,7 +78,8 @@ fn first_failure(from: u64, to: u64, mistake: Option<Mistake>) -> Option<(u64, S
 #[test]
 fn every_interleaving_keeps_the_contract() {
     let (from, to) = seeds();
-    if let Some((seed, broken)) = first_failure(from, to, None) {
+    let found = ONCE_BROKEN.into_iter().find_map(|seed| first_failure(seed, seed + 1, None));
+    if let Some((seed, broken)) = found.or_else(|| first_failure(from, to, None)) {
         panic!("seed {seed}: {broken}");
     }
 }

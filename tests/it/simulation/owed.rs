@@ -58,6 +58,7 @@ impl Hub {
             quota_tenant: 100,
             quota_global: 100,
             park_seconds: 1_000_000,
+            nats_gateways: Vec::new(),
             bloom: BloomUse::Off,
             shadow_every: 0,
             seed: 1,

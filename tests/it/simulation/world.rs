@@ -116,6 +116,7 @@ impl World {
             quota_tenant: 100,
             quota_global: 100,
             park_seconds: 1_000_000,
+            nats_gateways: Vec::new(),
             bloom: BloomUse::From(0),
             shadow_every: 7,
             seed,

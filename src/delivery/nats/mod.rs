@@ -1,0 +1,141 @@
+//! Delivery by NATS JetStream.
+//!
+//! Owns the publishers: one for each gateway that is served by NATS and has something to be told, whose session is
+//! one like any other and whose acks are the server's (`docs/decisions/0006-jetstream.md`). Knows the server as
+//! `crate::nats` shows it.
+//!
+//! - `publisher.rs`: one session; `pack.rs`: frames as messages;
+//! - `outlet.rs`: a connection, and when it may be published on; `mark.rs`: how a stream that has gone back is found out.
+
+mod mark;
+mod outlet;
+mod pack;
+mod publisher;
+
+use std::collections::HashSet;
+use std::hash::Hasher;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use self::mark::Checks;
+use self::outlet::Outlet;
+use self::publisher::{End, Publisher};
+use crate::clock::Clock;
+use crate::handle::{HubHandle, Unserved};
+use crate::limits;
+use crate::nats::{Endpoint, Server, StreamConfig, Trouble};
+use crate::observe::health::Component;
+use crate::position::PartitionId;
+use crate::subscription::GatewayId;
+use crate::tasks::{Kind, Tasks};
+
+/// How often it is looked who waits for a publisher.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Before a gateway whose publisher could not publish is given another.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What publishers are made of.
+pub struct Publishers {
+    /// Opens their sessions.
+    pub hub: HubHandle,
+    /// Starts them.
+    pub tasks: Tasks,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Says how the server fares.
+    pub health: Component,
+    /// Where the server is.
+    pub endpoint: Endpoint,
+    /// What the stream is, if it has to be made.
+    pub stream: StreamConfig,
+    /// How many connections share the gateways.
+    pub connections: usize,
+    /// Whose deliveries they are.
+    pub partition: PartitionId,
+}
+
+impl Publishers {
+    /// Gives publishers to those who wait for one, until shutdown. Connects when the first one does.
+    pub async fn run(self) {
+        let shutdown = self.tasks.shutdown_token();
+        let this = Arc::new(self);
+        let serving: Arc<Mutex<HashSet<GatewayId>>> = Arc::default();
+        let mut outlets: Vec<Arc<Outlet>> = Vec::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = sleep(LOOK_EVERY) => {}
+            }
+            // Nobody owns the partition at the moment, or there is nothing to do.
+            let Ok(unserved) = this.hub.unserved(limits::nats_publishers_at_once_max).await else { continue };
+            let is_new = |it: &Unserved| !lock(&serving).contains(&it.gateway);
+            let unserved: Vec<Unserved> = unserved.into_iter().filter(is_new).collect();
+            if unserved.is_empty() {
+                continue;
+            }
+            if outlets.is_empty() {
+                match this.connect().await {
+                    Ok(made) => outlets = made,
+                    Err(trouble) => {
+                        tracing::error!(%trouble, "gateways wait for NATS");
+                        this.health.degraded(trouble.to_string());
+                        sleep(PAUSE).await;
+                        continue;
+                    }
+                }
+            }
+            for one in unserved {
+                let outlet = Arc::clone(&outlets[share(&one.gateway, outlets.len())]);
+                lock(&serving).insert(one.gateway.clone());
+                let (this, serving) = (Arc::clone(&this), Arc::clone(&serving));
+                let name = format!("publisher of {}", one.gateway);
+                this.tasks.clone().spawn(Kind::Session, name, async move {
+                    this.serve(outlet, &one).await;
+                    lock(&serving).remove(&one.gateway);
+                });
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Vec<Arc<Outlet>>, Trouble> {
+        let checks = Arc::new(Checks::default());
+        let mut outlets = Vec::new();
+        for _ in 0..self.connections.max(1) {
+            let server = Server::connect(&self.endpoint, self.stream.clone()).await?;
+            outlets.push(Arc::new(Outlet::new(server, Arc::clone(&checks))));
+        }
+        Ok(outlets)
+    }
+
+    async fn serve(&self, outlet: Arc<Outlet>, unserved: &Unserved) {
+        let (hub, gateway) = (self.hub.clone(), unserved.gateway.clone());
+        let publisher =
+            Publisher::new(hub, outlet, self.clock.clone(), self.health.clone(), gateway, self.partition.clone());
+        let shutdown = self.tasks.shutdown_token();
+        let end = publisher.serve(unserved).await;
+        publisher.report(&end);
+        if let End::Trouble(trouble) = &end {
+            self.health.degraded(trouble.to_string());
+        }
+        if !matches!(end, End::Closed) {
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+    }
+}
+
+fn lock(serving: &Mutex<HashSet<GatewayId>>) -> std::sync::MutexGuard<'_, HashSet<GatewayId>> {
+    serving.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which connection serves a gateway.
+fn share(gateway: &GatewayId, connections: usize) -> usize {
+    let mut hasher = rustc_hash::FxHasher::default();
+    hasher.write(gateway.as_str().as_bytes());
+    // The upper bits are the well mixed ones.
+    (hasher.finish() >> 32) as usize % connections
+}

@@ -1,0 +1,372 @@
+//! Delivery by NATS JetStream: a whole hub, a real server, and consumers that take from the stream as a gateway does.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::{self, Message};
+use futures::StreamExt;
+use reqwest::Method;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use streamer::clock::Clock;
+use streamer::cmd::rig::{self, Nats};
+use streamer::config::Config;
+use streamer::position::Position;
+use tempfile::TempDir;
+
+use super::consumers::{Said, Session, Transport};
+use super::history::{register, until_key, write};
+use super::site::{Running, Site, soon, until};
+
+/// A NATS server, and a hub's configuration that names it.
+async fn place(subject_messages: u32) -> (Nats, Site, Config, TempDir) {
+    let (program, folder) = (rig::find("nats-server", None, "STREAMER_NATS").unwrap(), rig::folder().unwrap());
+    let nats = Nats::start(&program, folder.path(), "").await.unwrap();
+    let site = Site::new().await;
+    let mut config = site.config();
+    config.nats.url = nats.url();
+    config.nats.gateways = vec!["edge-*".into()];
+    config.nats.subject_messages = subject_messages;
+    (nats, site, config, folder)
+}
+
+/// A gateway that takes from the stream, and drops by position what it has had.
+struct Taker {
+    url: String,
+    gateway: String,
+    consumer: PullConsumer,
+    last: Option<Position>,
+    /// Dropped: it had them.
+    again: usize,
+    /// The messages' names in order, without repetitions of one after the other.
+    names: Vec<String>,
+    /// The cursor of the last message.
+    cursor: String,
+}
+
+impl Taker {
+    async fn new(nats: &Nats, gateway: &str) -> Self {
+        let consumer = until("a consumer", async || consumer(&nats.url(), gateway).await).await;
+        let (url, gateway) = (nats.url(), gateway.to_owned());
+        Self { url, gateway, consumer, last: None, again: 0, names: Vec::new(), cursor: String::new() }
+    }
+
+    /// The changes up to the one with this key, each once.
+    async fn until_key(&mut self, key: &str) -> Vec<Value> {
+        let mut all: Vec<Value> = Vec::new();
+        let taking = async {
+            while all.last().is_none_or(|last| last["key"] != key) {
+                for change in self.next().await {
+                    all.push(change);
+                }
+            }
+        };
+        soon(key, taking).await;
+        all
+    }
+
+    async fn keys_until(&mut self, key: &str) -> Vec<String> {
+        self.until_key(key).await.iter().map(|change| change["key"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The changes of the next message.
+    async fn next(&mut self) -> Vec<Value> {
+        let Some(message) = self.message().await else { return Vec::new() };
+        let text: Value = serde_json::from_slice(&message.payload).unwrap();
+        let header = |name: &str| message.headers.as_ref().unwrap().get(name).unwrap().as_str().to_owned();
+        let name = header("Streamer-Message");
+        self.cursor = header("Streamer-Cursor");
+        if self.names.last() != Some(&name) {
+            self.names.push(name.clone());
+        }
+        message.ack().await.unwrap();
+        if name != "changes" {
+            return Vec::new();
+        }
+        let changes = text["changes"].as_array().unwrap();
+        assert_eq!(header("Nats-Msg-Id"), id_of(&self.gateway, changes));
+        assert_eq!(changes.last().unwrap()["cursor"], self.cursor.as_str());
+        let mut taken = Vec::new();
+        for change in changes {
+            assert_eq!(change.get("seq"), None);
+            let position: Position = change["position"].as_str().unwrap().parse().unwrap();
+            if self.last.is_some_and(|last| position <= last) {
+                self.again += 1;
+                continue;
+            }
+            self.last = Some(position);
+            taken.push(change.clone());
+        }
+        taken
+    }
+
+    /// One message; none while the server is away, or the consumer is gone with its stream.
+    async fn message(&mut self) -> Option<Message> {
+        let batch = self.consumer.fetch().max_messages(1).expires(Duration::from_millis(300)).messages().await;
+        let message = match batch {
+            Ok(mut batch) => batch.next().await,
+            Err(_) => None,
+        };
+        if let Some(Ok(message)) = message {
+            return Some(message);
+        }
+        if let Some(anew) = consumer(&self.url, &self.gateway).await {
+            self.consumer = anew;
+        }
+        None
+    }
+}
+
+async fn consumer(url: &str, gateway: &str) -> Option<PullConsumer> {
+    let context = jetstream::new(async_nats::connect(url).await.ok()?);
+    let name = gateway.replace('.', "_");
+    let config = pull::Config {
+        durable_name: Some(name.clone()),
+        filter_subject: format!("streamer.v1.deliver.{}.>", gateway.replace('.', "%2E")),
+        ack_policy: AckPolicy::Explicit,
+        ..pull::Config::default()
+    };
+    context.get_stream("STREAMER").await.ok()?.get_or_create_consumer(&name, config).await.ok()
+}
+
+/// As the wire's description says.
+fn id_of(gateway: &str, changes: &[Value]) -> String {
+    let mut lines = String::new();
+    for change in changes {
+        for matched in change["matches"].as_array().unwrap() {
+            let (position, id) = (change["position"].as_str().unwrap(), matched["subscriptionId"].as_str().unwrap());
+            lines += &format!("{position} {id} {}\n", matched["generation"]);
+        }
+    }
+    let digest: String = Sha256::digest(lines).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let at = |change: Option<&Value>| change.unwrap()["position"].as_str().unwrap().to_owned();
+    format!("{gateway}/default/0/{}-{}/{digest}", at(changes.first()), at(changes.last()))
+}
+
+async fn write_all(site: &Site, keys: &[&str]) {
+    for key in keys {
+        write(site, key).await;
+    }
+}
+
+async fn serve_by(hub: &Running, gateway: &str, mode: &str) {
+    let asked = json!({ "delivery": mode });
+    let (status, answer) = hub.call(Method::PUT, &format!("/v1/gateways/{gateway}"), Some(&asked)).await;
+    assert_eq!((status, &answer["delivery"]), (200, &json!(mode)));
+}
+
+/// Waits until the hub says that everything that has been written is in the stream.
+async fn is_published(site: &Site, hub: &Running, gateway: &str) {
+    let end = site.now().await;
+    site.mark().await;
+    let stands = async || {
+        let (_, view) = hub.get(&format!("/v1/gateways/{gateway}")).await;
+        let cursor = streamer::cursor::Cursor::decode(view["cursor"].as_str()?).ok()?;
+        (cursor.places.values().next()?.position.time > end).then_some(())
+    };
+    until("a cursor that has come so far", stands).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_takes_from_the_stream_and_carries_its_cursor_to_other_transports_and_back() {
+    let (nats, site, config, _folder) = place(1_000).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "gw.1").await;
+    serve_by(&hub, "gw.1", "nats").await;
+    write_all(&site, &["a", "b"]).await;
+    let mut taker = Taker::new(&nats, "gw.1").await;
+    assert_eq!(taker.keys_until("b").await, ["a", "b"]);
+    assert_eq!(taker.names, ["welcome", "changes"]);
+    let (_, view) = hub.get("/v1/gateways/gw.1").await;
+    assert_eq!((&view["session"]["transport"], &view["delivery"]), (&json!("nats"), &json!("nats")));
+
+    for transport in [Transport::Sse, Transport::GrpcJson] {
+        let refused = Session::try_open(transport, &hub.http_url(), &hub.grpc_url(), "gw.1", None).await;
+        assert!(refused.is_none());
+    }
+    let (status, problem) = hub.get("/v1/gateways/gw.1/stream").await;
+    assert_eq!((status, &problem["code"]), (409, &json!("DELIVERY_MISMATCH")));
+
+    // What it has not taken from the stream it gets by its cursor.
+    write_all(&site, &["c", "d"]).await;
+    is_published(&site, &hub, "gw.1").await;
+    serve_by(&hub, "gw.1", "stream").await;
+    let mut session = hub.open(Transport::Sse, "gw.1", Some(&taker.cursor)).await;
+    let all = until_key(&mut session, "d").await;
+    let keys: Vec<_> =
+        all.iter().filter_map(|said| if let Said::Change(it) = said { Some(&*it.key) } else { None }).collect();
+    assert_eq!(keys, ["c", "d"]);
+    let Some(Said::Change(last)) = all.last() else { panic!("{all:?}") };
+    session.ack(&last.cursor).await;
+
+    // Ended by the next one's right to be served.
+    serve_by(&hub, "gw.1", "nats").await;
+    write(&site, "e").await;
+    assert_eq!(taker.keys_until("e").await, ["c", "d", "e"], "it had left these in the stream");
+    // Nobody renews its leases by taking.
+    assert_eq!(hub.get("/v1/gateways/gw.1").await.1["state"], "live");
+    hub.drain().await;
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_the_hub_loses_and_doubles_nothing_and_keeps_how_a_gateway_is_served() {
+    let (nats, site, config, _folder) = place(1_000).await;
+    let mut hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "edge-1").await;
+    register(&hub, "other").await;
+    serve_by(&hub, "other", "nats").await;
+    let mut expected = Vec::new();
+    for round in 0..4 {
+        for number in 0..20 {
+            let key = format!("{round}/{number}");
+            write(&site, &key).await;
+            expected.push(key);
+        }
+        if round == 3 {
+            is_published(&site, &hub, "other").await;
+        }
+        hub.drain().await;
+        write(&site, &format!("{round}/away")).await;
+        expected.push(format!("{round}/away"));
+        hub = Running::start(&config, Clock::system()).await;
+    }
+    write(&site, "end").await;
+    expected.push("end".into());
+    for gateway in ["edge-1", "other"] {
+        let mut taker = Taker::new(&nats, gateway).await;
+        assert_eq!(taker.keys_until("end").await, expected);
+        assert_eq!(taker.again, 0, "acks are stored when the hub ends in order");
+    }
+    hub.drain().await;
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_or_frozen_holds_up_its_gateways_only() {
+    let (mut nats, site, config, _folder) = place(1_000).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    for gateway in ["edge-1", "near"] {
+        register(&hub, gateway).await;
+    }
+    let mut near = hub.open(Transport::GrpcJson, "near", None).await;
+    let mut taker = Taker::new(&nats, "edge-1").await;
+    let mut expected = Vec::new();
+    for (round, is_kill) in [true, false, true].into_iter().enumerate() {
+        let keys = ["before", "during", "after"].map(|when| format!("{round}/{when}"));
+        write(&site, &keys[0]).await;
+        if is_kill {
+            nats.kill().await.unwrap()
+        } else {
+            nats.freeze().await.unwrap()
+        }
+        write(&site, &keys[1]).await;
+        until_key(&mut near, &keys[1]).await;
+        if !is_kill {
+            // Long enough for an answer to be given up.
+            tokio::time::sleep(Duration::from_secs(6)).await;
+        }
+        if is_kill {
+            nats.restart().await.unwrap()
+        } else {
+            nats.thaw().await.unwrap()
+        }
+        write(&site, &keys[2]).await;
+        expected.extend(keys);
+    }
+    assert_eq!(taker.keys_until("2/after").await, expected);
+    until_key(&mut near, "2/after").await;
+    hub.drain().await;
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lost_or_restored_storage_had_of_a_gateway_comes_again_if_it_had_not_taken_it() {
+    let (mut nats, site, config, _folder) = place(1_000).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "edge-1").await;
+    let mut taker = Taker::new(&nats, "edge-1").await;
+    write_all(&site, &["a", "b", "c"]).await;
+    assert_eq!(taker.keys_until("b").await.last().unwrap(), "b");
+    // Time to see what it has taken.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    write_all(&site, &["d", "e"]).await;
+    is_published(&site, &hub, "edge-1").await;
+
+    nats.kill().await.unwrap();
+    nats.lose_storage().unwrap();
+    nats.restart().await.unwrap();
+    write(&site, "f").await;
+    assert_eq!(taker.keys_until("f").await, ["c", "d", "e", "f"]);
+
+    write(&site, "g").await;
+    is_published(&site, &hub, "edge-1").await;
+    nats.kill().await.unwrap();
+    let backup = nats.back_up().unwrap();
+    nats.restart().await.unwrap();
+    write_all(&site, &["h", "i"]).await;
+    is_published(&site, &hub, "edge-1").await;
+    nats.kill().await.unwrap();
+    nats.restore(&backup).unwrap();
+    // The hub learns of it when it is there again.
+    hub.drain().await;
+    nats.restart().await.unwrap();
+    let hub = Running::start(&config, Clock::system()).await;
+    write(&site, "j").await;
+    assert_eq!(taker.keys_until("j").await, ["g", "h", "i", "j"]);
+    hub.drain().await;
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_subject_holds_up_nobody_else_and_goes_on_when_it_is_taken_from() {
+    let (nats, site, config, _folder) = place(2).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    for gateway in ["edge-full", "edge-free", "near"] {
+        register(&hub, gateway).await;
+    }
+    let mut near = hub.open(Transport::GrpcJson, "near", None).await;
+    let mut free = Taker::new(&nats, "edge-free").await;
+    let keys: Vec<String> = (0..30).map(|number| format!("k{number}")).collect();
+    for key in &keys {
+        write(&site, key).await;
+        assert_eq!(free.keys_until(key).await, [key.as_str()]);
+    }
+    until_key(&mut near, "k29").await;
+    let mut full = Taker::new(&nats, "edge-full").await;
+    assert_eq!(full.keys_until("k29").await, keys);
+    assert_eq!((full.again, free.again), (0, 0));
+    hub.drain().await;
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_would_lose_messages_is_not_published_to_until_it_is_mended() {
+    let (nats, site, config, _folder) = place(1_000).await;
+    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let mut stream = jetstream::stream::Config {
+        name: "STREAMER".into(),
+        subjects: vec!["streamer.v1.deliver.>".into()],
+        retention: jetstream::stream::RetentionPolicy::WorkQueue,
+        max_messages_per_subject: 100,
+        ..jetstream::stream::Config::default()
+    };
+    context.create_stream(stream.clone()).await.unwrap();
+    let hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "edge-1").await;
+    write(&site, "a").await;
+    let told = async || {
+        let (_, health) = hub.get("/health").await;
+        let text = health.to_string();
+        text.contains("nats stream edit STREAMER --discard new").then_some(())
+    };
+    until("a word", told).await;
+    assert!(hub.get("/health").await.1.to_string().contains("nats"));
+    stream.discard = jetstream::stream::DiscardPolicy::New;
+    stream.discard_new_per_subject = true;
+    context.update_stream(stream).await.unwrap();
+    let mut taker = Taker::new(&nats, "edge-1").await;
+    assert_eq!(taker.keys_until("a").await, ["a"]);
+    hub.drain().await;
+    site.remove().await;
+}
