@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::backoff::Backoff;
+use crate::nats::Endpoint;
 
 /// How bodies travel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -37,6 +38,28 @@ pub struct ClientConfig {
     pub silence_timeout: Duration,
     /// Seeds the jitter; `None` takes a seed from the operating system.
     pub seed: Option<u64>,
+    /// Consume from NATS JetStream instead: the hub has to serve this gateway by it. Bodies are Extended JSON, and the
+    /// stream keeps the place, so no cursor is presented.
+    pub nats: Option<NatsConfig>,
+}
+
+/// Where a gateway's stream is.
+#[derive(Clone, Debug)]
+pub struct NatsConfig {
+    /// The server.
+    pub endpoint: Endpoint,
+    /// The stream's name; `STREAMER` by default.
+    pub stream: String,
+    /// The hub's HTTP address, to which heartbeats go. Without it the application sends them.
+    pub http: Option<String>,
+}
+
+impl NatsConfig {
+    /// The defaults, for this server.
+    pub fn new(url: impl Into<String>) -> Self {
+        let endpoint = Endpoint { url: url.into(), ..Endpoint::default() };
+        Self { endpoint, stream: "STREAMER".into(), http: None }
+    }
 }
 
 impl ClientConfig {
@@ -52,6 +75,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(10),
             silence_timeout: Duration::from_secs(30),
             seed: None,
+            nats: None,
         }
     }
 }

@@ -1,31 +1,14 @@
-//! One session over gRPC: made, consumed, ended.
+//! One session, by whichever transport.
 //!
-//! Owns the wire: the channel's settings, `hello`, acks and heartbeats, and what a status means. Knows
-//! nothing of what is handed over.
+//! Owns the choice. What differs between the transports is theirs (`grpc`, `jetstream`).
 
-use std::pin::pin;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code as Grpc, Status, Streaming};
-use tonic_types::StatusExt;
-
-use super::config::{BodyFormat, ClientConfig};
-use super::error::{Error, Rejection};
-use crate::proto::consume_request::Request;
-use crate::proto::consume_response::Message;
-use crate::proto::delivery_client::DeliveryClient;
-use crate::proto::{Ack, Body, ConsumeRequest, ConsumeResponse, Heartbeat, Hello};
-
-/// HTTP/2 flow control: a backlog must not wait for window updates.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Acks and heartbeats that wait for the connection; what does not fit is said later.
-const REQUESTS_MAX: usize = 16;
+use super::config::ClientConfig;
+use super::error::Error;
+use super::{grpc, jetstream};
+use crate::proto::ConsumeResponse;
+use crate::tasks::Tasks;
 
 /// Why there is no session, or no longer.
 #[derive(Debug)]
@@ -36,135 +19,70 @@ pub(super) enum Ended {
     Refused(Error),
 }
 
-/// A session that the hub has accepted.
-pub(super) struct Connection {
-    requests: mpsc::Sender<ConsumeRequest>,
-    responses: Streaming<ConsumeResponse>,
+/// How sessions are made.
+pub(super) enum Route {
+    Grpc(tonic::transport::Endpoint),
+    Nats(jetstream::Route),
 }
 
-/// The address, checked.
-pub(super) fn endpoint(config: &ClientConfig) -> Result<Endpoint, Error> {
-    let bad = |reason: String| Error::Endpoint { endpoint: config.endpoint.clone(), reason };
-    let endpoint = Endpoint::from_shared(config.endpoint.clone()).map_err(|error| bad(error.to_string()))?;
-    let uri = endpoint.uri();
-    if uri.scheme_str() != Some("http") || uri.host().is_none() {
-        return Err(bad("it begins with http:// and names a host".to_owned()));
+/// A session that has begun.
+pub(super) enum Connection {
+    Grpc(grpc::Connection),
+    Nats(Box<jetstream::Connection>),
+}
+
+impl Route {
+    /// The addresses, checked.
+    pub(super) fn new(config: &ClientConfig, tasks: &Tasks) -> Result<Self, Error> {
+        match &config.nats {
+            None => grpc::endpoint(config).map(Self::Grpc),
+            Some(nats) => jetstream::Route::new(nats, &config.gateway_id, tasks.clone()).map(Self::Nats),
+        }
     }
-    Ok(endpoint
-        .connect_timeout(config.connect_timeout)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .tcp_nodelay(true))
 }
 
 impl Connection {
-    /// Connects and says hello, resuming from `cursor`.
-    pub(super) async fn open(
-        endpoint: &Endpoint,
-        config: &ClientConfig,
-        cursor: Option<String>,
-    ) -> Result<Self, Ended> {
-        let channel =
-            endpoint.connect().await.map_err(|error| Ended::Retry { reason: innermost(&error), after: None })?;
-        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        let hello = Hello {
-            gateway_id: config.gateway_id.clone(),
-            cursor,
-            body: match config.body {
-                BodyFormat::Bson => Body::Bson.into(),
-                BodyFormat::ExtendedJson => Body::ExtendedJson.into(),
-            },
-            max_unacked_bytes: config.max_unacked_bytes,
-            max_message_bytes: config.max_message_bytes as u64,
-            ..Hello::default()
-        };
-        let hello = ConsumeRequest { request: Some(Request::Hello(hello)) };
-        requests.try_send(hello).expect("a new queue has room");
-        let mut client: DeliveryClient<Channel> =
-            DeliveryClient::new(channel).max_decoding_message_size(config.max_message_bytes);
-        let consuming = pin!(client.consume(ReceiverStream::new(receiver)));
-        let responses = tokio::time::timeout(config.connect_timeout, consuming)
-            .await
-            .map_err(|_| Ended::Retry { reason: "the hub does not answer".to_owned(), after: None })?
-            .map_err(|status| ended(&status))?;
-        Ok(Self { requests, responses: responses.into_inner() })
+    /// Resumes from `cursor`, where the transport keeps no place of its own.
+    pub(super) async fn open(route: &Route, config: &ClientConfig, cursor: Option<String>) -> Result<Self, Ended> {
+        Ok(match route {
+            Route::Grpc(endpoint) => Self::Grpc(grpc::Connection::open(endpoint, config, cursor).await?),
+            Route::Nats(route) => Self::Nats(Box::new(jetstream::Connection::open(route, config).await?)),
+        })
     }
 
     /// The next message. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<ConsumeResponse, Ended> {
-        match self.responses.message().await {
-            Ok(Some(response)) => Ok(response),
-            Ok(None) => Err(Ended::Retry { reason: "the hub ended the session".to_owned(), after: None }),
-            Err(status) => Err(ended(&status)),
+        match self {
+            Self::Grpc(connection) => connection.next().await,
+            Self::Nats(connection) => connection.next().await,
         }
     }
 
     /// Whether it could be said at once.
-    pub(super) fn ack(&self, cursor: String) -> bool {
-        self.say(Request::Ack(Ack { cursor }))
+    pub(super) fn ack(&mut self, cursor: String) -> bool {
+        match self {
+            Self::Grpc(connection) => connection.ack(cursor),
+            Self::Nats(connection) => connection.ack(&cursor),
+        }
     }
 
-    /// Whether it could be said at once.
-    pub(super) fn heartbeat(&self) -> bool {
-        self.say(Request::Heartbeat(Heartbeat {}))
+    /// Whether acks renew the leases.
+    pub(super) fn acks_renew(&self) -> bool {
+        matches!(self, Self::Grpc(_))
     }
 
-    /// Says no more, and waits until what was said is certainly out: the next progress, a second away,
-    /// is read with it. What else comes is not wanted any more.
+    pub(super) fn heartbeat(&self) {
+        match self {
+            Self::Grpc(connection) => connection.heartbeat(),
+            Self::Nats(connection) => connection.heartbeat(),
+        }
+    }
+
+    /// Ends it when what was said is out.
     pub(super) async fn close(self) {
-        let Self { requests, mut responses } = self;
-        drop(requests);
-        let flushed = async {
-            while let Ok(Some(response)) = responses.message().await {
-                if matches!(response.message, Some(Message::Progress(_) | Message::Closed(_))) {
-                    break;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, flushed).await;
+        match self {
+            Self::Grpc(connection) => connection.close().await,
+            Self::Nats(connection) => connection.close().await,
+        }
     }
-
-    fn say(&self, request: Request) -> bool {
-        self.requests.try_send(ConsumeRequest { request: Some(request) }).is_ok()
-    }
-}
-
-fn ended(status: &Status) -> Ended {
-    let details = status.get_error_details();
-    let code = details.error_info().map(|info| info.reason.clone());
-    let after = details.retry_info().and_then(|info| info.retry_delay);
-    let for_good = matches!(
-        status.code(),
-        Grpc::InvalidArgument
-            | Grpc::FailedPrecondition
-            | Grpc::OutOfRange
-            | Grpc::Unauthenticated
-            | Grpc::PermissionDenied
-            | Grpc::Unimplemented
-    );
-    if for_good {
-        let http = details.error_info().and_then(|info| info.metadata.get("status")?.parse().ok());
-        return Ended::Refused(Error::Refused(Rejection {
-            code: code.unwrap_or_else(|| format!("{:?}", status.code())),
-            status: http.unwrap_or_default(),
-            detail: status.message().to_owned(),
-            field: details.error_info().and_then(|info| info.metadata.get("field").cloned()),
-            retry_after_seconds: None,
-        }));
-    }
-    let reason = match code {
-        Some(code) => format!("{code}: {}", status.message()),
-        None => status.message().to_owned(),
-    };
-    Ended::Retry { reason, after }
-}
-
-/// The cause at the bottom says the most: "connection refused", not "transport error".
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }

@@ -32,7 +32,9 @@ mod backoff;
 mod config;
 mod connection;
 mod error;
+mod grpc;
 mod item;
+mod jetstream;
 mod keeper;
 mod ledger;
 mod registration;
@@ -41,12 +43,13 @@ mod seq;
 mod state;
 mod stream;
 mod subscription;
+mod wire;
 
 #[cfg(test)]
 mod simulation;
 
 pub use backoff::Backoff;
-pub use config::{BodyFormat, ClientConfig};
+pub use config::{BodyFormat, ClientConfig, NatsConfig};
 pub use error::{Error, RegistrationError, Rejection};
 pub use item::{Body, Change, Closed, Cursor, Disconnected, Expired, Item, Match, Progress, Resync, Welcome};
 pub use registration::{Registered, Registration, Renewal};

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::error::{RegistrationError, Rejection};
 use super::subscription::Subscription;
 use crate::position::Position;
+use crate::subscription::DeliveryMode;
 
 /// The hub's HTTP interface, as far as a gateway needs it.
 #[derive(Clone, Debug)]
@@ -147,6 +148,15 @@ impl Registration {
     pub async fn heartbeat_one(&self, gateway_id: &str, subscription_id: &str) -> Result<()> {
         let path = format!("{}/heartbeat", subscription_path(gateway_id, subscription_id));
         self.send(Method::PUT, &path, None::<&()>).await.map(drop)
+    }
+
+    /// Has a gateway served by NATS JetStream, or by gRPC and SSE.
+    ///
+    /// # Errors
+    /// See [`RegistrationError`].
+    pub async fn serve(&self, gateway_id: &str, mode: DeliveryMode) -> Result<()> {
+        let asked = serde_json::json!({ "delivery": mode });
+        self.send(Method::PUT, &gateway_path(gateway_id), Some(&asked)).await.map(drop)
     }
 
     /// Renews all of a gateway's leases. With the ids that the gateway believes it has, says where the

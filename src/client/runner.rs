@@ -10,10 +10,9 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 
 use super::config::ClientConfig;
-use super::connection::{Connection, Ended};
+use super::connection::{Connection, Ended, Route};
 use super::error::Error;
 use super::item::Disconnected;
 use super::keeper::{REWOUND, reconnects};
@@ -42,7 +41,7 @@ pub(super) struct Acked {
 }
 
 pub(super) struct Runner {
-    pub(super) endpoint: Endpoint,
+    pub(super) route: Route,
     pub(super) config: ClientConfig,
     pub(super) inbound: mpsc::Sender<Inbound>,
     pub(super) acks: watch::Receiver<Acked>,
@@ -100,7 +99,7 @@ impl Runner {
         let cursor = self.presentable();
         let shutdown = self.shutdown.clone();
         let opened = tokio::select! {
-            opened = Connection::open(&self.endpoint, &self.config, cursor) => opened,
+            opened = Connection::open(&self.route, &self.config, cursor) => opened,
             () = shutdown.cancelled() => return End::Dropped,
         };
         match opened {
@@ -121,7 +120,7 @@ impl Runner {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => {
-                    self.say_ack(&connection, &mut said, true);
+                    self.say_ack(&mut connection, &mut said, true);
                     connection.close().await;
                     return End::Dropped;
                 }
@@ -143,17 +142,17 @@ impl Runner {
                             beats = self::beats(Duration::from_secs(welcome.heartbeat_seconds.max(1).into()));
                         }
                         held = Some(message);
-                        self.say_ack(&connection, &mut said, false);
+                        self.say_ack(&mut connection, &mut said, false);
                     }
                     Err(Ended::Retry { reason, after }) => return End::Again { reason, after },
                     Err(Ended::Refused(error)) => return End::Failed(error),
                 },
                 changed = acks.changed() => match changed {
-                    Ok(()) => { self.say_ack(&connection, &mut said, false); }
+                    Ok(()) => { self.say_ack(&mut connection, &mut said, false); }
                     // The client is gone, and its shutdown is on its way.
                     Err(_) => shutdown.cancelled().await,
                 },
-                _ = beats.tick() => if !self.say_ack(&connection, &mut said, true) {
+                _ = beats.tick() => if !self.say_ack(&mut connection, &mut said, true) || !connection.acks_renew() {
                     connection.heartbeat();
                 },
                 () = &mut silence, if held.is_none() => {
@@ -191,7 +190,7 @@ impl Runner {
 
     /// Sends the newest free cursor of this connection if it is urgent, or if `all`. Cursors of earlier
     /// connections are not sent: the hub ignores them, and what they stood for comes again.
-    fn say_ack(&self, connection: &Connection, said: &mut Said, all: bool) -> bool {
+    fn say_ack(&self, connection: &mut Connection, said: &mut Said, all: bool) -> bool {
         let acked = self.acks.borrow();
         let Some(place) = &acked.place else { return false };
         let new = said.text.as_ref() != Some(&place.text);
@@ -223,7 +222,8 @@ fn beats(every: Duration) -> tokio::time::Interval {
 
 fn check(sequence: &mut Sequence, message: &Message) -> Result<(), String> {
     if let Message::Changes(changes) = message {
-        for change in &changes.changes {
+        // Where the transport has numbers of its own these have none.
+        for change in changes.changes.iter().filter(|change| change.seq > 0) {
             sequence.check(&change.partition, change.seq).map_err(|hole| {
                 format!("a hole in {}: change {} came instead of {}", change.partition, hole.got, hole.expected)
             })?;

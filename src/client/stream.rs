@@ -14,8 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::config::ClientConfig;
-use super::connection::endpoint;
+use super::config::{BodyFormat, ClientConfig};
+use super::connection::Route;
 use super::error::Error;
 use super::item::{Cursor, Item};
 use super::keeper::Keeper;
@@ -56,7 +56,8 @@ impl Client {
     /// # Panics
     /// Outside of a Tokio runtime.
     pub fn connect(config: ClientConfig, state: State) -> Result<Self, Error> {
-        let endpoint = endpoint(&config)?;
+        let tasks = Tasks::new();
+        let route = Route::new(&config, &tasks)?;
         let mut random = match config.seed {
             Some(seed) => ChaCha8Rng::seed_from_u64(seed),
             None => ChaCha8Rng::from_os_rng(),
@@ -64,11 +65,13 @@ impl Client {
         let (sender, inbound) = mpsc::channel(limits::client_queue_messages_max);
         let resumed = state.cursor_text().map(|text| Place { connection: 0, text });
         let (acks, acked) = watch::channel(Acked { place: resumed, urgent: 0 });
-        let (tasks, shutdown) = (Tasks::new(), CancellationToken::new());
-        let (name, format) = (config.gateway_id.clone(), config.body);
+        let shutdown = CancellationToken::new();
+        // NATS carries text.
+        let format = if config.nats.is_some() { BodyFormat::ExtendedJson } else { config.body };
+        let name = config.gateway_id.clone();
         let keeper = Keeper::new(random.random(), format, state);
         let runner = Runner {
-            endpoint,
+            route,
             config,
             inbound: sender,
             acks: acked,

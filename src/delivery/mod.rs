@@ -17,5 +17,5 @@ pub mod receipt;
 pub mod session;
 pub mod sse;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod window;

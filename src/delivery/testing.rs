@@ -18,23 +18,23 @@ use crate::handle::{Command, Hello, HubHandle};
 use crate::position::{ClusterTime, Epoch, PartitionId, Position};
 use crate::subscription::Name;
 
-pub(super) fn raw(document: &Document) -> RawDocumentBuf {
+pub(crate) fn raw(document: &Document) -> RawDocumentBuf {
     RawDocumentBuf::from_bytes(bson::serialize_to_vec(document).unwrap()).unwrap()
 }
 
-pub(super) fn cursor(number: u64) -> CursorText {
+pub(crate) fn cursor(number: u64) -> CursorText {
     CursorText(format!("cursor-{number}").into())
 }
 
-pub(super) fn partition() -> PartitionId {
+pub(crate) fn partition() -> PartitionId {
     PartitionId::new("default", 0)
 }
 
-pub(super) fn position(ordinal: u32) -> Position {
+pub(crate) fn position(ordinal: u32) -> Position {
     Position::new(Epoch(1), ClusterTime::new(1_763_690_000, 3), ordinal)
 }
 
-pub(super) fn change(ordinal: u32) -> Change {
+pub(crate) fn change(ordinal: u32) -> Change {
     Change {
         position: position(ordinal),
         scope: Scope::known("acme", "messages"),
@@ -50,7 +50,7 @@ pub(super) fn change(ordinal: u32) -> Change {
     }
 }
 
-pub(super) fn delivery(seq: u64, change: Change) -> Delivery {
+pub(crate) fn delivery(seq: u64, change: Change) -> Delivery {
     Delivery {
         partition: partition(),
         seq,
@@ -69,7 +69,7 @@ pub(super) fn delivery(seq: u64, change: Change) -> Delivery {
     }
 }
 
-pub(super) fn welcome() -> Welcome {
+pub(crate) fn welcome() -> Welcome {
     Welcome {
         session: 7,
         node: "hub-1".into(),
@@ -79,7 +79,7 @@ pub(super) fn welcome() -> Welcome {
     }
 }
 
-pub(super) fn progress(number: u64) -> Progress {
+pub(crate) fn progress(number: u64) -> Progress {
     Progress { cursor: cursor(number), positions: vec![(partition(), position(0))], catching_up: 0 }
 }
 
@@ -141,6 +141,6 @@ impl FakeHub {
     }
 }
 
-pub(super) fn changes(seqs: std::ops::RangeInclusive<u64>) -> Vec<Frame> {
+pub(crate) fn changes(seqs: std::ops::RangeInclusive<u64>) -> Vec<Frame> {
     seqs.map(|seq| Frame::Change(delivery(seq, change(seq as u32)))).collect()
 }

@@ -3,10 +3,12 @@
 //! Owns the driver. Knows nothing of sessions: what is published, and when, is `delivery::nats`' to say.
 
 mod connect;
+mod consume;
 mod stream;
 pub mod subject;
 
 pub use connect::{Endpoint, Login};
+pub use consume::{Consumer, Delivered, Taken};
 pub use stream::{Kept, Message, Server, State, Stored, StreamConfig};
 
 /// Why something could not be done.

@@ -315,7 +315,7 @@ fn asked(error: &(dyn std::error::Error + 'static)) -> Trouble {
     }
 }
 
-fn unanswered(error: &dyn std::error::Error) -> Trouble {
+pub(super) fn unanswered(error: &dyn std::error::Error) -> Trouble {
     let because = error.source().map(|source| format!(": {source}")).unwrap_or_default();
     Trouble::Unanswered(format!("{error}{because}").replace('\n', " "))
 }

@@ -31,6 +31,11 @@ pub fn all_deliveries(gateway: &GatewayId) -> String {
     format!("{DELIVERIES}.{}.>", token(gateway.as_str()))
 }
 
+/// What a gateway's consumer is called: consumers' names may not have dots.
+pub fn durable(gateway: &GatewayId) -> String {
+    token(gateway.as_str())
+}
+
 /// Where a gateway's progress is said.
 pub fn progress(gateway: &GatewayId) -> String {
     format!("{PROGRESS}.{}", token(gateway.as_str()))

@@ -19,9 +19,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::sse::{self, Acks};
 use super::{Output, OutputArgs, WrongUsage};
 use crate::client::{
-    BodyFormat, Client, ClientConfig, Item, Registered, Registration, RegistrationError, Rejection, State, Subscription,
+    BodyFormat, Client, ClientConfig, Item, NatsConfig, Registered, Registration, RegistrationError, Rejection, State,
+    Subscription,
 };
 use crate::position::{ClusterTime, Position};
+use crate::subscription::DeliveryMode;
 use print::Shown;
 
 /// By what matches come.
@@ -64,6 +66,9 @@ pub struct TailArgs {
     /// By what matches come
     #[arg(long, value_enum, default_value_t, value_name = "TRANSPORT")]
     pub transport: By,
+    /// By NATS JetStream, from this server: the hub is told to serve the gateway by it
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "nats://127.0.0.1:4222", conflicts_with = "transport")]
+    pub nats: Option<String>,
     /// End after so many changes
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
@@ -84,6 +89,9 @@ pub async fn run(args: TailArgs) -> anyhow::Result<()> {
     let hub = Registration::new(&args.http).map_err(|error| WrongUsage(error.to_string()))?;
     let gateway = args.gateway.clone().unwrap_or_else(|| format!("tail-{:08x}", rand::random::<u32>()));
     let asked = subscription(&args, &gateway)?;
+    if args.nats.is_some() {
+        hub.serve(&gateway, DeliveryMode::Nats).await.map_err(refused)?;
+    }
     let registered = hub.register(&asked).await.map_err(refused)?;
     announce(&asked, &registered);
     let printed = tokio::select! {
@@ -140,14 +148,18 @@ async fn told_to_end() {
 }
 
 async fn print_all(args: &TailArgs, gateway: &str) -> anyhow::Result<()> {
-    match args.transport {
-        By::Grpc => grpc(args, gateway).await,
-        By::Sse => by_sse(args, gateway).await,
+    let config = ClientConfig { body: BodyFormat::ExtendedJson, ..ClientConfig::new(&args.grpc, gateway) };
+    match (&args.nats, args.transport) {
+        (Some(url), _) => {
+            let nats = NatsConfig { http: Some(args.http.clone()), ..NatsConfig::new(url) };
+            by_client(args, ClientConfig { nats: Some(nats), ..config }).await
+        }
+        (None, By::Grpc) => by_client(args, config).await,
+        (None, By::Sse) => by_sse(args, gateway).await,
     }
 }
 
-async fn grpc(args: &TailArgs, gateway: &str) -> anyhow::Result<()> {
-    let config = ClientConfig { body: BodyFormat::ExtendedJson, ..ClientConfig::new(&args.grpc, gateway) };
+async fn by_client(args: &TailArgs, config: ClientConfig) -> anyhow::Result<()> {
     let mut client = Client::connect(config, State::default()).map_err(|error| WrongUsage(error.to_string()))?;
     let mut printer = Printer::new(args);
     while let Some(item) = client.next().await {

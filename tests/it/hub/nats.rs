@@ -8,6 +8,7 @@ use futures::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use streamer::client::{Backoff, Client, ClientConfig, Item, NatsConfig, State};
 use streamer::clock::Clock;
 use streamer::cmd::rig::{self, Nats};
 use streamer::config::Config;
@@ -367,6 +368,93 @@ async fn a_stream_that_would_lose_messages_is_not_published_to_until_it_is_mende
     context.update_stream(stream).await.unwrap();
     let mut taker = Taker::new(&nats, "edge-1").await;
     assert_eq!(taker.keys_until("a").await, ["a"]);
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// A client over NATS, with this state.
+fn client(nats: &Nats, hub: &Running, gateway: &str, state: State) -> Client {
+    let mut config = ClientConfig::new(hub.grpc_url(), gateway);
+    config.nats = Some(NatsConfig { http: Some(hub.http_url()), ..NatsConfig::new(nats.url()) });
+    config.backoff = Backoff { first: Duration::from_millis(20), most: Duration::from_millis(200) };
+    Client::connect(config, state).unwrap()
+}
+
+/// The keys that are handed over, up to this one, and the last change's cursor.
+async fn handed(client: &mut Client, last: &str) -> (Vec<String>, Vec<streamer::client::Cursor>) {
+    let (mut keys, mut cursors) = (Vec::new(), Vec::new());
+    let taking = async {
+        while keys.last().is_none_or(|key| key != last) {
+            if let Item::Change(change) = client.next().await.expect("it goes on").unwrap() {
+                keys.push(change.key.clone());
+                cursors.push(change.cursor.clone());
+            }
+        }
+    };
+    soon(last, taking).await;
+    (keys, cursors)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_takes_from_the_stream_each_once_through_its_own_end_and_the_servers() {
+    let (mut nats, site, config, _folder) = place(1_000).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "edge-1").await;
+    write_all(&site, &["a", "b", "c"]).await;
+    let mut first = client(&nats, &hub, "edge-1", State::default());
+    let (keys, cursors) = handed(&mut first, "c").await;
+    assert_eq!(keys, ["a", "b", "c"]);
+    first.ack(&cursors[0]);
+    // It ends with its state, of which the last two are part.
+    let state = first.close().await;
+    write(&site, "d").await;
+    let mut second = client(&nats, &hub, "edge-1", state);
+    let (keys, cursors) = handed(&mut second, "d").await;
+    assert_eq!(keys, ["d"]);
+    second.ack(cursors.last().unwrap());
+
+    // And without it, after what it had acked.
+    write_all(&site, &["e", "f"]).await;
+    assert_eq!(handed(&mut second, "f").await.0, ["e", "f"]);
+    drop(second);
+    let mut third = client(&nats, &hub, "edge-1", State::default());
+    let (keys, cursors) = handed(&mut third, "f").await;
+    assert_eq!(keys, ["e", "f"]);
+    third.ack(cursors.last().unwrap());
+
+    nats.kill().await.unwrap();
+    write(&site, "g").await;
+    nats.restart().await.unwrap();
+    let (keys, cursors) = handed(&mut third, "g").await;
+    assert_eq!(keys, ["g"]);
+    third.ack(cursors.last().unwrap());
+    nats.kill().await.unwrap();
+    nats.lose_storage().unwrap();
+    nats.restart().await.unwrap();
+    write(&site, "h").await;
+    assert_eq!(handed(&mut third, "h").await.0, ["h"], "what is published again it has had");
+
+    // Progress is heard once what lies before it has come.
+    write(&site, "i").await;
+    let end = site.now().await;
+    site.mark().await;
+    let mut seen = false;
+    let waiting = async {
+        loop {
+            match third.next().await.unwrap().unwrap() {
+                Item::Change(change) => {
+                    assert_eq!(change.key, "i");
+                    seen = true;
+                    third.ack(&change.cursor);
+                }
+                Item::Progress(progress) if progress.positions[0].1.time > end => return,
+                _ => {}
+            }
+        }
+    };
+    soon("progress", waiting).await;
+    assert!(seen, "progress before what it speaks of");
+    third.close().await;
     hub.drain().await;
     site.remove().await;
 }
