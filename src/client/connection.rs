@@ -21,13 +21,13 @@ pub(super) enum Ended {
 
 /// How sessions are made.
 pub(super) enum Route {
-    Grpc(tonic::transport::Endpoint),
-    Nats(jetstream::Route),
+    Grpc(Box<tonic::transport::Endpoint>),
+    Nats(Box<jetstream::Route>),
 }
 
 /// A session that has begun.
 pub(super) enum Connection {
-    Grpc(grpc::Connection),
+    Grpc(Box<grpc::Connection>),
     Nats(Box<jetstream::Connection>),
 }
 
@@ -35,8 +35,8 @@ impl Route {
     /// The addresses, checked.
     pub(super) fn new(config: &ClientConfig, tasks: &Tasks) -> Result<Self, Error> {
         match &config.nats {
-            None => grpc::endpoint(config).map(Self::Grpc),
-            Some(nats) => jetstream::Route::new(nats, &config.gateway_id, tasks.clone()).map(Self::Nats),
+            None => Ok(Self::Grpc(Box::new(grpc::endpoint(config)?))),
+            Some(nats) => Ok(Self::Nats(Box::new(jetstream::Route::new(nats, &config.gateway_id, tasks.clone())?))),
         }
     }
 }
@@ -45,7 +45,7 @@ impl Connection {
     /// Resumes from `cursor`, where the transport keeps no place of its own.
     pub(super) async fn open(route: &Route, config: &ClientConfig, cursor: Option<String>) -> Result<Self, Ended> {
         Ok(match route {
-            Route::Grpc(endpoint) => Self::Grpc(grpc::Connection::open(endpoint, config, cursor).await?),
+            Route::Grpc(endpoint) => Self::Grpc(Box::new(grpc::Connection::open(endpoint, config, cursor).await?)),
             Route::Nats(route) => Self::Nats(Box::new(jetstream::Connection::open(route, config).await?)),
         })
     }

@@ -92,7 +92,7 @@ impl Connection {
                     self.ahead = read("progress", &payload)?.map(|message| (sequence, message));
                     continue;
                 }
-                Taken::Message(delivered) => self.take(delivered)?,
+                Taken::Message(delivered) => self.take(*delivered)?,
             };
             if message.is_some() {
                 return Ok(ConsumeResponse { message });

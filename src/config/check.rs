@@ -5,7 +5,6 @@
 use std::net::SocketAddr;
 
 use super::layout::{Layout, Place};
-use super::secrets::without_password;
 use super::{Backend, Config, Nats, Store, StoreKind};
 use crate::limits;
 use crate::observe::log;
@@ -65,9 +64,12 @@ pub(super) fn check(config: &Config) -> Result<(), Broken> {
 fn nats(nats: &Nats) -> Result<(), Broken> {
     for address in nats.url.split(',').map(str::trim) {
         if !["nats://", "tls://"].iter().any(|scheme| address.len() > scheme.len() && address.starts_with(scheme)) {
-            let address = without_password(address);
+            let address = address.rsplit('@').next().unwrap_or_default();
             return broken("nats.url", format!("{address:?} is not an address such as nats://127.0.0.1:4222"));
         }
+    }
+    if nats.url.contains('@') {
+        return broken("nats.url", "says who the hub is; that goes into nats.user and nats.password, or nats.token");
     }
     for (index, pattern) in nats.gateways.iter().enumerate() {
         if pattern.is_empty() {

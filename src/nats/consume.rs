@@ -31,7 +31,7 @@ const ACK_WAIT: Duration = Duration::from_secs(24 * 3_600);
 #[derive(Debug)]
 pub enum Taken {
     /// A message of the stream.
-    Message(Delivered),
+    Message(Box<Delivered>),
     /// How far everything is in the stream; a message with this number is the last before it.
     Progress {
         /// Of the last message before it; 0 where there was none.
@@ -117,13 +117,13 @@ impl Consumer {
                     let message = message.ok_or_else(gone)?.map_err(|error| unanswered(&error))?;
                     let sequence = message.info().map_err(|error| Trouble::Unanswered(error.to_string()))?.stream_sequence;
                     let headers = message.headers.clone().unwrap_or_default();
-                    return Ok(Taken::Message(Delivered {
+                    return Ok(Taken::Message(Box::new(Delivered {
                         name: text(&headers, MESSAGE_HEADER).unwrap_or_default(),
                         cursor: text(&headers, CURSOR_HEADER),
                         payload: message.payload.clone(),
                         sequence,
                         message,
-                    }));
+                    })));
                 }
                 progress = self.progress.next() => {
                     let progress = progress.ok_or_else(gone)?;

@@ -7,13 +7,12 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, PublishErrorKind};
-use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, LastRawMessageErrorKind, RawMessageErrorKind, RetentionPolicy, StorageType,
-};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode, context, message::StreamMessage};
 use async_nats::{HeaderMap, header};
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::Trouble;
 use super::connect::{Connection, Endpoint, connect};
@@ -21,6 +20,8 @@ use super::subject::{AFTER_HEADER, CURSOR_HEADER, DELIVERIES, MESSAGE_HEADER, SE
 
 /// How long an answer is waited for.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long what nobody keeps may take to be handed over.
+const SAYING: Duration = Duration::from_millis(200);
 /// How long the server knows ids: its own default.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
@@ -245,7 +246,8 @@ impl Server {
         let mut headers = HeaderMap::new();
         headers.insert(MESSAGE_HEADER, "progress");
         headers.insert(SEQUENCE_HEADER, sequence.to_string());
-        let _ = self.connection.client.publish_with_headers(subject, headers, payload).await;
+        // Where the connection is stuck, publishers must not be.
+        let _ = timeout(SAYING, self.connection.client.publish_with_headers(subject, headers, payload)).await;
     }
 
     /// The newest message on a subject.
@@ -255,8 +257,7 @@ impl Server {
     pub async fn last(&self, subject: &str) -> Result<Option<Kept>, Trouble> {
         match self.stream().await?.get_last_raw_message_by_subject(subject).await {
             Ok(message) => Ok(Some(kept(&message))),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(asked(&error)),
+            Err(error) => asked(&error.kind(), &error),
         }
     }
 
@@ -267,8 +268,7 @@ impl Server {
     pub async fn first(&self, subject: &str) -> Result<Option<Kept>, Trouble> {
         match self.stream().await?.get_first_raw_message_by_subject(subject, 1).await {
             Ok(message) => Ok(Some(kept(&message))),
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(asked(&error)),
+            Err(error) => asked(&error.kind(), &error),
         }
     }
 
@@ -306,12 +306,14 @@ fn is_passing(refused: &jetstream::Error) -> bool {
     ) || refused.code() == 503
 }
 
-/// A question about a message failed.
-fn asked(error: &(dyn std::error::Error + 'static)) -> Trouble {
-    let refused = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-    match refused {
-        Some(refused) if refused.error_code() == ErrorCode::STREAM_NOT_FOUND => Trouble::NoStream,
-        _ => unanswered(error),
+/// A question about a message was not answered by one.
+fn asked(kind: &LastRawMessageErrorKind, error: &dyn std::error::Error) -> Result<Option<Kept>, Trouble> {
+    match kind {
+        LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        LastRawMessageErrorKind::JetStream(refused) if refused.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            Err(Trouble::NoStream)
+        }
+        _ => Err(unanswered(error)),
     }
 }
 

@@ -170,8 +170,9 @@ impl Machine {
             if !is_away || !is_empty {
                 gateway.idle = None;
             }
+            // An operator's word is kept for whoever may still come.
             let is_gone = if is_empty {
-                is_away && gateway.idle.get_or_insert(now).after(park) < now
+                is_away && gateway.delivery.is_none() && gateway.idle.get_or_insert(now).after(park) < now
             } else {
                 is_away && gateway.subs.iter().all(|sub| is_over(&self.subs[sub.0 as usize]))
             };

@@ -3,7 +3,7 @@
 //! Owns what a move stores and what it makes of cursors from before it. A move takes a session's number, so
 //! that everything of earlier sessions is older than it. Until a later session has acked something, an earlier
 //! session's cursor says nothing (*voided*): a browser would present it and undo the move. After that it is
-//! what any older cursor is, a rewind.
+//! what any older cursor is, a rewind, and never more.
 
 use std::collections::BTreeMap;
 
@@ -97,19 +97,18 @@ impl Machine {
         }
     }
 
-    /// Whether this cursor of the gateway's own says nothing, because an operator has moved the gateway since.
-    pub(super) fn is_voided(&self, index: GatewayIndex, serial: Serial, place: &Place) -> bool {
+    /// Whether a cursor of this session of the gateway's own says nothing, because an operator has moved the gateway
+    /// since and no later session has acked anything yet.
+    pub(super) fn is_voided(&self, index: GatewayIndex, serial: Serial) -> bool {
         let gateway = &self.gateways[index.0];
         let Some(moved) = gateway.moved.filter(|moved| serial.session < moved.since) else { return false };
         // No message carries the number that the move took.
         let is_taken_up = gateway.serial.session != moved.since;
-        let is_behind = self.in_epoch(place.clone()).lowest() < self.effective(index).position;
-        let is_rewind = is_taken_up && is_behind;
-        !(is_rewind || self.broken(Mistake::OldCursorUndoesMove))
+        !(is_taken_up || self.broken(Mistake::OldCursorUndoesMove))
     }
 
-    /// Where a cursor leads. One from before an operator's move is behind for some subscriptions and may be ahead of
-    /// the move for others: of each the gateway has no more than either says.
+    /// Where a cursor leads. One from before an operator's move may be behind for some subscriptions and ahead of the
+    /// move for others: of each the gateway has no more than either says.
     pub(super) fn place_of(&self, index: GatewayIndex, serial: Serial, place: &Place) -> Place {
         let gateway = &self.gateways[index.0];
         let is_before = gateway.moved.is_some_and(|moved| serial.session < moved.since);
@@ -117,7 +116,8 @@ impl Machine {
             return place.clone();
         }
         let (mut place, stored) = (self.in_epoch(place.clone()), self.effective(index));
-        for (revision, position) in stored.unfinished {
+        // Of what its maker did not know it has nothing.
+        for (revision, position) in stored.unfinished.into_iter().filter(|(revision, _)| *revision <= place.known) {
             let entry = place.unfinished.entry(revision).or_insert(position);
             *entry = (*entry).min(position);
         }

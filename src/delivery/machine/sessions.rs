@@ -276,7 +276,7 @@ impl Machine {
     pub(super) fn own<'a>(&self, index: GatewayIndex, cursor: Option<&'a Cursor>) -> Option<(Serial, &'a Place)> {
         let cursor = cursor?;
         let place = self.of_this_life(index, cursor)?;
-        (!self.is_voided(index, cursor.serial, place)).then_some((cursor.serial, place))
+        (!self.is_voided(index, cursor.serial)).then_some((cursor.serial, place))
     }
 
     /// A place of an earlier epoch counts from the start of its cluster time; one from before a break

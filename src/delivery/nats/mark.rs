@@ -58,12 +58,13 @@ impl Checks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what a connection sees before anything is published on it. Whether the stream has lost something.
-    pub(super) fn look(&self, state: &State) -> bool {
+    /// Takes what a connection sees before anything is published on it; when it asked, `newest` was the greatest number
+    /// known. Whether the stream has lost something.
+    pub(super) fn look(&self, state: &State, newest: u64) -> bool {
         let mut known = self.lock();
         let is_lost = match known.checks.last() {
-            Some(last) if last.created == state.created && state.last_sequence >= known.newest => {
-                known.newest = state.last_sequence;
+            Some(last) if last.created == state.created && state.last_sequence >= newest => {
+                known.newest = known.newest.max(state.last_sequence);
                 return false;
             }
             last => last.is_some(),
@@ -139,46 +140,56 @@ mod tests {
     #[test]
     fn a_stream_that_only_grows_is_intact_over_connections_and_processes() {
         let first = Checks::default();
-        assert!(!first.look(&state("a", 5)));
-        assert!(first.stored(6, first.newest()) && !first.look(&state("a", 6)));
+        assert!(!first.look(&state("a", 5), first.newest()));
+        assert!(first.stored(6, first.newest()) && !first.look(&state("a", 6), first.newest()));
         let stored = mark(&first, 6);
         assert!(is_intact(&first, &stored));
         let next = Checks::default();
-        assert!(!next.look(&state("a", 9)));
+        assert!(!next.look(&state("a", 9), next.newest()));
         assert!(is_intact(&next, &stored));
     }
 
     #[test]
     fn one_that_went_back_is_found_out_even_after_it_was_overtaken() {
         let checks = Checks::default();
-        checks.look(&state("a", 0));
+        checks.look(&state("a", 0), checks.newest());
         let marks = [mark(&checks, 3), mark(&checks, 7)];
         assert!(checks.stored(7, 6));
         // Another connection comes first, and publishes.
-        assert!(checks.look(&state("a", 4)));
+        assert!(checks.look(&state("a", 4), checks.newest()));
         assert!(checks.stored(5, checks.newest()) && checks.stored(9, checks.newest()));
-        assert!(!checks.look(&state("a", 9)));
+        assert!(!checks.look(&state("a", 9), checks.newest()));
         assert_eq!(marks.each_ref().map(|mark| is_intact(&checks, mark)), [true, false]);
         assert_eq!(checks.reaches(&marks[1]), Some(4));
         assert!(is_intact(&checks, &mark(&checks, 9)), "what was acked since is of the present one");
         let next = Checks::default();
-        next.look(&state("a", 5));
+        next.look(&state("a", 5), next.newest());
         assert_eq!(marks.each_ref().map(|mark| is_intact(&next, mark)), [true, false]);
+    }
+
+    #[test]
+    fn what_others_store_while_it_is_asked_is_no_loss() {
+        let checks = Checks::default();
+        checks.look(&state("a", 5), 0);
+        let newest = checks.newest();
+        assert!(checks.stored(6, 5));
+        assert!(!checks.look(&state("a", 5), newest));
+        assert_eq!(checks.newest(), 6);
     }
 
     #[test]
     fn another_stream_keeps_nothing() {
         let checks = Checks::default();
-        checks.look(&state("a", 0));
+        checks.look(&state("a", 0), checks.newest());
         let mark = mark(&checks, 3);
-        assert!(checks.look(&state("b", 1_000)));
+        assert!(checks.look(&state("b", 1_000), checks.newest()));
         assert_eq!(checks.reaches(&mark), None);
     }
 
     #[test]
     fn a_number_that_was_given_before_is_no_new_message() {
         let checks = Checks::default();
-        checks.look(&state("a", 0));
+        checks.look(&state("a", 0), checks.newest());
         assert!(checks.stored(8, 0));
         let mark = mark(&checks, 8);
         assert!(!checks.stored(8, checks.newest()), "the server has lost its last message");

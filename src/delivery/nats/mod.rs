@@ -68,8 +68,14 @@ impl Publishers {
                 () = shutdown.cancelled() => return,
                 () = sleep(LOOK_EVERY) => {}
             }
-            // Nobody owns the partition at the moment, or there is nothing to do.
-            let Ok(unserved) = this.hub.unserved(limits::nats_publishers_at_once_max).await else { continue };
+            let count = lock(&serving).len();
+            // Those that are being served wait as well until their session has begun.
+            let Ok(unserved) = this.hub.unserved(count + limits::nats_publishers_at_once_max).await else {
+                // Nobody owns the partition at the moment. What another owner publishes meanwhile is not known here:
+                // the next tenure begins with a look at the stream.
+                outlets.clear();
+                continue;
+            };
             let is_new = |it: &Unserved| !lock(&serving).contains(&it.gateway);
             let unserved: Vec<Unserved> = unserved.into_iter().filter(is_new).collect();
             if unserved.is_empty() {
@@ -91,9 +97,10 @@ impl Publishers {
                 lock(&serving).insert(one.gateway.clone());
                 let (this, serving) = (Arc::clone(&this), Arc::clone(&serving));
                 let name = format!("publisher of {}", one.gateway);
+                let served = Served(serving, one.gateway.clone());
                 this.tasks.clone().spawn(Kind::Session, name, async move {
                     this.serve(outlet, &one).await;
-                    lock(&serving).remove(&one.gateway);
+                    drop(served);
                 });
             }
         }
@@ -114,7 +121,7 @@ impl Publishers {
         let publisher =
             Publisher::new(hub, outlet, self.clock.clone(), self.health.clone(), gateway, self.partition.clone());
         let shutdown = self.tasks.shutdown_token();
-        let end = publisher.serve(unserved).await;
+        let end = publisher.serve(unserved, &shutdown).await;
         publisher.report(&end);
         if let End::Trouble(trouble) = &end {
             self.health.degraded(trouble.to_string());
@@ -125,6 +132,15 @@ impl Publishers {
                 () = shutdown.cancelled() => {}
             }
         }
+    }
+}
+
+/// A gateway that has a publisher, whatever becomes of that.
+struct Served(Arc<Mutex<HashSet<GatewayId>>>, GatewayId);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        lock(&self.0).remove(&self.1);
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) enum Published {
     Stored(u64),
     /// It is stored in a stream that has gone back: what was there before it is not.
     Late,
+    /// Another one is known by this id, from before this one was made: it may have been taken long ago.
+    Known,
     /// It is not, or nobody can say.
     Not(Trouble),
 }
@@ -73,11 +75,13 @@ impl Outlet {
             return Err(gone());
         }
         if *looked != Some(connection) {
+            // Of what is stored while it is asked nothing can be said.
+            let newest = self.checks.newest();
             let state = self.server.ensure().await?;
             if *self.server.changes().borrow() != connection {
                 return Err(gone());
             }
-            if self.checks.look(&state) {
+            if self.checks.look(&state, newest) {
                 counter!(names::NATS_STREAM_LOSSES).increment(1);
                 tracing::error!(
                     ?state,
@@ -111,10 +115,10 @@ impl Outlet {
             counter!(names::NATS_RETRIES).increment(1);
         }
         match self.server.publish(message).await {
-            // It may be of an earlier process: that its number is an old one says nothing.
             Ok(stored) if stored.is_duplicate => {
                 counter!(names::NATS_DUPLICATES).increment(1);
-                Published::Stored(stored.sequence)
+                let is_own = stored.sequence > under_way.newest;
+                if is_own { Published::Stored(stored.sequence) } else { Published::Known }
             }
             Ok(stored) if self.checks.stored(stored.sequence, under_way.newest) => Published::Stored(stored.sequence),
             Ok(stored) => {

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use metrics::{counter, histogram};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::mark::Mark;
 use super::outlet::{Leave, Outlet, Published};
 use super::pack::{Packed, Packer};
 use crate::clock::Clock;
-use crate::cursor::CursorText;
+use crate::cursor::{Cursor, CursorText};
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
 use crate::handle::{CursorTarget, Hello, HubHandle, Transport, Unserved};
@@ -21,7 +22,7 @@ use crate::limits;
 use crate::nats::{Message, Trouble, subject};
 use crate::observe::health::Component;
 use crate::observe::metrics as names;
-use crate::position::PartitionId;
+use crate::position::{PartitionId, Position};
 use crate::subscription::GatewayId;
 
 /// How long after a message was refused, or nobody answered, it is handed over again; twice as long each time.
@@ -69,8 +70,18 @@ struct Standing {
     mark: Mark,
     /// Everything up to this has been acked.
     cursor: Option<CursorText>,
-    /// Something may lie on the subject that was not there when it was last looked.
-    is_fresh: bool,
+    /// The number of the session's first message: what lies before it may be of sessions from before a rewind.
+    welcome: u64,
+    rest: Rest,
+}
+
+/// What is known of what the gateway has not taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// Something was published since it was last looked, or something lay there.
+    Unknown,
+    /// Nothing.
+    Nothing,
 }
 
 impl Publisher {
@@ -87,17 +98,31 @@ impl Publisher {
     }
 
     /// Serves one session.
-    pub(super) async fn serve(&self, unserved: &Unserved) -> End {
-        match self.run(unserved).await {
+    pub(super) async fn serve(&self, unserved: &Unserved, shutdown: &CancellationToken) -> End {
+        match self.run(unserved, shutdown).await {
             Ok(()) => End::Closed,
             Err(end) => end,
         }
     }
 
-    async fn run(&self, unserved: &Unserved) -> Result<(), End> {
-        let leave = self.outlet.leave().await?;
+    async fn run(&self, unserved: &Unserved, shutdown: &CancellationToken) -> Result<(), End> {
         let mark = unserved.mark.as_deref().and_then(Mark::decode);
-        let (cursor, mark) = self.beginning(mark).await?;
+        let begun = async {
+            let leave = self.outlet.leave().await?;
+            let (cursor, mark) = self.beginning(mark).await?;
+            Ok::<_, End>((leave, cursor, mark))
+        };
+        let begun = tokio::select! {
+            begun = begun => begun,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let (leave, cursor, mark) = match begun {
+            Ok(begun) => begun,
+            Err(end) => {
+                self.outlet.look_again().await;
+                return Err(end);
+            }
+        };
         let hello = Hello {
             gateway: self.gateway.clone(),
             cursor,
@@ -110,7 +135,7 @@ impl Publisher {
         let bytes_max = self.outlet.message_bytes_max();
         let (gateway, partition) = (self.gateway.clone(), self.partition.clone());
         let mut packer = Packer::new(gateway, partition, self.subject.clone(), session.number(), bytes_max);
-        let mut standing = Standing { mark, cursor: None, is_fresh: true };
+        let mut standing = Standing { mark, cursor: None, welcome: u64::MAX, rest: Rest::Unknown };
         let (mut looks, mut changes) = (every(LOOK_EVERY), self.outlet.changes());
         loop {
             let frames = tokio::select! {
@@ -133,8 +158,13 @@ impl Publisher {
                         self.ack(&mut standing, progress.cursor).await?;
                     }
                     Packed::Message(message, cursor) => {
-                        standing.mark.sequence = self.publish(&message, &session, leave, &standing.mark).await?;
-                        standing.is_fresh = true;
+                        let is_welcome = message.name == "welcome";
+                        standing.mark.sequence = self.publish(message, &session, leave, &standing.mark).await?;
+                        if let (Some(cursor), true) = (&cursor, is_welcome) {
+                            standing.welcome = standing.mark.sequence;
+                            self.lower_floor(&mut standing.mark.floor, cursor);
+                        }
+                        standing.rest = Rest::Unknown;
                         if let Some(cursor) = cursor {
                             self.ack(&mut standing, cursor).await?;
                         }
@@ -145,33 +175,70 @@ impl Publisher {
     }
 
     /// From where the session begins, and what its first ack notes.
-    async fn beginning(&self, mark: Option<Mark>) -> Result<(Option<CursorText>, Mark), Trouble> {
+    async fn beginning(&self, mark: Option<Mark>) -> Result<(Option<CursorText>, Mark), End> {
         let checks = self.outlet.checks();
         let kept = self.outlet.last(&self.subject).await?;
         let now = Mark { check: checks.id(), created: checks.created(), ..Mark::default() };
         let reaches = mark.as_ref().map_or(Some(u64::MAX), |mark| checks.reaches(mark));
-        let stored = mark.as_ref().map_or(0, |mark| mark.sequence);
+        let acked = mark.as_ref().map_or(0, |mark| mark.sequence);
         let floor = mark.and_then(|mark| mark.floor);
-        if reaches.is_some_and(|last| stored <= last) {
-            let Some(kept) = kept else { return Ok((None, Mark { sequence: stored, floor, ..now })) };
+        if reaches.is_some_and(|last| acked <= last) {
+            // Nothing lies there: what its first message says it had is what it had.
+            let Some(kept) = kept else { return Ok((None, Mark { sequence: acked, floor: None, ..now })) };
+            let floor = match floor {
+                Some(floor) => Some(floor),
+                None => self.outlet.first(&self.subject).await?.and_then(|first| first.after),
+            };
+            let mark = Mark { sequence: kept.sequence.max(acked), floor, ..now };
+            let Some(cursor) = kept.cursor.map(|text| CursorText(text.into())) else { return Ok((None, mark)) };
             // Stored, though nobody may have heard so: an ack like any other, if it says something new.
-            let floor = floor.or(kept.after);
-            let mark = Mark { sequence: kept.sequence.max(stored), floor, ..now };
-            if let Some(cursor) = kept.cursor {
-                let acked = self.hub.ack_kept(self.gateway.clone(), CursorText(cursor.into()), mark.encode()).await;
-                if let Err(problem) = acked {
-                    tracing::debug!(gateway = %self.gateway, %problem, "what the stream has last is of another life");
+            let acked = self.hub.ack_kept(self.gateway.clone(), cursor.clone(), mark.encode()).await;
+            return match acked {
+                // Of an earlier life of the gateway: by presenting it the gateway is told that that is over.
+                Err(problem) if problem.code == Code::InvalidCursor => {
+                    Ok((Some(cursor), Mark { sequence: 0, floor: None, ..mark }))
                 }
-            }
-            return Ok((None, mark));
+                Ok(()) | Err(_) => Ok((None, mark)),
+            };
         }
-        // What is there of what was there goes on from there; else from what the gateway is known to have had.
-        let survivor = kept.filter(|kept| reaches.is_some_and(|last| kept.sequence <= last));
-        let (sequence, cursor) = survivor.map_or((0, None), |kept| (kept.sequence, kept.cursor));
-        let from = cursor.or_else(|| floor.clone());
         counter!(names::NATS_REWINDS).increment(1);
-        tracing::warn!(gateway = %self.gateway, survives = sequence, "publishing again what the stream has lost");
-        Ok((from.map(|text| CursorText(text.into())), Mark { sequence, floor, ..now }))
+        tracing::warn!(gateway = %self.gateway, "publishing again what the stream has lost");
+        let stored = self.hub.gateway(self.gateway.clone()).await?.cursor;
+        let stored = stored.as_ref().and_then(|cursor| Cursor::decode(cursor.as_str()).ok());
+        let serial = stored.as_ref().map(|cursor| cursor.serial);
+        let from = match kept {
+            None => floor.clone(),
+            Some(kept) => {
+                let said = kept.cursor.as_deref().and_then(|text| Cursor::decode(text).ok());
+                let is_acked = said.as_ref().is_some_and(|said| serial.is_some_and(|serial| said.serial <= serial));
+                if !(is_acked && reaches.is_some_and(|last| kept.sequence <= last)) {
+                    // It was stored behind the loss: what is published again lies before it.
+                    return Err(self.deliver_again(floor.as_deref()).await);
+                }
+                kept.cursor
+            }
+        };
+        // A later rewind than what is there goes further back.
+        let place = from.as_deref().and_then(|text| self.lowest(text));
+        let is_ahead = place > stored.as_ref().and_then(|cursor| Some(cursor.places.get(&self.partition)?.lowest()));
+        let from = from.filter(|_| !is_ahead);
+        Ok((from.map(|text| CursorText(text.into())), Mark { sequence: 0, floor, ..now }))
+    }
+
+    /// Where a cursor's last subscription stands.
+    fn lowest(&self, cursor: &str) -> Option<Position> {
+        Some(Cursor::decode(cursor).ok()?.places.get(&self.partition)?.lowest())
+    }
+
+    /// A session that begins further back has been rewound: the gateway has not what lies between.
+    fn lower_floor(&self, floor: &mut Option<String>, welcome: &CursorText) {
+        let is_lower = match floor.as_deref().and_then(|floor| self.lowest(floor)) {
+            Some(floor) => self.lowest(welcome.as_str()).is_some_and(|welcome| welcome < floor),
+            None => true,
+        };
+        if is_lower {
+            *floor = Some(welcome.as_str().to_owned());
+        }
     }
 
     fn check(&self, leave: Leave) -> Result<(), Trouble> {
@@ -182,17 +249,25 @@ impl Publisher {
     }
 
     /// Hands a message over until it is stored. Its number.
-    async fn publish(&self, message: &Message, session: &Session, leave: Leave, mark: &Mark) -> Result<u64, End> {
+    async fn publish(&self, mut message: Message, session: &Session, leave: Leave, mark: &Mark) -> Result<u64, End> {
         let (began, mut wait) = (self.clock.now(), RETRY_MIN);
         let mut under_way = self.outlet.begin();
         loop {
             self.check(leave)?;
-            let trouble = match self.outlet.publish(message, &mut under_way).await {
+            let trouble = match self.outlet.publish(&message, &mut under_way).await {
                 Published::Stored(sequence) => {
                     histogram!(names::NATS_ACK_TIME).record(self.clock.now().since(began).as_secs_f64());
                     return Ok(sequence);
                 }
-                Published::Late => return Err(self.deliver_again(mark).await),
+                Published::Late => return Err(self.deliver_again(mark.floor.as_deref()).await),
+                Published::Known => {
+                    // The same was published before a rewind, in another life, or by a process that is no more. If the
+                    // gateway has it, it drops it by position; if it is to have it again, it must get it.
+                    under_way = self.outlet.begin();
+                    let number = self.outlet.checks().newest();
+                    message.id = format!("{}/{number}", message.id);
+                    continue;
+                }
                 Published::Not(trouble) => trouble,
             };
             match trouble {
@@ -206,6 +281,7 @@ impl Publisher {
                 }
                 Trouble::Full(_) => counter!(names::NATS_FULL).increment(1),
                 Trouble::Unanswered(_) | Trouble::Misconfigured(_) => {
+                    self.health.degraded(trouble.to_string());
                     tracing::debug!(gateway = %self.gateway, %trouble, "publishing again");
                 }
             }
@@ -220,13 +296,11 @@ impl Publisher {
 
     /// A message was stored behind a loss that nobody had noticed: what is published again lies before it, and would
     /// pass for something that the gateway has had. So it is delivered as an operator's rewind is.
-    async fn deliver_again(&self, mark: &Mark) -> End {
+    async fn deliver_again(&self, floor: Option<&str>) -> End {
         self.outlet.look_again().await;
-        let from = mark.floor.as_deref().and_then(|text| crate::cursor::Cursor::decode(text).ok());
-        let Some(place) = from.as_ref().and_then(|cursor| cursor.places.get(&self.partition)) else {
-            return End::Trouble(Trouble::NoStream);
-        };
-        let target = CursorTarget::Positions(vec![(self.partition.clone(), place.lowest())]);
+        let Some(position) = floor.and_then(|text| self.lowest(text)) else { return End::Trouble(Trouble::NoStream) };
+        tracing::error!(gateway = %self.gateway, "something was stored behind a loss: rewinding as an operator would");
+        let target = CursorTarget::Positions(vec![(self.partition.clone(), position)]);
         match self.hub.set_cursor(self.gateway.clone(), target).await {
             Ok(()) => End::Closed,
             Err(problem) => End::Refused(problem),
@@ -234,9 +308,8 @@ impl Publisher {
     }
 
     async fn ack(&self, standing: &mut Standing, cursor: CursorText) -> Result<(), Problem> {
-        let floor = &mut standing.mark.floor;
-        if floor.is_none() {
-            *floor = Some(cursor.as_str().to_owned());
+        if standing.rest == Rest::Nothing {
+            standing.mark.floor = Some(cursor.as_str().to_owned());
         }
         standing.cursor = Some(cursor.clone());
         self.hub.ack_kept(self.gateway.clone(), cursor, standing.mark.encode()).await
@@ -244,10 +317,22 @@ impl Publisher {
 
     /// Looks what the gateway has taken, and notes it.
     async fn look(&self, standing: &mut Standing) -> Result<(), End> {
-        let Some(cursor) = standing.cursor.clone().filter(|_| standing.is_fresh) else { return Ok(()) };
-        let first = self.outlet.first(&self.subject).await?;
-        standing.is_fresh = first.is_some();
-        let floor = first.map_or_else(|| Some(cursor.as_str().to_owned()), |kept| kept.after);
+        let Some(cursor) = standing.cursor.clone().filter(|_| standing.rest == Rest::Unknown) else { return Ok(()) };
+        let floor = match self.outlet.first(&self.subject).await {
+            Ok(Some(first)) if first.sequence >= standing.welcome => first.after,
+            // Of what lies before the welcome something may be from before a rewind.
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => {
+                standing.rest = Rest::Nothing;
+                Some(cursor.as_str().to_owned())
+            }
+            Err(Trouble::NoStream) => {
+                self.outlet.look_again().await;
+                return Err(Trouble::NoStream.into());
+            }
+            // The next look will tell.
+            Err(_) => return Ok(()),
+        };
         if floor.is_some() && floor != standing.mark.floor {
             standing.mark.floor = floor;
             self.ack(standing, cursor).await?;

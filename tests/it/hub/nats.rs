@@ -85,7 +85,10 @@ impl Taker {
             return Vec::new();
         }
         let changes = text["changes"].as_array().unwrap();
-        assert_eq!(header("Nats-Msg-Id"), id_of(&self.gateway, changes));
+        let (id, expected) = (header("Nats-Msg-Id"), id_of(&self.gateway, changes));
+        // What was published before has a number at its end.
+        let rest = id.strip_prefix(&expected).unwrap_or_else(|| panic!("{id} instead of {expected}"));
+        assert!(rest.is_empty() || rest.starts_with('/'), "{id}");
         assert_eq!(changes.last().unwrap()["cursor"], self.cursor.as_str());
         let mut taken = Vec::new();
         for change in changes {
@@ -368,6 +371,90 @@ async fn a_stream_that_would_lose_messages_is_not_published_to_until_it_is_mende
     context.update_stream(stream).await.unwrap();
     let mut taker = Taker::new(&nats, "edge-1").await;
     assert_eq!(taker.keys_until("a").await, ["a"]);
+    hub.drain().await;
+    site.remove().await;
+}
+
+async fn rewind(hub: &Running, gateway: &str, position: &str) {
+    let target = json!({ "positions": { "default/0": position } });
+    let (status, answer) = hub.call(Method::PUT, &format!("/v1/gateways/{gateway}/cursor"), Some(&target)).await;
+    assert_eq!(status, 204, "{answer}");
+}
+
+/// The server knows their ids for two minutes, and a rewound message is one of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_rewinds_comes_again_however_soon_and_survives_a_lost_storage() {
+    let (mut nats, site, config, _folder) = place(1_000).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "edge-1").await;
+    let mut taker = Taker::new(&nats, "edge-1").await;
+    write_all(&site, &["a", "b", "c"]).await;
+    let all = taker.until_key("c").await;
+    let first = all[0]["position"].as_str().unwrap();
+    for _ in 0..2 {
+        // It has told the hub's side by taking.
+        is_published(&site, &hub, "edge-1").await;
+        rewind(&hub, "edge-1", first).await;
+        taker.last = None;
+        assert_eq!(taker.keys_until("c").await, ["b", "c"]);
+    }
+    // What it has is looked up; then it is rewound and takes nothing.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    rewind(&hub, "edge-1", first).await;
+    let restarted = async || {
+        let (_, view) = hub.get("/v1/gateways/edge-1").await;
+        (view["session"]["transport"] == "nats" && view["state"] == "live").then_some(())
+    };
+    until("the next session", restarted).await;
+    is_published(&site, &hub, "edge-1").await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    nats.kill().await.unwrap();
+    nats.lose_storage().unwrap();
+    nats.restart().await.unwrap();
+    taker.last = None;
+    assert_eq!(taker.keys_until("c").await, ["b", "c"]);
+    hub.drain().await;
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_deleted_under_an_open_connection_is_made_again() {
+    let (nats, site, config, _folder) = place(1_000).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "edge-1").await;
+    let mut taker = Taker::new(&nats, "edge-1").await;
+    write_all(&site, &["a", "b"]).await;
+    assert_eq!(taker.keys_until("a").await.last().unwrap(), "a");
+    is_published(&site, &hub, "edge-1").await;
+    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    context.delete_stream("STREAMER").await.unwrap();
+    // Nothing is published meanwhile: only a look can find it out.
+    let is_there = async || context.get_stream("STREAMER").await.ok().map(drop);
+    until("the stream", is_there).await;
+    write(&site, "c").await;
+    assert_eq!(taker.keys_until("c").await.last().unwrap(), "c");
+    hub.drain().await;
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_made_anew_is_told_that_what_it_had_is_over() {
+    let (nats, site, config, _folder) = place(1_000).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "edge-1").await;
+    let mut taker = Taker::new(&nats, "edge-1").await;
+    write(&site, "a").await;
+    taker.until_key("a").await;
+    write(&site, "left there").await;
+    is_published(&site, &hub, "edge-1").await;
+    assert_eq!(hub.call(Method::DELETE, "/v1/gateways/edge-1", None).await.0, 204);
+    register(&hub, "edge-1").await;
+    // Its first session begins with what lies on its subject.
+    let is_served = async || (hub.get("/v1/gateways/edge-1").await.1["session"]["transport"] == "nats").then_some(());
+    until("a session", is_served).await;
+    write(&site, "b").await;
+    taker.until_key("b").await;
+    assert_eq!(taker.names, ["welcome", "changes", "closed", "welcome", "resync", "changes"]);
     hub.drain().await;
     site.remove().await;
 }

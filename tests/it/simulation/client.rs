@@ -111,6 +111,8 @@ impl Client {
         self.last = backup.last;
         self.handed.truncate(backup.handed);
         self.lost.truncate(backup.lost);
+        // What its former self was told is none of its business.
+        self.claims.clear();
         self.processed.clear();
         self.connection = None;
         self.moves.iter_mut().for_each(|moved| moved.handed = None);
