@@ -162,7 +162,7 @@ async fn a_place_that_the_oplog_does_not_have_is_another_history() {
     let there = read(&source, start, 1).await.changes()[0].position;
     docs.insert_one(doc! { "_id": 2, "tenant": "t" }).await.unwrap();
     let mut reading = source.read(EPOCH, Position { ordinal: there.ordinal + 1, ..there }).await.unwrap();
-    assert!(matches!(Tape::default().next(&mut reading).await, Err(SourceError::HistoryLost(_))));
+    assert!(matches!(Tape::default().next(&mut reading).await, Err(SourceError::Exchanged(_))));
     assert!(reading.recv().await.is_none(), "after an error there is nothing more");
 }
 
