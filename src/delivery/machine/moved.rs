@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use super::outcomes::unanswered;
 use super::owed::still_owed;
 use super::registry::store_problem;
 use super::state::{GatewayIndex, MoveRequest, RecordRequest, RecordState, WriteKind};
@@ -15,7 +14,6 @@ use super::{Answer, Machine, Mistake, Waiter};
 use crate::cursor::{Cursor, Place, Serial};
 use crate::delivery::frame::CloseReason;
 use crate::error::{Code, Problem};
-use crate::limits;
 use crate::position::Position;
 use crate::store::gateways::{Moved, Owed};
 use crate::store::{CommitError, Revision};
@@ -28,16 +26,7 @@ impl Machine {
         let Some(index) = known.filter(|index| self.gateways[index.0].incarnation != Revision(0)) else {
             return self.answer(waiter, Err(Problem::new(Code::GatewayNotFound, format!("no gateway {id}"))));
         };
-        let gateway = &mut self.gateways[index.0];
-        if gateway.record == RecordState::Doubtful {
-            return self.answer(waiter, Err(unanswered()));
-        }
-        if gateway.removing.is_some() || gateway.waiting.len() >= limits::opens_waiting_max {
-            let problem = Problem::new(Code::RateLimited, "this gateway's record is being written").retry_after(1);
-            return self.answer(waiter, Err(problem));
-        }
-        gateway.waiting.push_back(RecordRequest::Move(MoveRequest { target, waiter, abandoned: false }));
-        self.next_request(index);
+        self.request(index, RecordRequest::Move(MoveRequest { target, waiter, abandoned: false }));
     }
 
     /// The session ends before anything is stored: what it sends from now on would be sent again without

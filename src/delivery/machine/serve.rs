@@ -3,7 +3,6 @@
 //! Owns the choice: an operator's word, which is stored, else the patterns of the configuration. A session of the
 //! other kind is refused, and ends when the choice changes.
 
-use super::outcomes::unanswered;
 use super::owed::still_owed;
 use super::registry::store_problem;
 use super::state::{Gateway, GatewayIndex, RecordRequest, RecordState, ServeRequest, WriteKind};
@@ -11,7 +10,6 @@ use super::{Answer, Machine, Waiter};
 use crate::delivery::frame::CloseReason;
 use crate::error::{Code, Problem};
 use crate::handle::{DeliveryMode, Unserved};
-use crate::limits;
 use crate::store::{CommitError, Revision};
 use crate::subscription::GatewayId;
 
@@ -22,16 +20,7 @@ impl Machine {
             return self.answer(waiter, Err(problem));
         }
         let index = self.gateway_or_new(id);
-        let gateway = &mut self.gateways[index.0];
-        if gateway.record == RecordState::Doubtful {
-            return self.answer(waiter, Err(unanswered()));
-        }
-        if gateway.removing.is_some() || gateway.waiting.len() >= limits::opens_waiting_max {
-            let problem = Problem::new(Code::RateLimited, "this gateway's record is being written").retry_after(1);
-            return self.answer(waiter, Err(problem));
-        }
-        gateway.waiting.push_back(RecordRequest::Serve(ServeRequest { mode, waiter, abandoned: false }));
-        self.next_request(index);
+        self.request(index, RecordRequest::Serve(ServeRequest { mode, waiter, abandoned: false }));
     }
 
     pub(super) fn write_serve(&mut self, index: GatewayIndex, request: ServeRequest) {

@@ -56,15 +56,20 @@ impl Machine {
             let detail = format!("{} gateways are connected, as many as sessions.max allows", self.config.sessions_max);
             return self.answer(waiter, Err(Problem::new(Code::RateLimited, detail).retry_after(5)));
         }
+        self.request(index, RecordRequest::Open(request));
+    }
+
+    /// Has something written to a gateway's own record, after what is asked for already.
+    pub(super) fn request(&mut self, index: GatewayIndex, request: RecordRequest) {
         let gateway = &mut self.gateways[index.0];
+        if gateway.record == RecordState::Doubtful {
+            return self.answer(request.waiter(), Err(unanswered()));
+        }
         if gateway.removing.is_some() || gateway.waiting.len() >= limits::opens_waiting_max {
             let problem = Problem::new(Code::RateLimited, "this gateway's record is being written").retry_after(1);
-            return self.answer(waiter, Err(problem));
+            return self.answer(request.waiter(), Err(problem));
         }
-        if gateway.record == RecordState::Doubtful {
-            return self.answer(waiter, Err(unanswered()));
-        }
-        gateway.waiting.push_back(RecordRequest::Open(request));
+        gateway.waiting.push_back(request);
         self.next_request(index);
     }
 

@@ -33,15 +33,7 @@ async fn a_backup_put_back_under_a_running_hub_is_said_and_then_served() {
     let hub = Running::start(&site.config(), Clock::system()).await;
     served(&site, &hub).await;
     let mut cursor = String::new();
-    let read = async {
-        let mut session = hub.open(Transport::GrpcJson, "gw", None).await;
-        write(&site, "lost").await;
-        let all = until_key(&mut session, "lost").await;
-        let Some(Said::Change(change)) = all.last() else { panic!("{all:?}") };
-        session.ack(&change.cursor).await;
-        cursor.clone_from(&change.cursor);
-        beyond(&site, &mut session).await;
-    };
+    let read = async { cursor = read_what_will_be_lost(&site, &hub).await };
     mongod.restore_after(read).await;
     is_said(&site, &hub, &cursor).await;
     hub.drain().await;
@@ -55,14 +47,7 @@ async fn a_backup_put_back_while_the_hub_is_away_is_said_and_then_served() {
     served(&site, &hub).await;
     let mut cursor = String::new();
     let read = async {
-        let mut session = hub.open(Transport::GrpcJson, "gw", None).await;
-        write(&site, "lost").await;
-        let all = until_key(&mut session, "lost").await;
-        let Some(Said::Change(change)) = all.last() else { panic!("{all:?}") };
-        session.ack(&change.cursor).await;
-        cursor.clone_from(&change.cursor);
-        beyond(&site, &mut session).await;
-        drop(session);
+        cursor = read_what_will_be_lost(&site, &hub).await;
         hub.drain().await;
     };
     mongod.restore_after(read).await;
@@ -81,6 +66,17 @@ async fn served(site: &Site, hub: &Running) -> (Session, String) {
     session.ack(&change.cursor).await;
     let cursor = change.cursor.clone();
     (session, cursor)
+}
+
+/// A change that the backup does not have, and its cursor.
+async fn read_what_will_be_lost(site: &Site, hub: &Running) -> String {
+    let mut session = hub.open(Transport::GrpcJson, "gw", None).await;
+    write(site, "lost").await;
+    let all = until_key(&mut session, "lost").await;
+    let Some(Said::Change(change)) = all.last() else { panic!("{all:?}") };
+    session.ack(&change.cursor).await;
+    beyond(site, &mut session).await;
+    change.cursor.clone()
 }
 
 /// The reading comes to a boundary at which there is nothing that could be missed.
