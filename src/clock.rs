@@ -27,6 +27,13 @@ impl Instant {
     }
 }
 
+/// Ticks of the runtime's timer, the first at once. One that comes late does not bring the next one forward.
+pub fn every(period: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
 /// Where time comes from.
 #[derive(Clone)]
 pub struct Clock(Arc<Source>);

@@ -16,13 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval};
 
 use self::answers::Waiting;
 use self::openings::Openings;
 use self::replays::Replays;
 pub use self::tenure::{PartitionConfig, run};
-use crate::clock::{Clock, Instant};
+use crate::clock::{Clock, Instant, every};
 use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Effect, Machine, Outcome, WriteId};
 use crate::delivery::outbox::Outbox;
@@ -435,12 +434,6 @@ impl Partition {
             .map(|(described, _)| described.warnings.iter().copied().map(SourceWarning::name).collect())
             .unwrap_or_default()
     }
-}
-
-fn every(period: Duration) -> tokio::time::Interval {
-    let mut ticks = interval(period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
 }
 
 /// Where history is lost, reading goes on from the present.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::config::ClientConfig;
@@ -18,6 +18,7 @@ use super::item::Disconnected;
 use super::keeper::{REWOUND, reconnects};
 use super::ledger::Place;
 use super::seq::Sequence;
+use crate::clock::every;
 use crate::proto::consume_response::Message;
 
 /// The next thing for the application's side.
@@ -212,9 +213,8 @@ struct Said {
 /// Until `welcome` says otherwise.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(10);
 
-fn beats(every: Duration) -> tokio::time::Interval {
-    let mut beats = interval(every);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+fn beats(period: Duration) -> tokio::time::Interval {
+    let mut beats = every(period);
     // The first tick of an interval is at once; the hello has just been said.
     beats.reset();
     beats

@@ -17,13 +17,14 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, stream};
 use serde_json::Value;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::Interval;
 
 use super::ejson::put;
 use super::frame::Frame;
 use super::json;
 use super::receipt::{Accepted, Durable};
 use super::session::Session;
+use crate::clock::every;
 use crate::cursor::CursorText;
 use crate::error::{Code, Problem};
 use crate::handle::{Hello, HubHandle, Transport};
@@ -182,8 +183,7 @@ struct Keeper {
 
 impl Keeper {
     fn new(hub: HubHandle, gateway: GatewayId) -> Self {
-        let mut renewals = tokio::time::interval(Duration::from_secs(limits::lease_renewal_seconds.into()));
-        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let renewals = every(Duration::from_secs(limits::lease_renewal_seconds.into()));
         Self { hub, gateway, due: None, busy: None, renewals }
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio::time::MissedTickBehavior;
 
+use crate::clock::every;
 use crate::tasks::{Kind, Tasks};
 
 enum Type {
@@ -113,8 +113,7 @@ impl Metrics {
     pub fn start_upkeep(&self, tasks: &Tasks) {
         let (handle, shutdown) = (self.handle.clone(), tasks.shutdown_token());
         tasks.spawn(Kind::Housekeeping, "metrics", async move {
-            let mut ticks = tokio::time::interval(UPKEEP);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut ticks = every(UPKEEP);
             loop {
                 // Both are cancel-safe.
                 tokio::select! {

@@ -117,9 +117,7 @@ impl Publishers {
     }
 
     async fn serve(&self, outlet: Arc<Outlet>, unserved: &Unserved) {
-        let (hub, gateway) = (self.hub.clone(), unserved.gateway.clone());
-        let publisher =
-            Publisher::new(hub, outlet, self.clock.clone(), self.health.clone(), gateway, self.partition.clone());
+        let publisher = Publisher::new(self, outlet, &unserved.gateway);
         let shutdown = self.tasks.shutdown_token();
         let end = publisher.serve(unserved, &shutdown).await;
         publisher.report(&end);

@@ -7,22 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, histogram};
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::Publishers;
 use super::mark::Mark;
 use super::outlet::{Leave, Outlet, Published};
 use super::pack::{Packed, Packer};
-use crate::clock::Clock;
+use crate::clock::every;
 use crate::cursor::{Cursor, CursorText};
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
-use crate::handle::{CursorTarget, Hello, HubHandle, Transport, Unserved};
+use crate::handle::{CursorTarget, Hello, Transport, Unserved};
 use crate::limits;
-use crate::nats::{Message, Trouble, subject};
-use crate::observe::health::Component;
+use crate::nats::{Kept, Message, Trouble, subject};
 use crate::observe::metrics as names;
-use crate::position::{PartitionId, Position};
+use crate::position::Position;
 use crate::subscription::GatewayId;
 
 /// How long after a message was refused, or nobody answered, it is handed over again; twice as long each time.
@@ -32,13 +32,10 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// One gateway's.
-pub(super) struct Publisher {
-    hub: HubHandle,
+pub(super) struct Publisher<'a> {
+    of: &'a Publishers,
     outlet: Arc<Outlet>,
-    clock: Clock,
-    health: Component,
-    gateway: GatewayId,
-    partition: PartitionId,
+    gateway: &'a GatewayId,
     subject: String,
 }
 
@@ -84,17 +81,9 @@ enum Rest {
     Nothing,
 }
 
-impl Publisher {
-    pub(super) fn new(
-        hub: HubHandle,
-        outlet: Arc<Outlet>,
-        clock: Clock,
-        health: Component,
-        gateway: GatewayId,
-        partition: PartitionId,
-    ) -> Self {
-        let subject = subject::deliveries(&gateway, &partition);
-        Self { hub, outlet, clock, health, gateway, partition, subject }
+impl<'a> Publisher<'a> {
+    pub(super) fn new(of: &'a Publishers, outlet: Arc<Outlet>, gateway: &'a GatewayId) -> Self {
+        Self { of, outlet, gateway, subject: subject::deliveries(gateway, &of.partition) }
     }
 
     /// Serves one session.
@@ -130,10 +119,10 @@ impl Publisher {
             auto_ack: false,
             unacked_bytes_max: 0,
         };
-        let mut session = self.hub.open(hello).await?;
-        self.health.ok();
+        let mut session = self.of.hub.open(hello).await?;
+        self.of.health.ok();
         let bytes_max = self.outlet.message_bytes_max();
-        let (gateway, partition) = (self.gateway.clone(), self.partition.clone());
+        let (gateway, partition) = (self.gateway.clone(), self.of.partition.clone());
         let mut packer = Packer::new(gateway, partition, self.subject.clone(), session.number(), bytes_max);
         let mut standing = Standing { mark, cursor: None, welcome: u64::MAX, rest: Rest::Unknown };
         let (mut looks, mut changes) = (every(LOOK_EVERY), self.outlet.changes());
@@ -153,7 +142,7 @@ impl Publisher {
                 match packed {
                     Packed::End => return Ok(()),
                     Packed::Progress(progress, text) => {
-                        let subject = subject::progress(&self.gateway);
+                        let subject = subject::progress(self.gateway);
                         self.outlet.say(subject, standing.mark.sequence, text).await;
                         self.ack(&mut standing, progress.cursor).await?;
                     }
@@ -192,7 +181,7 @@ impl Publisher {
             let mark = Mark { sequence: kept.sequence.max(acked), floor, ..now };
             let Some(cursor) = kept.cursor.map(|text| CursorText(text.into())) else { return Ok((None, mark)) };
             // Stored, though nobody may have heard so: an ack like any other, if it says something new.
-            let acked = self.hub.ack_kept(self.gateway.clone(), cursor.clone(), mark.encode()).await;
+            let acked = self.of.hub.ack_kept(self.gateway.clone(), cursor.clone(), mark.encode()).await;
             return match acked {
                 // Of an earlier life of the gateway: by presenting it the gateway is told that that is over.
                 Err(problem) if problem.code == Code::InvalidCursor => {
@@ -201,9 +190,20 @@ impl Publisher {
                 Ok(()) | Err(_) => Ok((None, mark)),
             };
         }
+        let (from, floor) = self.after_loss(kept, reaches, floor).await?;
+        Ok((from, Mark { sequence: 0, floor, ..now }))
+    }
+
+    /// From where a session begins if the stream has lost something of this gateway, and what its floor is.
+    async fn after_loss(
+        &self,
+        kept: Option<Kept>,
+        reaches: Option<u64>,
+        floor: Option<String>,
+    ) -> Result<(Option<CursorText>, Option<String>), End> {
         counter!(names::NATS_REWINDS).increment(1);
         tracing::warn!(gateway = %self.gateway, "publishing again what the stream has lost");
-        let stored = self.hub.gateway(self.gateway.clone()).await?.cursor;
+        let stored = self.of.hub.gateway(self.gateway.clone()).await?.cursor;
         let stored = stored.as_ref().and_then(|cursor| Cursor::decode(cursor.as_str()).ok());
         let serial = stored.as_ref().map(|cursor| cursor.serial);
         let from = match kept {
@@ -220,14 +220,14 @@ impl Publisher {
         };
         // A later rewind than what is there goes further back.
         let place = from.as_deref().and_then(|text| self.lowest(text));
-        let is_ahead = place > stored.as_ref().and_then(|cursor| Some(cursor.places.get(&self.partition)?.lowest()));
+        let is_ahead = place > stored.as_ref().and_then(|cursor| Some(cursor.places.get(&self.of.partition)?.lowest()));
         let from = from.filter(|_| !is_ahead);
-        Ok((from.map(|text| CursorText(text.into())), Mark { sequence: 0, floor, ..now }))
+        Ok((from.map(|text| CursorText(text.into())), floor))
     }
 
     /// Where a cursor's last subscription stands.
     fn lowest(&self, cursor: &str) -> Option<Position> {
-        Some(Cursor::decode(cursor).ok()?.places.get(&self.partition)?.lowest())
+        Some(Cursor::decode(cursor).ok()?.places.get(&self.of.partition)?.lowest())
     }
 
     /// A session that begins further back has been rewound: the gateway has not what lies between.
@@ -250,13 +250,13 @@ impl Publisher {
 
     /// Hands a message over until it is stored. Its number.
     async fn publish(&self, mut message: Message, session: &Session, leave: Leave, mark: &Mark) -> Result<u64, End> {
-        let (began, mut wait) = (self.clock.now(), RETRY_MIN);
+        let (began, mut wait) = (self.of.clock.now(), RETRY_MIN);
         let mut under_way = self.outlet.begin();
         loop {
             self.check(leave)?;
             let trouble = match self.outlet.publish(&message, &mut under_way).await {
                 Published::Stored(sequence) => {
-                    histogram!(names::NATS_ACK_TIME).record(self.clock.now().since(began).as_secs_f64());
+                    histogram!(names::NATS_ACK_TIME).record(self.of.clock.now().since(began).as_secs_f64());
                     return Ok(sequence);
                 }
                 Published::Late => return Err(self.deliver_again(mark.floor.as_deref()).await),
@@ -281,7 +281,7 @@ impl Publisher {
                 }
                 Trouble::Full(_) => counter!(names::NATS_FULL).increment(1),
                 Trouble::Unanswered(_) | Trouble::Misconfigured(_) => {
-                    self.health.degraded(trouble.to_string());
+                    self.of.health.degraded(trouble.to_string());
                     tracing::debug!(gateway = %self.gateway, %trouble, "publishing again");
                 }
             }
@@ -300,8 +300,8 @@ impl Publisher {
         self.outlet.look_again().await;
         let Some(position) = floor.and_then(|text| self.lowest(text)) else { return End::Trouble(Trouble::NoStream) };
         tracing::error!(gateway = %self.gateway, "something was stored behind a loss: rewinding as an operator would");
-        let target = CursorTarget::Positions(vec![(self.partition.clone(), position)]);
-        match self.hub.set_cursor(self.gateway.clone(), target).await {
+        let target = CursorTarget::Positions(vec![(self.of.partition.clone(), position)]);
+        match self.of.hub.set_cursor(self.gateway.clone(), target).await {
             Ok(()) => End::Closed,
             Err(problem) => End::Refused(problem),
         }
@@ -312,7 +312,7 @@ impl Publisher {
             standing.mark.floor = Some(cursor.as_str().to_owned());
         }
         standing.cursor = Some(cursor.clone());
-        self.hub.ack_kept(self.gateway.clone(), cursor, standing.mark.encode()).await
+        self.of.hub.ack_kept(self.gateway.clone(), cursor, standing.mark.encode()).await
     }
 
     /// Looks what the gateway has taken, and notes it.
@@ -349,10 +349,4 @@ impl Publisher {
             End::Trouble(trouble) => tracing::warn!(gateway = %self.gateway, %trouble, "cannot publish"),
         }
     }
-}
-
-fn every(period: Duration) -> Interval {
-    let mut ticks = interval(period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
 }

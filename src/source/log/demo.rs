@@ -10,12 +10,11 @@ use bson::{DateTime, RawDocumentBuf, rawdoc};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::{EventLog, Publication};
 use crate::change::Operation;
-use crate::clock::Clock;
+use crate::clock::{Clock, every};
 use crate::tasks::{Kind, Tasks};
 
 /// Whose changes the demo writes.
@@ -156,8 +155,7 @@ impl Demo {
 async fn publish(log: Arc<EventLog>, config: DemoConfig, clock: Clock, shutdown: CancellationToken) {
     let mut demo = Demo::new(config.seed);
     let wake_ups = config.rate_per_second.min(WAKE_UPS_PER_SECOND);
-    let mut ticks = tokio::time::interval(Duration::from_secs_f64((1.0 / wake_ups).min(3600.0)));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = every(Duration::from_secs_f64((1.0 / wake_ups).min(3600.0)));
     let mut due = 0.0;
     loop {
         // Both are cancel-safe.

@@ -12,12 +12,11 @@ use std::time::Duration;
 
 use ::metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::disk::{Disk, DiskError, Start};
 use super::{Head, Place, Publication, PublishError, codec};
-use crate::clock::Clock;
+use crate::clock::{Clock, every};
 use crate::limits;
 use crate::observe::metrics;
 use crate::position::ClusterTime;
@@ -60,8 +59,7 @@ impl Writer {
 
     /// Writes until `shutdown`, then what is still queued.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Request>, shutdown: CancellationToken) {
-        let mut idle = tokio::time::interval(IDLE_ADVANCE);
-        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut idle = every(IDLE_ADVANCE);
         let mut closing = false;
         loop {
             // All three are cancel-safe.

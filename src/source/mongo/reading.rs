@@ -71,8 +71,8 @@ struct Walk {
 }
 
 impl Walk {
-    fn on(&mut self, token: Document) {
-        (self.from, self.moved) = (Start::Token(token), true);
+    fn on(&mut self, to: Start) {
+        (self.from, self.moved) = (to, true);
     }
 }
 
@@ -405,7 +405,7 @@ impl Reader {
                 // The end of a dropped database's stream lies on the way, and no time leads behind it: what lies there
                 // has to be met now.
                 Err(Stop::Failed(Failure::Invalidated(token))) => {
-                    (walk.from, walk.moved) = (Start::Invalidated(token), true);
+                    walk.on(Start::Invalidated(token));
                     feed = match self.open_at(&walk.from, Form::Full, 1).await {
                         Ok(feed) => feed,
                         Err(failure) => return met(failure),
@@ -416,7 +416,10 @@ impl Reader {
                 taken => taken?,
             }
             match last_token(&answer)? {
-                Some(token) => (walk.from, walk.moved, looks) = (Start::Token(token), true, 0),
+                Some(token) => {
+                    walk.on(Start::Token(token));
+                    looks = 0;
+                }
                 None if looks > 0 => looks -= 1,
                 None => return Ok(None),
             }
@@ -469,7 +472,7 @@ impl Reader {
         self.accept(event, Decoder::oversize)?;
         self.flush().await?;
         if let Some(token) = token_of(event) {
-            walk.on(token);
+            walk.on(Start::Token(token));
         }
         tracing::warn!(reached = ?self.sequence.reached(), "stepped over a change too large to be read");
         Ok(())
