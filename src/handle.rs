@@ -15,6 +15,7 @@ use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
 use crate::matching::{Explanation, Filter, Verdict};
 use crate::position::{ClusterTime, PartitionId, Position};
+use crate::store::{CommitError, Entry, Key, Revision, Unavailable, Write};
 use crate::subscription::{GatewayId, Spec, SubscriptionId, SubscriptionKey};
 
 pub use crate::subscription::DeliveryMode;
@@ -49,8 +50,14 @@ impl Transport {
     }
 }
 
-/// What a transport that keeps messages itself notes with an ack, in its own words: it is stored with the cursor.
-pub type Mark = Arc<str>;
+/// What a transport that keeps messages itself notes with an ack: it is stored with the cursor.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// In its own words.
+    pub note: Arc<str>,
+    /// Up to where the gateway is known to have taken what was kept for it.
+    pub floor: Option<CursorText>,
+}
 
 /// A gateway that waits for its publisher.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -262,6 +269,8 @@ pub enum CursorTarget {
     Second(u32),
     /// Changes after these positions.
     Positions(Vec<(PartitionId, Position)>),
+    /// What comes after this cursor of the gateway's own, of each subscription.
+    Cursor(CursorText),
     /// Only what is still to come.
     Now,
 }
@@ -307,6 +316,9 @@ pub enum Command {
     Open(Hello, Reply<Result<Session, Problem>>),
     Ack(GatewayId, CursorText, Option<Mark>, Reply<Result<(), Problem>>),
     Unserved(usize, Reply<Vec<Unserved>>),
+    Marks(Reply<Vec<Mark>>),
+    Record(Key, Reply<Result<Option<Entry>, Unavailable>>),
+    PutRecord(Write, Reply<Result<Revision, CommitError>>),
     Explain(Box<ExplainQuery>, Reply<Result<Explained, Problem>>),
     Partitions(Reply<Vec<PartitionView>>),
     Pause(bool, Reply<Result<PartitionView, Problem>>),
@@ -442,6 +454,22 @@ impl HubHandle {
     /// At most `max` gateways that are to be served by NATS and are not.
     pub async fn unserved(&self, max: usize) -> Result<Vec<Unserved>, Problem> {
         self.ask(|reply| Command::Unserved(max, reply)).await
+    }
+
+    /// What was noted for all gateways.
+    pub async fn marks(&self) -> Result<Vec<Mark>, Problem> {
+        self.ask(Command::Marks).await
+    }
+
+    /// One record of the store.
+    pub async fn record(&self, key: Key) -> Result<Option<Entry>, Problem> {
+        let found = self.ask(|reply| Command::Record(key, reply)).await?;
+        found.map_err(|error| Problem::new(Code::StoreUnavailable, error.to_string()).retry_after(1))
+    }
+
+    /// Writes one record, as the partition's owner. Tried once: what came of it may be unknown.
+    pub async fn put_record(&self, write: Write) -> Result<Result<Revision, CommitError>, Problem> {
+        self.ask(|reply| Command::PutRecord(write, reply)).await
     }
 
     /// Whom a change would concern, and why.

@@ -57,6 +57,8 @@ pub const path_steps_max: usize = 16;
 pub const subscription_bytes_max: usize = 64 << 10;
 /// Filters replaced by PUT that are kept until the gateway has acked past them.
 pub const superseded_max: usize = 8;
+/// Earlier revivals of a subscription whose starts are kept apart: those before count as one.
+pub const revivals_max: usize = 16;
 /// What a session may ask to be sent without an ack. More is as good as unpaced, and remembering what
 /// is unacked costs memory.
 pub const unacked_bytes_max: u64 = 1 << 30;

@@ -117,7 +117,8 @@ struct Partition {
     heartbeats: Option<Heartbeats>,
     paused: bool,
     waiting: Waiting,
-    openings: Openings,
+    /// Those of transports, and those of publishers, which may all come at once and must hold up nobody else.
+    openings: [Openings; 2],
     replays: Replays,
     outcomes: Outcomes,
     /// What the source last said of itself, and when.
@@ -169,7 +170,7 @@ impl Partition {
                 return End::Anew;
             }
             let reads = !self.paused && self.ownership == Ownership::Held && !self.is_held_back();
-            let opens = self.openings.due().filter(|_| self.ownership == Ownership::Held);
+            let opens = self.openings.iter().filter_map(Openings::due).min().filter(|_| self.ownership == Ownership::Held);
             // Every branch is cancel-safe: channels, timers, notifications.
             tokio::select! {
                 () = shutdown.cancelled() => return End::Shutdown,

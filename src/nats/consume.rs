@@ -58,7 +58,6 @@ pub struct Delivered {
 /// A gateway's consumer.
 pub struct Consumer {
     connection: Connection,
-    made: u64,
     messages: pull::Stream,
     progress: Subscriber,
     /// Everything before this that was for the gateway has been taken.
@@ -78,19 +77,13 @@ impl Consumer {
     ) -> Result<Self, Trouble> {
         let opening = async {
             let connection = connect(endpoint).await?;
-            let mut changes = connection.changes.clone();
-            while connection.client.connection_state() != async_nats::connection::State::Connected {
-                // The sender lives as long as the client.
-                let _ = changes.changed().await;
-            }
-            let made = *changes.borrow();
             let context = jetstream::new(connection.client.clone());
             let found = context.get_stream(stream).await.map_err(|error| unanswered(&error))?;
             let last = found.cached_info().state.last_sequence;
             let (messages, first) = begin(&found, gateway).await?;
             let progress = connection.client.subscribe(subject::progress(gateway)).await;
             let progress = progress.map_err(|error| unanswered(&error))?;
-            Ok(Self { connection, made, messages, progress, taken_before: first.unwrap_or(last + 1) })
+            Ok(Self { connection, messages, progress, taken_before: first.unwrap_or(last + 1) })
         };
         timeout(patience, opening).await.unwrap_or_else(|_| Err(Trouble::Unanswered("no answer in time".into())))
     }
@@ -109,10 +102,7 @@ impl Consumer {
         let gone = || Trouble::Unanswered("the connection is gone".into());
         loop {
             tokio::select! {
-                // A connection that was made again may lead to another stream.
-                _ = self.connection.changes.changed() => if *self.connection.changes.borrow() != self.made {
-                    return Err(gone());
-                },
+                _ = self.connection.gone.changed() => return Err(gone()),
                 message = self.messages.next() => {
                     let message = message.ok_or_else(gone)?.map_err(|error| unanswered(&error))?;
                     let sequence = message.info().map_err(|error| Trouble::Unanswered(error.to_string()))?.stream_sequence;

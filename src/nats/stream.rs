@@ -11,7 +11,6 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKi
 use async_nats::jetstream::{self, ErrorCode, context, message::StreamMessage};
 use async_nats::{HeaderMap, header};
 use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::Trouble;
@@ -91,10 +90,10 @@ pub struct Kept {
 }
 
 impl Server {
-    /// Connects, or goes on trying in the background.
+    /// Connects.
     ///
     /// # Errors
-    /// The address, or what the hub is to say who it is, cannot be used.
+    /// There is no server, it does not let the hub in, or what the hub is to say who it is cannot be used.
     pub async fn connect(endpoint: &Endpoint, config: StreamConfig) -> Result<Self, Trouble> {
         let connection = connect(endpoint).await?;
         let context = jetstream::ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER);
@@ -102,14 +101,17 @@ impl Server {
         Ok(Self { connection, context, config })
     }
 
-    /// Changes whenever the connection is made or lost.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.connection.changes.clone()
+    /// Waits until the connection is gone, for good.
+    pub async fn gone(&self) {
+        let mut gone = self.connection.gone.clone();
+        // Without a sender it is gone as well.
+        let _ = gone.wait_for(|gone| *gone).await;
     }
 
-    /// Whether there is a connection.
+    /// Whether there still is a connection.
     pub fn is_connected(&self) -> bool {
-        self.connection.client.connection_state() == async_nats::connection::State::Connected
+        !*self.connection.gone.borrow()
+            && self.connection.client.connection_state() == async_nats::connection::State::Connected
     }
 
     /// The greatest message that the server takes, headers included.
@@ -270,6 +272,15 @@ impl Server {
             Ok(message) => Ok(Some(kept(&message))),
             Err(error) => asked(&error.kind(), &error),
         }
+    }
+
+    /// Removes what lies on a subject before a message.
+    ///
+    /// # Errors
+    /// As [`Self::last`].
+    pub async fn purge(&self, subject: &str, before: u64) -> Result<(), Trouble> {
+        let purged = self.stream().await?.purge().filter(subject).sequence(before).await;
+        purged.map(|_| ()).map_err(|error| unanswered(&error))
     }
 
     async fn stream(&self) -> Result<jetstream::stream::Stream<()>, Trouble> {

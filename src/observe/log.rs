@@ -14,7 +14,8 @@ use crate::config::LogFormat;
 /// # Errors
 /// One line that says what is wrong.
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(filter)
+    // The driver's own words for what its caller says as well, unless they are asked for.
+    EnvFilter::try_new(format!("async_nats=off,{filter}"))
         .map_err(|error| format!("{filter:?} is no log filter such as info,streamer=debug: {error}"))
 }
 

@@ -7,16 +7,19 @@ use std::sync::Arc;
 
 use metrics::{counter, gauge};
 
-use super::Partition;
+use super::{Openings, Partition};
 use crate::cursor::{Cursor, CursorText};
-use crate::delivery::machine::{Answer, Waiter};
+use crate::delivery::machine::{Answer, Target, Waiter};
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
-use crate::handle::{Command, Compiled, CursorTarget, Lag, Mark, PartitionView, Registered, Reply, SubscriptionView};
+use crate::handle::{
+    Command, Compiled, CursorTarget, DeliveryMode, Lag, Mark, PartitionView, Registered, Reply, SubscriptionView,
+};
 use crate::matching::Difference;
 use crate::observe::metrics as names;
 use crate::position::{ClusterTime, Epoch, Position};
 use crate::subscription::{GatewayId, StartAt};
+use crate::tasks::Kind;
 
 /// Callers whose answer waits for the store.
 #[derive(Default)]
@@ -81,7 +84,7 @@ impl Partition {
                 self.machine.on_serve(&gateway, mode, waiter);
             }
             Command::Open(hello, reply) => {
-                self.openings.push((hello, reply));
+                self.openings_of(hello.transport.mode()).push((hello, reply));
                 self.open_next();
             }
             other => self.on_immediate(other),
@@ -90,20 +93,24 @@ impl Partition {
 
     /// Opens the sessions whose turn has come.
     pub(super) fn open_next(&mut self) {
-        while let Some((hello, reply)) = self.openings.next() {
+        while let Some((hello, reply)) = self.openings.iter_mut().find_map(Openings::next) {
             let waiter = self.waiting.add(Caller::Open(hello.gateway.clone(), reply));
             self.machine.on_open(hello, waiter);
         }
+    }
+
+    fn openings_of(&mut self, mode: DeliveryMode) -> &mut Openings {
+        &mut self.openings[usize::from(mode == DeliveryMode::Nats)]
     }
 
     /// Commands that depend on what the source has just said of itself.
     pub(super) fn on_command_described(&mut self, command: Command) {
         match command {
             Command::Register(items, reply) => self.register(items, reply),
-            Command::SetCursor(gateway, target, reply) => match self.position_of(&target) {
-                Ok(position) => {
+            Command::SetCursor(gateway, target, reply) => match self.target_of(&target) {
+                Ok(target) => {
                     let waiter = self.waiting.add(Caller::Done(reply));
-                    self.machine.on_move(&gateway, position, waiter);
+                    self.machine.on_move(&gateway, &target, waiter);
                 }
                 Err(problem) => drop(reply.send(Err(problem))),
             },
@@ -112,30 +119,42 @@ impl Partition {
     }
 
     /// Where an operator wants a cursor.
-    fn position_of(&self, target: &CursorTarget) -> Result<Position, Problem> {
-        let epoch = self.machine.reached().epoch;
-        let (at, position) = match target {
-            CursorTarget::Now => return Ok(self.machine.reached().max(self.now(epoch)?)),
-            CursorTarget::OperationTime(time) => ("operationTime", Position::boundary(epoch, time.next())),
-            CursorTarget::Second(second) => ("operationTime", Position::boundary(epoch, ClusterTime::new(*second, 0))),
+    fn target_of(&self, target: &CursorTarget) -> Result<Target, Problem> {
+        match target {
+            // If the source does not reach back that far, the session that begins there says so.
+            CursorTarget::Cursor(cursor) => Ok(Target::Cursor(cursor.clone())),
+            CursorTarget::Now => {
+                let epoch = self.machine.reached().epoch;
+                Ok(Target::Position(self.machine.reached().max(self.now(epoch)?)))
+            }
+            CursorTarget::OperationTime(time) => self.boundary_of(time.next()),
+            CursorTarget::Second(second) => self.boundary_of(ClusterTime::new(*second, 0)),
             CursorTarget::Positions(places) => {
                 let own = places.iter().find(|(partition, _)| partition == self.machine.partition());
                 let (_, position) = own.filter(|_| places.len() == 1).ok_or_else(|| {
                     let detail = format!("this backend has one partition, {}", self.machine.partition());
                     Problem::new(Code::InvalidRequest, detail).at("positions")
                 })?;
-                ("positions", self.machine.position_today(*position).map_err(|problem| problem.at("positions"))?)
+                let position = self.machine.position_today(*position).map_err(|problem| problem.at("positions"))?;
+                self.in_reach(position, "positions")
             }
-        };
+        }
+    }
+
+    fn boundary_of(&self, time: ClusterTime) -> Result<Target, Problem> {
+        self.in_reach(Position::boundary(self.machine.reached().epoch, time), "operationTime")
+    }
+
+    fn in_reach(&self, position: Position, at: &'static str) -> Result<Target, Problem> {
         if self.oldest().is_some_and(|oldest| position.time < oldest) {
             let detail = "the oplog does not reach back that far";
             return Err(Problem::new(Code::StartTooOld, detail).at(at));
         }
         // Nobody would miss what is skipped by a mistyped year before it is too late.
-        if position > self.machine.reached().max(self.now(epoch)?) {
+        if position > self.machine.reached().max(self.now(position.epoch)?) {
             return Err(Problem::new(Code::InvalidRequest, "this lies in the future").at(at));
         }
-        Ok(position)
+        Ok(Target::Position(position))
     }
 
     /// What comes after everything that the source has.
@@ -168,6 +187,19 @@ impl Partition {
             Command::ParkGateway(gateway, reply) => drop(reply.send(self.machine.on_park_gateway(&gateway))),
             Command::Ack(gateway, cursor, mark, reply) => drop(reply.send(self.acked(&gateway, &cursor, mark))),
             Command::Unserved(max, reply) => drop(reply.send(self.machine.unserved(max))),
+            Command::Marks(reply) => drop(reply.send(self.machine.marks())),
+            Command::Record(key, reply) => {
+                let store = Arc::clone(&self.store);
+                self.tasks.spawn(Kind::StoreWriter, "reading a record", async move {
+                    drop(reply.send(store.get(&key).await));
+                });
+            }
+            Command::PutRecord(write, reply) => {
+                let (store, fence) = (Arc::clone(&self.store), self.fence.clone());
+                self.tasks.spawn(Kind::StoreWriter, "writing a record", async move {
+                    drop(reply.send(store.commit(&fence, &[write]).await));
+                });
+            }
             Command::Explain(query, reply) => drop(reply.send(self.machine.explain(&query))),
             Command::Partitions(reply) => drop(reply.send(vec![self.partition_view()])),
             Command::Pause(pause, reply) => {

@@ -40,6 +40,9 @@ pub struct CursorRecord {
     /// What a transport that keeps messages noted with its last ack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<String>,
+    /// The cursor up to which the gateway is known to have taken what that transport has kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<String>,
 }
 
 /// One page.
@@ -65,6 +68,7 @@ impl CursorRecord {
             unfinished: place.unfinished.iter().map(|(revision, position)| (revision.0, *position)).collect(),
             quiet,
             mark: None,
+            floor: None,
         }
     }
 

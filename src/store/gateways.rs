@@ -6,10 +6,13 @@
 //! move; so is a loss that this
 //! session has to be told of, for only it has seen why.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Key, Revision};
 use crate::change::ResyncReason;
+use crate::cursor::Place;
 use crate::position::Position;
 use crate::subscription::{DeliveryMode, GatewayId};
 
@@ -50,15 +53,18 @@ pub struct Owed {
 }
 
 /// An operator's rewind or skip. It outlives what it led to, for cursors from before it may turn up at any time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Moved {
     /// The session's number that it took: cursors of earlier ones are from before it.
     pub since: u64,
     /// What comes after this is served next,
     pub position: Position,
-    /// to subscriptions that started up to here.
+    /// to subscriptions that started up to here,
     pub known: Revision,
+    /// but for these, which are served from further back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unfinished: BTreeMap<u64, Position>,
     /// What comes again up to here may have been delivered before.
     pub redelivered_until: Position,
 }
@@ -76,6 +82,14 @@ pub fn key(backend: &str, gateway: &GatewayId) -> Key {
 /// The reverse of [`key`].
 pub fn parse_key(backend: &str, key: &Key) -> Option<GatewayId> {
     GatewayId::new(key.0.strip_prefix(&prefix(backend))?).ok()
+}
+
+impl Moved {
+    /// Where it leads.
+    pub fn place(&self) -> Place {
+        let unfinished = self.unfinished.iter().map(|(revision, position)| (Revision(*revision), *position)).collect();
+        Place { position: self.position, known: self.known, unfinished }
+    }
 }
 
 impl GatewayRecord {

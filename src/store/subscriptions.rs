@@ -26,6 +26,9 @@ pub struct SubscriptionRecord {
     /// The revision of its creation or revival.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_revision: Option<Revision>,
+    /// Its earlier revivals, oldest first: their revisions, and where each began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revivals: Vec<(Revision, Position)>,
     /// Position and revision of its creation, once a PUT has changed the generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub birth: Option<(Position, Revision)>,

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use streamer::change::{Change, Flags, Operation, ResyncReason, Scope};
 use streamer::clock::Clock;
-use streamer::cursor::CursorText;
+use streamer::cursor::{Cursor, CursorText};
 use streamer::delivery::frame::Frame;
 use streamer::delivery::machine::{
-    Answer, Checkpointed, Effect, Machine, MachineConfig, Outcome, ReplayId, Stored, Waiter, WriteId,
+    Answer, Checkpointed, Effect, Machine, MachineConfig, Outcome, ReplayId, Stored, Target, Waiter, WriteId,
 };
 use streamer::delivery::outbox::Outbox;
 use streamer::handle::{Hello, SubscriptionState, Transport};
@@ -19,7 +19,7 @@ use streamer::source::{Batch, Event, SourceError};
 use streamer::store::checkpoint::CheckpointRecord;
 use streamer::store::subscriptions::{self, ParkedReason, SubscriptionRecord};
 use streamer::store::{Entry, Revision, Write};
-use streamer::subscription::{Name, Spec, SubscriptionKey};
+use streamer::subscription::{GatewayId, Name, Spec, SubscriptionKey};
 
 fn config() -> MachineConfig {
     MachineConfig {
@@ -56,6 +56,7 @@ fn record(spec: Value, at: Position) -> SubscriptionRecord {
         active_from: at,
         start: at,
         start_revision: None,
+        revivals: Vec::new(),
         birth: None,
         superseded: Vec::new(),
         parked: None,
@@ -369,7 +370,7 @@ fn the_checkpoint_stays_behind_those_who_are_near_and_waits_for_nobody_else() {
 fn a_gateway_that_takes_nothing_does_not_keep_others_from_reading() {
     let at = |seconds: u32, ordinal: u32| Position::new(Epoch(1), ClusterTime::new(seconds, 1), ordinal);
     let mut machine = with_gateways(&["ahead", "behind"], 1);
-    machine.on_move(&Name::new("ahead").unwrap(), at(200, 0), Waiter { token: 3, slot: 0 });
+    machine.on_move(&Name::new("ahead").unwrap(), &Target::Position(at(200, 0)), Waiter { token: 3, slot: 0 });
     checkpoint(&mut machine, &mut 20);
 
     let [(id, after)] = readings_for(&mut machine, "ahead")[..] else { panic!("one reading") };
@@ -381,13 +382,36 @@ fn a_gateway_that_takes_nothing_does_not_keep_others_from_reading() {
     assert_eq!(after, at(101, 0));
 }
 
+/// What its maker did not know is served from its own start, though that may lie before the cursor.
+#[test]
+fn a_move_to_a_cursor_is_one_for_each_subscription() {
+    let at = |seconds: u32, ordinal: u32| Position::new(Epoch(1), ClusterTime::new(seconds, 1), ordinal);
+    let mut machine = with_gateways(&["gw"], 8);
+    let gateway: GatewayId = Name::new("gw").unwrap();
+    let moved = |machine: &mut Machine, target| {
+        machine.on_move(&gateway, &target, Waiter { token: 3, slot: 0 });
+        let mut revision = machine.gateway(&gateway).unwrap().subscriptions * 100;
+        checkpoint(machine, &mut revision);
+        let cursor = machine.gateway(&gateway).unwrap().cursor.unwrap();
+        let places = Cursor::decode(cursor.as_str()).unwrap().places;
+        (cursor, places.into_values().next().unwrap())
+    };
+    let (cursor, place) = moved(&mut machine, Target::Position(at(200, 0)));
+    let later = Spec { gateway_id: gateway.clone(), ..asked("later") };
+    machine.on_register(9, vec![(0, later.clone(), Filter::compile(&later).unwrap())]);
+    checkpoint(&mut machine, &mut 150);
+    let (_, to_position) = moved(&mut machine, Target::Position(at(200, 0)));
+    assert!(to_position.known > place.known, "an operator's position is one for all that there are");
+    assert_eq!(moved(&mut machine, Target::Cursor(cursor)).1, place);
+}
+
 /// What the source has said to be lost it is not asked for again, whoever comes back to it.
 #[test]
 fn a_position_that_is_known_to_be_lost_is_asked_for_once() {
     let at = |seconds: u32, ordinal: u32| Position::new(Epoch(1), ClusterTime::new(seconds, 1), ordinal);
     let mut machine = with_gateways(&["first", "again", "later", "before"], 8);
     let behind = |machine: &mut Machine, gateway, to| {
-        machine.on_move(&Name::new(gateway).unwrap(), to, Waiter { token: 3, slot: 0 });
+        machine.on_move(&Name::new(gateway).unwrap(), &Target::Position(to), Waiter { token: 3, slot: 0 });
         checkpoint(machine, &mut 20);
         readings_for(machine, gateway)
     };

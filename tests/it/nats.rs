@@ -1,5 +1,6 @@
 //! The NATS server as the hub uses it: what the stream must be, and what is known of it after each kind of accident.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
@@ -11,6 +12,7 @@ use streamer::nats::subject;
 use streamer::nats::{Endpoint, Kept, Login, Message, Server, State, Stored, StreamConfig, Trouble};
 use streamer::position::PartitionId;
 use streamer::subscription::{GatewayId, Name};
+use streamer::tasks::Tasks;
 use tempfile::TempDir;
 
 /// Nothing here takes long; what does is stuck.
@@ -27,10 +29,14 @@ fn config() -> StreamConfig {
 
 async fn connect(nats: &Nats, login: Login) -> Server {
     let endpoint = Endpoint { url: nats.url(), login, ..Endpoint::default() };
-    let server = Server::connect(&endpoint, config()).await.unwrap();
-    // One that is refused says so when it is asked.
-    let _ = tokio::time::timeout(Duration::from_secs(1), server.changes().changed()).await;
-    server
+    Server::connect(&endpoint, config()).await.unwrap()
+}
+
+/// Starts it again, after the connection is gone.
+async fn restart(nats: &mut Nats, server: &mut Server) {
+    tokio::time::timeout(STUCK, server.gone()).await.expect("that the connection is gone is to be seen");
+    nats.restart().await.unwrap();
+    *server = connect(nats, Login::Nobody).await;
 }
 
 fn gateway(name: &str) -> GatewayId {
@@ -175,32 +181,29 @@ async fn a_stream_that_would_lose_messages_is_refused_with_what_mends_it() {
 #[tokio::test]
 async fn what_has_become_of_the_stream_shows_in_its_state() {
     let (mut nats, _folder) = start("").await;
-    let server = connect(&nats, Login::Nobody).await;
+    let mut server = connect(&nats, Login::Nobody).await;
     let made = ensured(&server).await;
-    let mut changes = server.changes();
     publish(&server, &message("a", 1)).await;
     // Killed, it has everything that it had acked.
-    changes.mark_unchanged();
     nats.kill().await.unwrap();
-    nats.restart().await.unwrap();
+    restart(&mut nats, &mut server).await;
     assert_eq!(publish(&server, &message("a", 2)).await, 2);
-    assert!(changes.has_changed().unwrap(), "that the connection was gone is to be seen");
     assert_eq!(ensured(&server).await, State { last_sequence: 2, ..made.clone() });
     assert_eq!(publish(&server, &message("a", 1)).await, 1, "ids outlive it as well");
     // Put back to an earlier state, it ends earlier.
     nats.kill().await.unwrap();
     let backup = nats.back_up().unwrap();
-    nats.restart().await.unwrap();
+    restart(&mut nats, &mut server).await;
     assert_eq!(publish(&server, &message("a", 3)).await, 3);
     nats.kill().await.unwrap();
     nats.restore(&backup).unwrap();
-    nats.restart().await.unwrap();
+    restart(&mut nats, &mut server).await;
     assert_eq!(ensured(&server).await, State { last_sequence: 2, ..made.clone() });
     assert_eq!(server.last(&subject_of("a")).await, Ok(kept(2, 2)));
     // Without its storage it is another.
     nats.kill().await.unwrap();
     nats.lose_storage().unwrap();
-    nats.restart().await.unwrap();
+    restart(&mut nats, &mut server).await;
     let anew = ensured(&server).await;
     assert!(anew.created != made.created && anew.last_sequence == 0, "{made:?} {anew:?}");
     assert_eq!(server.last(&subject_of("a")).await, Ok(None));
@@ -218,6 +221,37 @@ async fn a_frozen_server_says_nothing_and_stores_nothing_twice() {
     nats.thaw().await.unwrap();
     assert_eq!(publish(&server, &message("a", 1)).await, 1);
     assert_eq!(publish(&server, &message("a", 2)).await, 2);
+}
+
+/// What is stuck in the driver when the connection goes would be sent on the next one, before anyone has looked at the
+/// stream there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_sent_when_the_connection_went_is_never_sent() {
+    let (nats, _folder) = start("").await;
+    let relay = rig::Relay::open(&Tasks::new(), nats.port()).await.unwrap();
+    let endpoint = Endpoint { url: format!("nats://127.0.0.1:{}", relay.port()), ..Endpoint::default() };
+    let server = Arc::new(Server::connect(&endpoint, config()).await.unwrap());
+    ensured(&server).await;
+    relay.set(rig::Line::Silent);
+    // More than the sockets and the relay hold.
+    let publishing = (1..=64).map(|number| {
+        let large = Message { payload: Bytes::from(vec![b'x'; 900_000]), ..message(&format!("gw-{number}"), 1) };
+        let server = Arc::clone(&server);
+        tokio::spawn(async move { server.publish(&large).await })
+    });
+    let publishing: Vec<_> = publishing.collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    relay.set(rig::Line::Reset);
+    tokio::time::timeout(STUCK, server.gone()).await.unwrap();
+    relay.set(rig::Line::Open);
+    for published in publishing {
+        assert!(matches!(published.await.unwrap(), Err(Trouble::Unanswered(_))));
+    }
+    let other = connect(&nats, Login::Nobody).await;
+    let stored = ensured(&other).await.last_sequence;
+    assert!(stored < 64, "{stored}: some were not sent before");
+    assert_eq!(server.publish(&message("later", 1)).await.err().map(|_| ()), Some(()));
+    assert_eq!(ensured(&other).await.last_sequence, stored);
 }
 
 #[tokio::test]
@@ -240,10 +274,9 @@ async fn whoever_the_server_wants_the_hub_can_be() {
     ] {
         let (nats, _folder) = start(config).await;
         ensured(&connect(&nats, login).await).await;
-        // Who is refused goes on trying, and does nothing meanwhile.
-        let refused = connect(&nats, Login::Token("wrong".into())).await;
-        let trouble = refused.ensure().await.unwrap_err();
-        assert!(matches!(trouble, Trouble::Unanswered(_)), "{trouble:?}");
+        let endpoint = Endpoint { url: nats.url(), login: Login::Token("wrong".into()), ..Endpoint::default() };
+        let refused = Server::connect(&endpoint, self::config()).await.unwrap_err();
+        assert!(matches!(&refused, Trouble::Misconfigured(why) if why.contains("does not let")), "{refused:?}");
     }
     let text = format!("{user:?}");
     assert!(!text.contains("secret"), "{text}");

@@ -238,7 +238,8 @@ impl Model {
                 self.paused = pause;
                 let _ = reply.send(Ok(self.partition()));
             }
-            Command::Disconnect { .. } => {}
+            // Publishers' business.
+            Command::Marks(..) | Command::Record(..) | Command::PutRecord(..) | Command::Disconnect { .. } => {}
         }
     }
 }

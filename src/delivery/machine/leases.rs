@@ -96,11 +96,9 @@ impl Machine {
             for index in part {
                 let sub = &mut self.subs[index.0 as usize];
                 sub.pending = Some(Pending::Revive);
-                let floor = sub.parked.map_or(sub.start, |(floor, ..)| floor);
-                let mut record = self.record(index);
-                record.parked = None;
-                record.start = floor;
-                record.start_revision = None;
+                let mut revived = sub.clone();
+                revived.unpark(Revision(u64::MAX));
+                let record = revived.record();
                 writes.push((index, self.record_write(index, record)));
             }
             for (part, writes) in packed(writes) {
@@ -123,10 +121,7 @@ impl Machine {
             let sub = &mut self.subs[index.0 as usize];
             sub.pending = None;
             sub.revision = revision;
-            if let Some((floor, ..)) = sub.parked.take() {
-                sub.start = floor;
-            }
-            sub.start_revision = revision;
+            sub.unpark(revision);
             admitted.push((index, sub.start));
             let filter = Arc::clone(&sub.current().filter);
             self.matcher.insert(index, filter);
@@ -245,7 +240,7 @@ impl Machine {
             for index in part {
                 let sub = &self.subs[index.0 as usize];
                 let floor = if at_loop { self.reached } else { self.floor(sub, &durable).min(self.reached) };
-                let mut record = self.record(index);
+                let mut record = sub.record();
                 record.parked = Some(ParkedRecord { floor, reason, at_ms });
                 let write = self.record_write(index, record);
                 writes.push((index, write));

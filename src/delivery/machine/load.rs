@@ -8,8 +8,9 @@ use std::sync::Arc;
 use super::state::{GatewayIndex, PageState, Segment, Sub, SubLane};
 use super::{Checkpointed, Machine, MachineConfig};
 use crate::clock::Clock;
-use crate::cursor::{Cursor, Place, Serial};
+use crate::cursor::{Cursor, CursorText, Place, Serial};
 use crate::error::Problem;
+use crate::handle::Mark;
 use crate::matching::{Filter, SubscriptionIndex};
 use crate::position::Position;
 use crate::store::cursors::{self, CursorPage};
@@ -136,6 +137,7 @@ impl Machine {
             birth: (self.translated(born_at), birth),
             start: self.translated(record.start),
             start_revision: record.start_revision.unwrap_or(revision),
+            revivals: record.revivals.iter().map(|(revision, start)| (*revision, self.translated(*start))).collect(),
             parked,
             rewound: false,
             pending: None,
@@ -188,7 +190,8 @@ impl Machine {
             gateway.place = record.place();
             gateway.quiet = record.quiet;
             gateway.page_knows = record.moved;
-            gateway.mark = record.mark.map(Into::into);
+            let floor = record.floor.map(|floor| CursorText(floor.into()));
+            gateway.mark = record.mark.map(|note| Mark { note: note.into(), floor });
         }
         Ok(())
     }

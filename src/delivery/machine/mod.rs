@@ -66,6 +66,7 @@ use crate::subscription::{GatewayId, SubscriptionKey};
 
 pub use self::load::{LoadError, Stored};
 pub use self::mistakes::Mistake;
+pub use self::moved::Target;
 pub use self::outcomes::Outcome;
 
 /// What a machine needs to know from the start.

@@ -7,11 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use super::owed::still_owed;
 use super::registry::store_problem;
-use super::state::{GatewayIndex, MoveRequest, RecordRequest, RecordState, WriteKind};
+use super::state::{GatewayIndex, MoveRequest, MoveTarget, RecordRequest, RecordState, WriteKind};
 use super::{Answer, Machine, Mistake, Waiter};
-use crate::cursor::{Cursor, Place, Serial};
+use crate::cursor::{Cursor, CursorText, Place, Serial};
 use crate::delivery::frame::CloseReason;
 use crate::error::{Code, Problem};
 use crate::position::Position;
@@ -19,12 +18,34 @@ use crate::store::gateways::{Moved, Owed};
 use crate::store::{CommitError, Revision};
 use crate::subscription::GatewayId;
 
+/// Where a gateway is moved.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// What comes after this is served next.
+    Position(Position),
+    /// What comes after a cursor of its own, of each subscription.
+    Cursor(CursorText),
+}
+
 impl Machine {
-    /// Moves a gateway's cursor: what comes after `target` is served next. Answered when it is stored.
-    pub fn on_move(&mut self, id: &GatewayId, target: Position, waiter: Waiter) {
+    /// Moves a gateway's cursor. Answered when it is stored.
+    pub fn on_move(&mut self, id: &GatewayId, target: &Target, waiter: Waiter) {
         let known = self.gateway_ids.get(id).copied();
         let Some(index) = known.filter(|index| self.gateways[index.0].incarnation != Revision(0)) else {
             return self.answer(waiter, Err(Problem::new(Code::GatewayNotFound, format!("no gateway {id}"))));
+        };
+        let target = match target {
+            Target::Position(position) => MoveTarget::Position(*position),
+            Target::Cursor(text) => {
+                let cursor = Cursor::decode(text.as_str()).ok();
+                match cursor.as_ref().and_then(|cursor| self.of_this_life(index, cursor)) {
+                    Some(place) => MoveTarget::Place(place.clone()),
+                    None => {
+                        let problem = Problem::new(Code::InvalidCursor, "not a cursor of this gateway");
+                        return self.answer(waiter, Err(problem));
+                    }
+                }
+            }
         };
         self.request(index, RecordRequest::Move(MoveRequest { target, waiter, abandoned: false }));
     }
@@ -33,13 +54,20 @@ impl Machine {
     /// anyone knowing.
     pub(super) fn write_move(&mut self, index: GatewayIndex, request: MoveRequest) {
         self.end_session(index, CloseReason::Rewound);
-        let known = self.known(index);
+        let Place { position, known, unfinished } = match &request.target {
+            MoveTarget::Position(position) => {
+                Place { position: *position, known: self.known(index), unfinished: BTreeMap::new() }
+            }
+            MoveTarget::Place(place) => place.clone(),
+        };
+        let unfinished = unfinished.into_iter().map(|(revision, position)| (revision.0, position)).collect();
         let gateway = &self.gateways[index.0];
         let since = gateway.sessions + 1;
-        let moved = Moved { since, position: request.target, known, redelivered_until: self.horizon.max(self.reached) };
+        let redelivered_until = self.horizon.max(self.reached);
+        let moved = Moved { since, position, known, unfinished, redelivered_until };
         // Said again from now on, for no ack of an earlier session speaks for it any more.
-        let owed = still_owed(gateway.owed, gateway.serial).map(|owed| Owed { since, ..owed });
-        let record = self.gateway_record(index, since, None, owed, Some(moved));
+        let owed = gateway.still_owed(gateway.owed).map(|owed| Owed { since, ..owed });
+        let record = self.gateway_record(index, since, None, owed, Some(moved.clone()));
         let write = self.record_write_of(index, &record);
         self.write(WriteKind::Move { gateway: index, request, moved, owed }, vec![write]);
     }
@@ -75,12 +103,12 @@ impl Machine {
     /// says nothing.
     pub(super) fn load_moved(&mut self, index: GatewayIndex) {
         let gateway = &mut self.gateways[index.0];
-        if let Some(moved) = gateway.moved
+        if let Some(moved) = &gateway.moved
             && gateway.page_knows < moved.since
             && self.config.mistake != Some(Mistake::PageUndoesMove)
         {
             // A cursor beside the move in its record was presented after it.
-            let presented = gateway.presented.take();
+            let (moved, presented) = (moved.clone(), gateway.presented.take());
             gateway.stand_where_moved(moved);
             gateway.presented = presented;
         }
@@ -90,7 +118,7 @@ impl Machine {
     /// since and no later session has acked anything yet.
     pub(super) fn is_voided(&self, index: GatewayIndex, serial: Serial) -> bool {
         let gateway = &self.gateways[index.0];
-        let Some(moved) = gateway.moved.filter(|moved| serial.session < moved.since) else { return false };
+        let Some(moved) = gateway.moved.as_ref().filter(|moved| serial.session < moved.since) else { return false };
         // No message carries the number that the move took.
         let is_taken_up = gateway.serial.session != moved.since;
         !(is_taken_up || self.broken(Mistake::OldCursorUndoesMove))
@@ -100,7 +128,7 @@ impl Machine {
     /// move for others: of each the gateway has no more than either says.
     pub(super) fn place_of(&self, index: GatewayIndex, serial: Serial, place: &Place) -> Place {
         let gateway = &self.gateways[index.0];
-        let is_before = gateway.moved.is_some_and(|moved| serial.session < moved.since);
+        let is_before = gateway.moved.as_ref().is_some_and(|moved| serial.session < moved.since);
         if !is_before || self.broken(Mistake::OldCursorUndoesMove) {
             return place.clone();
         }
@@ -116,7 +144,7 @@ impl Machine {
     /// Up to where what is delivered may have been delivered before an operator's rewind. Who has been
     /// parked since is served that much later.
     pub(super) fn redelivered_until(&self, index: GatewayIndex) -> Option<Position> {
-        let moved = self.gateways[index.0].moved.filter(|_| !self.broken(Mistake::RewindUnflagged))?;
+        let moved = self.gateways[index.0].moved.as_ref().filter(|_| !self.broken(Mistake::RewindUnflagged))?;
         let until = moved.redelivered_until;
         // Before a break with history it says nothing of what comes after.
         (!self.is_broken_off(until)).then(|| self.in_present_epoch(until))
@@ -133,11 +161,11 @@ impl Machine {
 impl super::state::Gateway {
     /// Nothing is known to have been taken but what the operator says.
     fn stand_where_moved(&mut self, moved: Moved) {
-        self.moved = Some(moved);
         self.page_knows = moved.since;
         self.presented = None;
         self.serial = Serial { session: moved.since, written: 0 };
-        self.place = Place { position: moved.position, known: moved.known, unfinished: BTreeMap::new() };
+        self.place = moved.place();
+        self.moved = Some(moved);
         self.quiet = false;
         self.dirty = true;
     }

@@ -33,7 +33,7 @@ impl Machine {
             return Some(Owed { since, reason: ResyncReason::Restored });
         }
         let presented = own.map_or(gateway.serial, |(serial, _)| serial);
-        still_owed(gateway.owed, gateway.serial.max(presented)).filter(|_| !self.broken(Mistake::OwedOnce))
+        still_owed(gateway.owed, gateway.told().max(presented)).filter(|_| !self.broken(Mistake::OwedOnce))
     }
 
     /// Says it to a session that starts from `place`.

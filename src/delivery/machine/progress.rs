@@ -6,12 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use super::owed::still_owed;
 use super::state::{GatewayIndex, PageState, RecordState, Sub, WriteKind};
 use super::{Checkpointed, Machine, Mistake};
-use crate::cursor::{Cursor, Place, Serial};
+use crate::cursor::{Cursor, CursorText, Place, Serial};
 use crate::error::{Code, Problem};
-use crate::handle::Mark;
+use crate::handle::{DeliveryMode, Mark};
 use crate::limits;
 use crate::position::{ClusterTime, Position};
 use crate::store::checkpoint::{self, CheckpointRecord};
@@ -40,16 +39,14 @@ impl CheckpointState {
 enum Acked {
     /// More than was known.
     News(GatewayIndex),
-    /// What was known.
-    Again(GatewayIndex),
-    /// Less.
-    Before,
+    /// What was known, or less.
+    Known,
 }
 
 impl Machine {
     /// Takes an ack. Acks of superseded sessions are ignored; those of another gateway are refused.
     pub fn on_ack(&mut self, id: &GatewayId, cursor: &str) -> Result<(), Problem> {
-        if let Acked::News(index) = self.acked(id, cursor)? {
+        if let Acked::News(index) = self.acked(id, cursor, None)? {
             self.gateways[index.0].renewed = self.clock.now();
         }
         Ok(())
@@ -58,15 +55,10 @@ impl Machine {
     /// Takes an ack of what keeps a gateway's messages, with what it notes. The gateway itself has said nothing, so
     /// its leases are as they were.
     pub fn on_ack_kept(&mut self, id: &GatewayId, cursor: &str, mark: Mark) -> Result<(), Problem> {
-        if let Acked::News(index) | Acked::Again(index) = self.acked(id, cursor)? {
-            let gateway = &mut self.gateways[index.0];
-            gateway.mark = Some(mark);
-            gateway.dirty = true;
-        }
-        Ok(())
+        self.acked(id, cursor, Some(mark)).map(|_| ())
     }
 
-    fn acked(&mut self, id: &GatewayId, cursor: &str) -> Result<Acked, Problem> {
+    fn acked(&mut self, id: &GatewayId, cursor: &str, mark: Option<Mark>) -> Result<Acked, Problem> {
         let invalid = |detail: &str| Problem::new(Code::InvalidCursor, detail);
         let cursor = Cursor::decode(cursor).map_err(|error| invalid(&error.to_string()))?;
         let index =
@@ -83,7 +75,10 @@ impl Machine {
         let is_newest = cursor.serial.session == gateway.sessions;
         let is_news = is_newest && cursor.serial > gateway.serial;
         if !(is_news || dead_counts) {
-            return Ok(if cursor.serial == gateway.serial { Acked::Again(index) } else { Acked::Before });
+            if cursor.serial == gateway.serial && mark.is_some() {
+                self.note(index, mark);
+            }
+            return Ok(Acked::Known);
         }
         if let Some(session) = &gateway.session
             && is_newest
@@ -93,14 +88,25 @@ impl Machine {
             }
             session.outbox.acked(cursor.serial.written);
         }
+        if mark.is_some() || self.mode(index) == DeliveryMode::Stream {
+            self.note(index, mark);
+        }
         self.take_ack(index, cursor.serial, place.clone());
         Ok(Acked::News(index))
+    }
+
+    /// Takes what is noted with an ack; nothing, if the gateway itself says what it has.
+    fn note(&mut self, index: GatewayIndex, mark: Option<Mark>) {
+        let gateway = &mut self.gateways[index.0];
+        gateway.mark = mark;
+        gateway.owed = gateway.still_owed(gateway.owed);
+        gateway.dirty = true;
     }
 
     fn take_ack(&mut self, index: GatewayIndex, serial: Serial, place: Place) {
         let gateway = &mut self.gateways[index.0];
         gateway.serial = serial;
-        gateway.owed = still_owed(gateway.owed, serial);
+        gateway.owed = gateway.still_owed(gateway.owed);
         gateway.dirty = true;
         if gateway.quiet {
             return;
@@ -177,7 +183,7 @@ impl Machine {
             Some(progress) => progress.min(place.position),
             // Parked and revived since: only a rewind stands before where it was parked. The revision
             // that named it then is not known any more, so any of them may have been its.
-            None if sub.start_revision > place.known => place.lowest().min(sub.start),
+            None if sub.start_revision > place.known => place.lowest().min(sub.revived_after(place.known)),
             None => place.position,
         };
         // Filters that its maker did not know begin where they took over.
@@ -244,9 +250,12 @@ impl Machine {
                 // One of an earlier epoch stays as it is until a session starts from it: only then is it
                 // found that its history is lost.
                 let place = if gateway.quiet { self.effective(GatewayIndex(index)) } else { gateway.place.clone() };
-                let moved = gateway.moved.map_or(0, |moved| moved.since);
+                let moved = gateway.moved.as_ref().map_or(0, |moved| moved.since);
                 let record = CursorRecord::new(gateway.incarnation, gateway.serial, &place, gateway.quiet, moved);
-                let record = CursorRecord { mark: gateway.mark.as_deref().map(str::to_owned), ..record };
+                let text = |text: &CursorText| text.as_str().to_owned();
+                let mark = gateway.mark.as_ref().map(|mark| mark.note.as_ref().to_owned());
+                let floor = gateway.mark.as_ref().and_then(|mark| mark.floor.as_ref().map(text));
+                let record = CursorRecord { mark, floor, ..record };
                 content.cursors.insert(gateway.id.to_string(), record);
                 if gateway.presented.is_some() && gateway.record == RecordState::Free && gateway.removing.is_none() {
                     presented.push(GatewayIndex(index));
@@ -267,8 +276,8 @@ impl Machine {
         let gateway = &mut self.gateways[index.0];
         gateway.presented = None;
         gateway.record = RecordState::Busy;
-        let (sessions, moved) = (gateway.sessions, gateway.moved);
-        let owed = still_owed(gateway.owed, gateway.serial);
+        let (sessions, moved) = (gateway.sessions, gateway.moved.clone());
+        let owed = gateway.still_owed(gateway.owed);
         let record = self.gateway_record(index, sessions, None, owed, moved);
         self.record_write_of(index, &record)
     }

@@ -14,7 +14,7 @@ use crate::limits;
 use crate::matching::{Filter, SubscriptionIndex};
 use crate::position::{ClusterTime, Position};
 use crate::store::gateways::GatewayRecord;
-use crate::store::subscriptions::{ParkedReason, ParkedRecord, SubscriptionRecord, SupersededRecord};
+use crate::store::subscriptions::{ParkedReason, SubscriptionRecord};
 use crate::store::{CommitError, Expect, Key, Revision, Write, gateways, subscriptions};
 use crate::subscription::{Path, Spec, StartAt, SubscriptionKey};
 
@@ -113,6 +113,7 @@ impl Machine {
             birth: (active_from, Revision(u64::MAX)),
             start: active_from,
             start_revision: Revision(u64::MAX),
+            revivals: Vec::new(),
             parked: None,
             rewound: false,
             pending: Some(Pending::Create),
@@ -238,7 +239,7 @@ impl Machine {
     fn write_created(&mut self, gateway: GatewayIndex, subs: Vec<SubscriptionIndex>) {
         let mut writes = Vec::new();
         for index in subs {
-            writes.push((index, self.record_write(index, self.record(index))));
+            writes.push((index, self.record_write(index, self.subs[index.0 as usize].record())));
         }
         for (part, mut writes) in packed(writes) {
             let born = self.birth(gateway, &mut writes);
@@ -267,30 +268,6 @@ impl Machine {
         let confirmed = self.confirmed;
         self.additions.insert(id, gateway);
         self.gateways[gateway.0].in_flight.insert(id, confirmed);
-    }
-
-    pub(super) fn record(&self, index: SubscriptionIndex) -> SubscriptionRecord {
-        let sub = &self.subs[index.0 as usize];
-        let current = sub.current();
-        let stored =
-            |revision: Revision| (revision != Revision(0) && revision != Revision(u64::MAX)).then_some(revision);
-        let superseded = sub.segments[..sub.segments.len() - 1].iter().map(|segment| SupersededRecord {
-            spec: segment.spec.to_stored(),
-            generation: segment.generation,
-            from: segment.from,
-            until: segment.until.unwrap_or(segment.from),
-        });
-        SubscriptionRecord {
-            spec: current.spec.to_stored(),
-            generation: stored(current.generation),
-            active_from: current.from,
-            start: sub.start,
-            start_revision: stored(sub.start_revision),
-            birth: stored(sub.birth.1).filter(|birth| *birth != current.generation).map(|birth| (sub.birth.0, birth)),
-            superseded: superseded.collect(),
-            parked: sub.parked.map(|(floor, reason, at_ms)| ParkedRecord { floor, reason, at_ms }),
-            write: 0,
-        }
     }
 
     pub(super) fn record_write(&mut self, index: SubscriptionIndex, mut record: SubscriptionRecord) -> Write {

@@ -53,28 +53,14 @@ impl Machine {
         // and a filter that has not yet taken effect is replaced where it would have.
         let at = horizon.max(reached).max(sub.current().from);
         let next = segment(spec, filter, at);
-        let (start, start_revision, ttl) = (sub.start, sub.start_revision, next.spec.ttl_seconds);
-        let was_parked = sub.parked;
-        // The record as it will be if the write takes effect.
-        if let Some(current) = sub.segments.last_mut() {
-            current.until = Some(at);
-        }
-        sub.segments.push(next.clone());
-        sub.parked = None;
-        if let Some((floor, ..)) = was_parked {
-            sub.start = floor;
-            sub.start_revision = Revision(u64::MAX);
-        }
-        let mut record = self.record(index);
+        let (start_revision, was_parked, ttl) = (sub.start_revision, sub.parked, next.spec.ttl_seconds);
+        let mut replaced = sub.clone();
+        replaced.replace_filter(next.clone());
+        replaced.unpark(Revision(u64::MAX));
+        let mut record = replaced.record();
         if forgets {
             record.superseded.clear();
         }
-        let sub = &mut self.subs[index.0 as usize];
-        sub.segments.pop();
-        if let Some(current) = sub.segments.last_mut() {
-            current.until = None;
-        }
-        (sub.start, sub.start_revision, sub.parked) = (start, start_revision, was_parked);
         if record.encode().len() > limits::subscription_bytes_max {
             let detail = format!("over {} bytes with the filters it replaces", limits::subscription_bytes_max);
             return Err(Problem::new(Code::FilterTooComplex, detail));
@@ -116,18 +102,12 @@ impl Machine {
             Ok(revision) => {
                 let mut next = *next;
                 next.generation = revision;
-                if let Some(current) = sub.segments.last_mut() {
-                    current.until = Some(at);
-                }
+                sub.replace_filter(next);
                 if forgets {
-                    sub.segments.clear();
+                    sub.segments.drain(..sub.segments.len() - 1);
                 }
-                sub.segments.push(next);
                 sub.revision = revision;
-                if let Some((floor, ..)) = sub.parked.take() {
-                    sub.start = floor;
-                    sub.start_revision = revision;
-                }
+                sub.unpark(revision);
                 let filter = Arc::clone(&sub.current().filter);
                 if was_parked.is_none() {
                     self.matcher.remove(index);

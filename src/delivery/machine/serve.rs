@@ -3,13 +3,12 @@
 //! Owns the choice: an operator's word, which is stored, else the patterns of the configuration. A session of the
 //! other kind is refused, and ends when the choice changes.
 
-use super::owed::still_owed;
 use super::registry::store_problem;
 use super::state::{Gateway, GatewayIndex, RecordRequest, RecordState, ServeRequest, WriteKind};
 use super::{Answer, Machine, Waiter};
 use crate::delivery::frame::CloseReason;
 use crate::error::{Code, Problem};
-use crate::handle::{DeliveryMode, Unserved};
+use crate::handle::{DeliveryMode, Mark, Unserved};
 use crate::store::{CommitError, Revision};
 use crate::subscription::GatewayId;
 
@@ -30,8 +29,8 @@ impl Machine {
             self.answer(request.waiter, Ok(Answer::Done));
             return self.next_request(index);
         }
-        let owed = still_owed(gateway.owed, gateway.serial);
-        let mut record = self.gateway_record(index, gateway.sessions, gateway.presented.clone(), owed, gateway.moved);
+        let owed = gateway.still_owed(gateway.owed);
+        let mut record = self.gateway_record(index, gateway.sessions, gateway.presented.clone(), owed, gateway.moved.clone());
         record.delivery = Some(request.mode);
         let write = self.record_write_of(index, &record);
         self.write(WriteKind::Serve(index, request), vec![write]);
@@ -85,6 +84,11 @@ impl Machine {
             DeliveryMode::Stream => format!("gateway {gateway} is served by gRPC and SSE"),
         };
         Err(Problem::new(Code::DeliveryMismatch, detail))
+    }
+
+    /// What was noted for all gateways by what keeps their messages.
+    pub fn marks(&self) -> Vec<Mark> {
+        self.gateways.iter().filter_map(|(_, gateway)| gateway.mark.clone()).collect()
     }
 
     /// At most `max` gateways that wait for a publisher: those with something to be told.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use super::compose::resync_item;
 use super::lane::{Lane, Mode};
 use super::outcomes::unanswered;
-use super::owed::still_owed;
 use super::state::{Gateway, GatewayIndex, OpenRequest, RecordRequest, RecordState, Session, SubLane, WriteKind};
 use super::{Answer, Machine, Mistake, Waiter};
 use crate::change::ResyncReason;
@@ -19,7 +18,7 @@ use crate::cursor::{Cursor, Place, Serial};
 use crate::delivery::frame::{CloseReason, Expired, ExpiredReason};
 use crate::delivery::outbox::{Identity, Item, LaneName, Outbox};
 use crate::error::{Code, Problem};
-use crate::handle::Hello;
+use crate::handle::{DeliveryMode, Hello};
 use crate::limits;
 use crate::matching::SubscriptionIndex;
 use crate::position::Position;
@@ -111,6 +110,9 @@ impl Machine {
             self.answer(request.waiter, Err(problem));
             return self.next_request(index);
         }
+        if request.cursor.is_none() && request.hello.transport.mode() == DeliveryMode::Stream {
+            self.begin_at_floor(index, &mut request);
+        }
         request.owed = self.owed_by_next(index, request.cursor.as_ref());
         let own = self.own(index, request.cursor.as_ref());
         let has_a_say = own.is_some();
@@ -119,9 +121,19 @@ impl Machine {
         request.cursor = request.cursor.take().filter(|_| has_a_say);
         let (owed, gateway) = (request.owed, &self.gateways[index.0]);
         let presented = presented.or_else(|| gateway.presented.clone());
-        let record = self.gateway_record(index, gateway.sessions + 1, presented, owed, gateway.moved);
+        let record = self.gateway_record(index, gateway.sessions + 1, presented, owed, gateway.moved.clone());
         let write = self.record_write_of(index, &record);
         self.write(WriteKind::Open(index, Box::new(request)), vec![write]);
+    }
+
+    /// What another transport has kept for the gateway was acked before the gateway had it. One that does not say what
+    /// it has is served from where it is known to have had everything.
+    fn begin_at_floor(&self, index: GatewayIndex, request: &mut OpenRequest) {
+        let Some(floor) = self.gateways[index.0].mark.as_ref().and_then(|mark| mark.floor.clone()) else { return };
+        let cursor = Cursor::decode(floor.as_str()).ok();
+        if let Some(cursor) = cursor.filter(|cursor| self.of_this_life(index, cursor).is_some()) {
+            (request.cursor, request.hello.cursor) = (Some(cursor), Some(floor));
+        }
     }
 
     pub(super) fn gateway_record(
@@ -194,7 +206,7 @@ impl Machine {
         }
         gateway.dirty = true;
         // What an ack has said since it was sent is in no record before the next.
-        gateway.owed = still_owed(owed, gateway.serial);
+        gateway.owed = gateway.still_owed(owed);
         if let (Some(_), Some(text)) = (self.own(index, cursor.as_ref()), &hello.cursor) {
             self.gateways[index.0].presented = Some(text.to_string());
         }

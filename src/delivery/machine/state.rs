@@ -6,16 +6,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::lane::Lane;
+use super::owed::still_owed;
 use super::{Waiter, WriteId};
 use crate::clock::Instant;
-use crate::cursor::{Place, Serial};
+use crate::cursor::{Cursor, Place, Serial};
 use crate::delivery::outbox::{LaneName, Outbox, Withheld};
 use crate::handle::{DeliveryMode, Hello, Mark, Transport};
+use crate::limits;
 use crate::matching::{Filter, SubscriptionIndex};
 use crate::position::Position;
 use crate::store::Revision;
 use crate::store::gateways::{Moved, Owed};
-use crate::store::subscriptions::ParkedReason;
+use crate::store::subscriptions::{ParkedReason, ParkedRecord, SubscriptionRecord, SupersededRecord};
 use crate::subscription::{GatewayId, Path, Spec, SubscriptionKey};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -52,7 +54,7 @@ pub(super) enum SubLane {
     Extra,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sub {
     pub(super) key: SubscriptionKey,
     pub(super) gateway: GatewayIndex,
@@ -65,6 +67,8 @@ pub(super) struct Sub {
     /// Cursors that do not know `start_revision` serve it from here.
     pub(super) start: Position,
     pub(super) start_revision: Revision,
+    /// Revisions and starts of its revivals before that, oldest first.
+    pub(super) revivals: Vec<(Revision, Position)>,
     pub(super) parked: Option<(Position, ParkedReason, i64)>,
     /// While it is parked a rewind has gone back beyond the floor that is stored; until it is served
     /// again the session's cursors remember it.
@@ -84,9 +88,62 @@ impl Sub {
         self.segments.last().expect("a subscription has a filter")
     }
 
+    /// The filter so far applies up to where the next one takes over.
+    pub(super) fn replace_filter(&mut self, next: Segment) {
+        if let Some(current) = self.segments.last_mut() {
+            current.until = Some(next.from);
+        }
+        self.segments.push(next);
+    }
+
+    /// Comes back from where it was parked, if it was.
+    pub(super) fn unpark(&mut self, revision: Revision) {
+        let Some((floor, ..)) = self.parked.take() else { return };
+        if self.start_revision != self.birth.1 {
+            self.revivals.push((self.start_revision, self.start));
+        }
+        if self.revivals.len() > limits::revivals_max {
+            // Who does not know the second begins at the lower of both: what it has comes again at worst.
+            let (_, first) = self.revivals.remove(0);
+            self.revivals[0].1 = self.revivals[0].1.min(first);
+        }
+        (self.start, self.start_revision) = (floor, revision);
+    }
+
+    /// Where it began when it was revived for the first time after this revision.
+    pub(super) fn revived_after(&self, known: Revision) -> Position {
+        let earlier = self.revivals.iter().find(|(revision, _)| *revision > known);
+        earlier.map_or(self.start, |(_, start)| *start)
+    }
+
     /// Whether the store has it and it is matched.
     pub(super) fn is_active(&self) -> bool {
         self.revision != Revision(0) && self.parked.is_none()
+    }
+
+    /// What the store is to keep of it. A revision that is not known yet is left out: it will be the record's own.
+    pub(super) fn record(&self) -> SubscriptionRecord {
+        let current = self.current();
+        let stored =
+            |revision: Revision| (revision != Revision(0) && revision != Revision(u64::MAX)).then_some(revision);
+        let superseded = self.segments[..self.segments.len() - 1].iter().map(|segment| SupersededRecord {
+            spec: segment.spec.to_stored(),
+            generation: segment.generation,
+            from: segment.from,
+            until: segment.until.unwrap_or(segment.from),
+        });
+        SubscriptionRecord {
+            spec: current.spec.to_stored(),
+            generation: stored(current.generation),
+            active_from: current.from,
+            start: self.start,
+            start_revision: stored(self.start_revision),
+            revivals: self.revivals.clone(),
+            birth: stored(self.birth.1).filter(|birth| *birth != current.generation).map(|birth| (self.birth.0, birth)),
+            superseded: superseded.collect(),
+            parked: self.parked.map(|(floor, reason, at_ms)| ParkedRecord { floor, reason, at_ms }),
+            write: 0,
+        }
     }
 
     /// Whether a filter that was replaced still applies to what the loop has not reached.
@@ -180,6 +237,21 @@ pub(super) struct Gateway {
     pub(super) removing: Option<Removal>,
 }
 
+impl Gateway {
+    /// The last message that the gateway itself is known to have had: what a transport keeps for it has been acked
+    /// before it was.
+    pub(super) fn told(&self) -> Serial {
+        let Some(mark) = &self.mark else { return self.serial };
+        let floor = mark.floor.as_ref().and_then(|floor| Cursor::decode(floor.as_str()).ok());
+        floor.filter(|floor| floor.incarnation == self.incarnation).map_or(Serial::default(), |floor| floor.serial)
+    }
+
+    /// What it still has to be told was lost.
+    pub(super) fn still_owed(&self, owed: Option<Owed>) -> Option<Owed> {
+        owed.and_then(|owed| still_owed(Some(owed), self.told()))
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Removal {
     pub(super) waiters: Vec<Waiter>,
@@ -259,9 +331,16 @@ pub(super) struct ServeRequest {
     pub(super) abandoned: bool,
 }
 
+/// Where a gateway is moved.
+#[derive(Debug)]
+pub(super) enum MoveTarget {
+    Position(Position),
+    Place(Place),
+}
+
 #[derive(Debug)]
 pub(super) struct MoveRequest {
-    pub(super) target: Position,
+    pub(super) target: MoveTarget,
     pub(super) waiter: Waiter,
     /// The caller has been told that the store does not answer.
     pub(super) abandoned: bool,

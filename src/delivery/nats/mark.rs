@@ -1,12 +1,17 @@
 //! What is stored with a gateway's cursor: what the stream had when its last message was acked.
 //!
-//! Owns what a stream that has gone back is compared with. Knows nothing of connections.
+//! Owns what a stream that has gone back is compared with. Knows nothing of connections and of the store.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use crate::nats::State;
+use crate::store::Revision;
+use crate::store::streams::{Check, StreamRecord};
+
+/// Looks that are kept apart: those before count as one.
+const CHECKS_MAX: usize = 64;
 
 /// Stored with the cursor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,14 +23,12 @@ pub(super) struct Mark {
     pub(super) created: String,
     /// The number of the gateway's last acked message.
     pub(super) sequence: u64,
-    /// The cursor before the oldest message that the gateway had not taken when it was last looked.
-    pub(super) floor: Option<String>,
 }
 
 impl Mark {
     /// What is written down.
-    pub(super) fn encode(&self) -> crate::handle::Mark {
-        serde_json::to_string(self).unwrap_or_default().into()
+    pub(super) fn encode(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// What was written down; nothing where it is of no use.
@@ -34,21 +37,17 @@ impl Mark {
     }
 }
 
-/// What the stream had when it was found to be another, or to have gone back; first, when it was first seen.
-#[derive(Clone, Debug)]
-struct Check {
-    id: u64,
-    created: String,
-    last_sequence: u64,
-}
-
-/// The history of the stream as this process knows it, over all connections.
+/// The history of the stream as it is known here, over all connections and all hubs.
 #[derive(Debug, Default)]
 pub(super) struct Checks(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
     checks: Vec<Check>,
+    /// The store's record, as it was last read or written.
+    revision: Option<Revision>,
+    /// Not in the record yet: the last ones of `checks`.
+    unsaved: usize,
     /// The greatest number that a message is known to have been given.
     newest: u64,
 }
@@ -56,6 +55,47 @@ struct Known {
 impl Checks {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what the store has, which others may have written.
+    pub(super) fn adopt(&self, record: StreamRecord, revision: Revision) {
+        let mut known = self.lock();
+        if known.revision.is_some_and(|own| revision <= own) {
+            return;
+        }
+        let saved = known.checks.len() - known.unsaved;
+        let is_news = record.checks.last() != known.checks[..saved].last();
+        let unsaved = known.checks.split_off(saved);
+        if let Some(last) = record.checks.last().filter(|_| is_news && unsaved.is_empty()) {
+            known.newest = last.last_sequence;
+        }
+        known.checks = record.checks;
+        known.checks.extend(unsaved);
+        known.revision = Some(revision);
+    }
+
+    /// What the store must have before anything is published, and the record whose place it takes. Nothing, if it has
+    /// it.
+    pub(super) fn unsaved(&self) -> Option<(StreamRecord, Option<Revision>)> {
+        let known = self.lock();
+        (known.unsaved > 0).then(|| (StreamRecord { checks: known.checks.clone() }, known.revision))
+    }
+
+    /// The store has that.
+    pub(super) fn saved(&self, record: &StreamRecord, revision: Revision) {
+        let mut known = self.lock();
+        let last = record.checks.last();
+        let later = known.checks.iter().rev().take_while(|check| Some(*check) != last).count();
+        known.unsaved = later.min(known.unsaved);
+        known.revision = Some(revision);
+    }
+
+    /// Takes what has been acked to gateways, here or elsewhere: the stream had as much.
+    pub(super) fn raise<'a>(&self, marks: impl Iterator<Item = &'a Mark>) {
+        let intact = marks.filter(|mark| self.reaches(mark).is_some_and(|last| mark.sequence <= last));
+        let newest = intact.map(|mark| mark.sequence).max().unwrap_or_default();
+        let mut known = self.lock();
+        known.newest = known.newest.max(newest);
     }
 
     /// Takes what a connection sees before anything is published on it; when it asked, `newest` was the greatest number
@@ -115,9 +155,19 @@ impl Checks {
 
 impl Known {
     fn begin(&mut self, State { created, last_sequence }: State) {
-        // Another process must not take it for one of its own.
+        // Another hub must not take it for one of its own.
         self.checks.push(Check { id: rand::random(), created, last_sequence });
+        self.unsaved += 1;
         self.newest = last_sequence;
+        if self.checks.len() > CHECKS_MAX {
+            // Who was acked before the second one is held to the lower of both: at worst something comes again.
+            let first = self.checks.remove(0);
+            let second = &mut self.checks[0];
+            if second.created == first.created {
+                second.last_sequence = second.last_sequence.min(first.last_sequence);
+            }
+            self.unsaved = self.unsaved.min(self.checks.len());
+        }
     }
 }
 
@@ -130,7 +180,7 @@ mod tests {
     }
 
     fn mark(checks: &Checks, sequence: u64) -> Mark {
-        Mark { check: checks.id(), created: checks.created(), sequence, floor: None }
+        Mark { check: checks.id(), created: checks.created(), sequence }
     }
 
     fn is_intact(checks: &Checks, mark: &Mark) -> bool {
@@ -194,5 +244,76 @@ mod tests {
         let mark = mark(&checks, 8);
         assert!(!checks.stored(8, checks.newest()), "the server has lost its last message");
         assert_eq!((checks.reaches(&mark), checks.newest()), (Some(7), 7));
+    }
+
+    /// What another hub, or the next process, knows.
+    fn successor(of: &Checks, marks: &[Mark]) -> Checks {
+        if let Some((record, _)) = of.unsaved() {
+            let revision = Revision(of.lock().revision.map_or(1, |revision| revision.0 + 1));
+            of.saved(&record, revision);
+        }
+        let next = Checks::default();
+        let known = of.lock();
+        next.adopt(StreamRecord { checks: known.checks.clone() }, known.revision.unwrap());
+        next.raise(marks.iter());
+        next
+    }
+
+    #[test]
+    fn a_loss_is_known_to_successors_after_it_was_overtaken() {
+        let first = Checks::default();
+        first.look(&state("a", 0), 0);
+        let old = mark(&first, 8);
+        assert!(first.look(&state("a", 5), 8));
+        assert!(first.stored(30, 5));
+        let next = successor(&first, &[mark(&first, 30), old.clone()]);
+        assert!(!next.look(&state("a", 30), next.newest()), "nothing has happened since");
+        assert!(next.unsaved().is_none(), "and there is nothing to write down");
+        assert!(!is_intact(&next, &old));
+    }
+
+    #[test]
+    fn a_loss_while_no_hub_was_there_shows_in_what_had_been_acked() {
+        let first = Checks::default();
+        first.look(&state("a", 0), 0);
+        let marks = [mark(&first, 3), mark(&first, 8)];
+        let next = successor(&first, &marks);
+        assert!(next.look(&state("a", 5), next.newest()));
+        assert_eq!(marks.each_ref().map(|mark| is_intact(&next, mark)), [true, false]);
+    }
+
+    #[test]
+    fn what_another_hub_has_found_counts_and_own_findings_are_kept_beside_it() {
+        let (ours, theirs) = (Checks::default(), Checks::default());
+        ours.look(&state("a", 0), 0);
+        let (record, _) = ours.unsaved().unwrap();
+        ours.saved(&record, Revision(1));
+        theirs.adopt(record, Revision(1));
+        assert!(ours.stored(9, 0));
+        let lost = mark(&ours, 9);
+        assert!(theirs.look(&state("a", 2), 9) && theirs.stored(12, 2));
+        let (record, expected) = theirs.unsaved().unwrap();
+        assert_eq!(expected, Some(Revision(1)));
+        assert!(!ours.stored(7, 8), "a finding of our own, which is not written down yet");
+        ours.adopt(record.clone(), Revision(2));
+        let (both, expected) = ours.unsaved().unwrap();
+        assert_eq!((both.checks.len(), expected), (3, Some(Revision(2))));
+        assert_eq!(both.checks[..2], record.checks);
+        assert!(!is_intact(&ours, &lost));
+        ours.adopt(StreamRecord::default(), Revision(1));
+        assert_eq!(ours.unsaved().unwrap().0.checks.len(), 3, "what was read before is no news");
+    }
+
+    #[test]
+    fn of_very_many_losses_the_first_count_as_one() {
+        let checks = Checks::default();
+        checks.look(&state("a", 1_000), 0);
+        let oldest = mark(&checks, 999);
+        for last in (0..200).rev() {
+            assert!(checks.look(&state("a", last), last + 1));
+        }
+        assert_eq!(checks.unsaved().unwrap().0.checks.len(), CHECKS_MAX);
+        assert_eq!(checks.reaches(&oldest), Some(0));
+        assert!(is_intact(&checks, &mark(&checks, 5)));
     }
 }

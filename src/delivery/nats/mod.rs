@@ -5,7 +5,7 @@
 //! `crate::nats` shows it.
 //!
 //! - `publisher.rs`: one session; `pack.rs`: frames as messages;
-//! - `outlet.rs`: a connection, and when it may be published on; `mark.rs`: how a stream that has gone back is found out.
+//! - `outlet.rs`: connections, and when they may be published on; `mark.rs`: how a stream that has gone back is found out.
 
 mod mark;
 mod outlet;
@@ -19,13 +19,12 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use self::mark::Checks;
-use self::outlet::Outlet;
+use self::outlet::{Ledger, Outlet};
 use self::publisher::{End, Publisher};
 use crate::clock::Clock;
 use crate::handle::{HubHandle, Unserved};
 use crate::limits;
-use crate::nats::{Endpoint, Server, StreamConfig, Trouble};
+use crate::nats::{Endpoint, StreamConfig, Trouble};
 use crate::observe::health::Component;
 use crate::position::PartitionId;
 use crate::subscription::GatewayId;
@@ -107,13 +106,9 @@ impl Publishers {
     }
 
     async fn connect(&self) -> Result<Vec<Arc<Outlet>>, Trouble> {
-        let checks = Arc::new(Checks::default());
-        let mut outlets = Vec::new();
-        for _ in 0..self.connections.max(1) {
-            let server = Server::connect(&self.endpoint, self.stream.clone()).await?;
-            outlets.push(Arc::new(Outlet::new(server, Arc::clone(&checks))));
-        }
-        Ok(outlets)
+        let ledger = Arc::new(Ledger::open(self.hub.clone(), &self.stream.name).await?);
+        let outlet = || Outlet::new(self.endpoint.clone(), self.stream.clone(), Arc::clone(&ledger), &self.tasks);
+        Ok((0..self.connections.max(1)).map(|_| Arc::new(outlet())).collect())
     }
 
     async fn serve(&self, outlet: Arc<Outlet>, unserved: &Unserved) {

@@ -1,30 +1,92 @@
-//! One connection to the server, and whether something may be published on it.
+//! A way to the server: one connection after the other, and when something may be published on them.
 //!
-//! Owns the order of things after a connection has been made: first the stream is looked at, then publishers begin.
-//! What is found then is compared with what is known over all connections (`mark`).
+//! Owns the order of things after a connection has been made: first the stream is looked at and what is found is
+//! written down, then publishers begin. What is found is compared with what is known over all connections (`mark`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use metrics::counter;
 use tokio::sync::{Mutex, watch};
+use tokio::time::sleep;
 
-use super::mark::Checks;
-use crate::nats::{Kept, Message, Server, Trouble};
+use super::mark::{Checks, Mark};
+use crate::handle::HubHandle;
+use crate::nats::{Endpoint, Message, Server, StreamConfig, Trouble};
 use crate::observe::metrics as names;
+use crate::store::streams::{self, StreamRecord};
+use crate::store::{Expect, Key, Write};
+use crate::tasks::{Kind, Tasks};
 
-/// One connection.
+/// Between one attempt to connect and the next; twice as long each time.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// What is known of the stream, and where it is written down.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) checks: Checks,
+    hub: HubHandle,
+    key: Key,
+}
+
+impl Ledger {
+    /// With what has been written down.
+    pub(super) async fn open(hub: HubHandle, stream: &str) -> Result<Self, Trouble> {
+        let ledger = Self { checks: Checks::default(), hub, key: streams::key(stream) };
+        ledger.read().await?;
+        let marks = ledger.hub.marks().await.map_err(|problem| Trouble::Unanswered(problem.to_string()))?;
+        let marks: Vec<Mark> = marks.iter().filter_map(|mark| Mark::decode(&mark.note)).collect();
+        ledger.checks.raise(marks.iter());
+        Ok(ledger)
+    }
+
+    async fn read(&self) -> Result<(), Trouble> {
+        let unreadable = |detail: String| Trouble::Unanswered(format!("the stream's record: {detail}"));
+        let entry = self.hub.record(self.key.clone()).await.map_err(|problem| unreadable(problem.to_string()))?;
+        if let Some(entry) = entry {
+            let record = StreamRecord::decode(&entry.value).map_err(|error| unreadable(error.to_string()))?;
+            self.checks.adopt(record, entry.revision);
+        }
+        Ok(())
+    }
+
+    /// Others must know what has been found before anything is published that would hide it.
+    async fn write(&self) -> Result<(), Trouble> {
+        let Some((record, revision)) = self.checks.unsaved() else { return Ok(()) };
+        let write = Write {
+            key: self.key.clone(),
+            expect: revision.map_or(Expect::Absent, Expect::At),
+            value: Some(record.encode()),
+        };
+        let unwritten = |detail: String| Trouble::Unanswered(format!("what the stream has cannot be stored: {detail}"));
+        let written = self.hub.put_record(write).await.map_err(|problem| unwritten(problem.to_string()))?;
+        let revision = written.map_err(|error| unwritten(error.to_string()))?;
+        self.checks.saved(&record, revision);
+        Ok(())
+    }
+}
+
+/// A connection that has been made.
+#[derive(Clone, Debug)]
+struct Link {
+    number: u64,
+    server: Arc<Server>,
+}
+
+/// One connection after the other, as long as it is needed.
 #[derive(Debug)]
 pub(super) struct Outlet {
-    server: Server,
-    checks: Arc<Checks>,
-    /// The connection for which the stream has been looked at.
+    link: watch::Receiver<Result<Link, Trouble>>,
+    ledger: Arc<Ledger>,
+    /// The connection on which the stream has been looked at.
     looked: Mutex<Option<u64>>,
 }
 
-/// Leave to publish: for as long as the connection lasts, and the stream is the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Leave to publish: on this connection, as long as the stream is the same.
+#[derive(Clone, Debug)]
 pub(super) struct Leave {
-    connection: u64,
+    link: Link,
     check: u64,
 }
 
@@ -49,54 +111,57 @@ pub(super) enum Published {
 }
 
 impl Outlet {
-    pub(super) fn new(server: Server, checks: Arc<Checks>) -> Self {
-        Self { server, checks, looked: Mutex::default() }
+    /// Connects from now on until it is dropped.
+    pub(super) fn new(endpoint: Endpoint, config: StreamConfig, ledger: Arc<Ledger>, tasks: &Tasks) -> Self {
+        let (told, link) = watch::channel(Err(Trouble::Unanswered("there is no connection yet".into())));
+        let shutdown = tasks.shutdown_token();
+        tasks.spawn(Kind::Session, "connection to NATS", async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = told.closed() => {}
+                () = connect(&endpoint, &config, &told) => {}
+            }
+        });
+        Self { link, ledger, looked: Mutex::default() }
     }
 
     pub(super) fn checks(&self) -> &Checks {
-        &self.checks
+        &self.ledger.checks
     }
 
-    /// Changes whenever the connection is made or lost.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.server.changes()
-    }
-
-    pub(super) fn message_bytes_max(&self) -> usize {
-        self.server.message_bytes_max()
+    /// Waits until the connection is another than that of this leave.
+    pub(super) async fn left(&self, leave: &Leave) {
+        let mut link = self.link.clone();
+        // Nothing is told any more at shutdown.
+        let _ = link.wait_for(|link| !matches!(link, Ok(link) if link.number == leave.link.number)).await;
     }
 
     /// Leave to publish, once the stream has been looked at on this connection.
     pub(super) async fn leave(&self) -> Result<Leave, Trouble> {
         let mut looked = self.looked.lock().await;
-        let connection = *self.server.changes().borrow();
-        let gone = || Trouble::Unanswered("there is no connection".into());
-        if !self.server.is_connected() {
-            return Err(gone());
-        }
-        if *looked != Some(connection) {
+        let link = self.link.borrow().clone()?;
+        if *looked != Some(link.number) {
+            self.ledger.read().await?;
             // Of what is stored while it is asked nothing can be said.
-            let newest = self.checks.newest();
-            let state = self.server.ensure().await?;
-            if *self.server.changes().borrow() != connection {
-                return Err(gone());
-            }
-            if self.checks.look(&state, newest) {
+            let newest = self.checks().newest();
+            let state = link.server.ensure().await?;
+            if self.checks().look(&state, newest) {
                 counter!(names::NATS_STREAM_LOSSES).increment(1);
                 tracing::error!(
                     ?state,
                     "the NATS stream has lost messages: publishing again what gateways have not had"
                 );
             }
-            *looked = Some(connection);
+            *looked = Some(link.number);
         }
-        Ok(Leave { connection, check: self.checks.id() })
+        // Another connection may have found something, too.
+        self.ledger.write().await?;
+        Ok(Leave { link, check: self.checks().id() })
     }
 
     /// Whether a leave still holds.
-    pub(super) fn allows(&self, leave: Leave) -> bool {
-        let connection = *self.server.changes().borrow();
-        self.server.is_connected() && leave == Leave { connection, check: self.checks.id() }
+    pub(super) fn allows(&self, leave: &Leave) -> bool {
+        leave.link.server.is_connected() && leave.check == self.checks().id()
     }
 
     /// The stream is not what it was: it is looked at before anything else is published.
@@ -106,21 +171,21 @@ impl Outlet {
 
     /// A message is about to be handed over.
     pub(super) fn begin(&self) -> UnderWay {
-        UnderWay { newest: self.checks.newest(), is_retry: false }
+        UnderWay { newest: self.checks().newest(), is_retry: false }
     }
 
-    pub(super) async fn publish(&self, message: &Message, under_way: &mut UnderWay) -> Published {
+    pub(super) async fn publish(&self, leave: &Leave, message: &Message, under_way: &mut UnderWay) -> Published {
         counter!(names::NATS_PUBLISHES).increment(1);
         if std::mem::replace(&mut under_way.is_retry, true) {
             counter!(names::NATS_RETRIES).increment(1);
         }
-        match self.server.publish(message).await {
+        match leave.link.server.publish(message).await {
             Ok(stored) if stored.is_duplicate => {
                 counter!(names::NATS_DUPLICATES).increment(1);
                 let is_own = stored.sequence > under_way.newest;
                 if is_own { Published::Stored(stored.sequence) } else { Published::Known }
             }
-            Ok(stored) if self.checks.stored(stored.sequence, under_way.newest) => Published::Stored(stored.sequence),
+            Ok(stored) if self.checks().stored(stored.sequence, under_way.newest) => Published::Stored(stored.sequence),
             Ok(stored) => {
                 counter!(names::NATS_STREAM_LOSSES).increment(1);
                 tracing::error!(stored.sequence, "the NATS stream has gone back");
@@ -129,16 +194,37 @@ impl Outlet {
             Err(trouble) => Published::Not(trouble),
         }
     }
+}
 
-    pub(super) async fn last(&self, subject: &str) -> Result<Option<Kept>, Trouble> {
-        self.server.last(subject).await
+impl Leave {
+    /// The server, on this connection.
+    pub(super) fn server(&self) -> &Server {
+        &self.link.server
     }
+}
 
-    pub(super) async fn first(&self, subject: &str) -> Result<Option<Kept>, Trouble> {
-        self.server.first(subject).await
-    }
-
-    pub(super) async fn say(&self, subject: String, sequence: u64, payload: bytes::Bytes) {
-        self.server.say(subject, sequence, payload).await;
+/// Makes one connection after the other and tells what becomes of them.
+async fn connect(endpoint: &Endpoint, config: &StreamConfig, told: &watch::Sender<Result<Link, Trouble>>) {
+    let (mut wait, mut number) = (RETRY_MIN, 0);
+    loop {
+        match Server::connect(endpoint, config.clone()).await {
+            Ok(server) => {
+                tracing::info!("connected to NATS");
+                (wait, number) = (RETRY_MIN, number + 1);
+                let server = Arc::new(server);
+                told.send_modify(|told| *told = Ok(Link { number, server: Arc::clone(&server) }));
+                server.gone().await;
+                tracing::warn!("the connection to NATS is gone");
+                told.send_modify(|told| *told = Err(Trouble::Unanswered("the connection is gone".into())));
+            }
+            Err(trouble) => {
+                if told.borrow().as_ref().err() != Some(&trouble) {
+                    tracing::warn!(%trouble, "cannot connect to NATS; trying again");
+                }
+                told.send_modify(|told| *told = Err(trouble));
+            }
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(RETRY_MAX);
     }
 }

@@ -21,6 +21,8 @@ pub(super) enum Packed {
     Message(Message, Option<CursorText>),
     /// It is said to whoever listens, and acked.
     Progress(Progress, Bytes),
+    /// It is published, and ends the session: there is no such gateway any more.
+    Removed(Message),
     /// The session ends; nobody has to be told.
     End,
 }
@@ -127,7 +129,8 @@ impl Packer {
         text.extend_from_slice(CLOSING);
         let digest: String = lines.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let id = format!("{}/{}/{first}-{last}/{digest}", self.gateway, self.partition);
-        out.push(self.message("changes", id, text, Some(cursor)));
+        let message = self.message("changes", id, text, Some(&cursor));
+        out.push(Packed::Message(message, Some(cursor)));
     }
 
     fn other(&mut self, frame: Frame, out: &mut Vec<Packed>) {
@@ -154,7 +157,11 @@ impl Packer {
         }
         self.others += 1;
         let id = format!("{}/{}/{}/{}", self.gateway, frame.name(), self.session, self.others);
-        out.push(self.message(frame.name(), id, text, cursor));
+        let message = self.message(frame.name(), id, text, cursor.as_ref());
+        out.push(match frame {
+            Frame::Closed(Closed { reason: CloseReason::Removed }) => Packed::Removed(message),
+            _ => Packed::Message(message, cursor),
+        });
     }
 
     /// A message for very many in two parts, of which only the second moves the cursor.
@@ -182,11 +189,11 @@ impl Packer {
         }
     }
 
-    fn message(&mut self, name: &'static str, id: String, text: Vec<u8>, cursor: Option<CursorText>) -> Packed {
+    fn message(&mut self, name: &'static str, id: String, text: Vec<u8>, cursor: Option<&CursorText>) -> Message {
         let after = self.after.clone();
-        self.after = cursor.clone().or(after.clone());
+        self.after = cursor.cloned().or(after.clone());
         let text_of = |cursor: Option<&CursorText>| cursor.map(|cursor| cursor.as_str().to_owned());
-        let message = Message {
+        Message {
             subject: self.subject.clone(),
             id,
             name,
@@ -194,8 +201,7 @@ impl Packer {
             cursor: text_of(self.after.as_ref()),
             after: text_of(after.as_ref()),
             payload: text.into(),
-        };
-        Packed::Message(message, cursor)
+        }
     }
 }
 

@@ -64,12 +64,30 @@ impl From<Problem> for End {
 
 /// How far a session has come.
 struct Standing {
-    mark: Mark,
+    noted: Noted,
     /// Everything up to this has been acked.
     cursor: Option<CursorText>,
     /// The number of the session's first message: what lies before it may be of sessions from before a rewind.
     welcome: u64,
     rest: Rest,
+}
+
+/// What each ack notes.
+#[derive(Clone, Debug)]
+struct Noted {
+    mark: Mark,
+    /// The cursor before the oldest message that the gateway had not taken when it was last looked.
+    floor: Option<CursorText>,
+}
+
+impl Noted {
+    fn encode(&self) -> crate::handle::Mark {
+        crate::handle::Mark { note: self.mark.encode().into(), floor: self.floor.clone() }
+    }
+}
+
+fn text(cursor: String) -> CursorText {
+    CursorText(cursor.into())
 }
 
 /// What is known of what the gateway has not taken.
@@ -95,17 +113,16 @@ impl<'a> Publisher<'a> {
     }
 
     async fn run(&self, unserved: &Unserved, shutdown: &CancellationToken) -> Result<(), End> {
-        let mark = unserved.mark.as_deref().and_then(Mark::decode);
         let begun = async {
             let leave = self.outlet.leave().await?;
-            let (cursor, mark) = self.beginning(mark).await?;
-            Ok::<_, End>((leave, cursor, mark))
+            let (cursor, noted) = self.beginning(&leave, unserved.mark.as_ref()).await?;
+            Ok::<_, End>((leave, cursor, noted))
         };
         let begun = tokio::select! {
             begun = begun => begun,
             () = shutdown.cancelled() => return Ok(()),
         };
-        let (leave, cursor, mark) = match begun {
+        let (leave, cursor, noted) = match begun {
             Ok(begun) => begun,
             Err(end) => {
                 self.outlet.look_again().await;
@@ -121,37 +138,42 @@ impl<'a> Publisher<'a> {
         };
         let mut session = self.of.hub.open(hello).await?;
         self.of.health.ok();
-        let bytes_max = self.outlet.message_bytes_max();
+        let bytes_max = leave.server().message_bytes_max();
         let (gateway, partition) = (self.gateway.clone(), self.of.partition.clone());
         let mut packer = Packer::new(gateway, partition, self.subject.clone(), session.number(), bytes_max);
-        let mut standing = Standing { mark, cursor: None, welcome: u64::MAX, rest: Rest::Unknown };
-        let (mut looks, mut changes) = (every(LOOK_EVERY), self.outlet.changes());
+        let mut standing = Standing { noted, cursor: None, welcome: u64::MAX, rest: Rest::Unknown };
+        let mut looks = every(LOOK_EVERY);
         loop {
             let frames = tokio::select! {
                 frames = session.next(limits::nats_batch_bytes_max) => frames,
                 _ = looks.tick() => {
-                    self.look(&mut standing).await?;
+                    self.look(&leave, &mut standing).await?;
                     continue;
                 }
-                // The sender lives as long as the connection's driver, which outlives all.
-                _ = changes.changed() => Some(Vec::new()),
+                () = self.outlet.left(&leave) => Some(Vec::new()),
             };
-            self.check(leave)?;
+            self.check(&leave)?;
             let Some(frames) = frames else { return Ok(()) };
             for packed in packer.pack(frames) {
                 match packed {
                     Packed::End => return Ok(()),
+                    Packed::Removed(message) => {
+                        let sequence = self.publish(message, &session, &leave, &standing.noted).await?;
+                        // What was for a gateway that is no more is for nobody.
+                        return Ok(leave.server().purge(&self.subject, sequence).await?);
+                    }
                     Packed::Progress(progress, text) => {
                         let subject = subject::progress(self.gateway);
-                        self.outlet.say(subject, standing.mark.sequence, text).await;
+                        leave.server().say(subject, standing.noted.mark.sequence, text).await;
                         self.ack(&mut standing, progress.cursor).await?;
                     }
                     Packed::Message(message, cursor) => {
                         let is_welcome = message.name == "welcome";
-                        standing.mark.sequence = self.publish(message, &session, leave, &standing.mark).await?;
+                        let sequence = self.publish(message, &session, &leave, &standing.noted).await?;
+                        standing.noted.mark.sequence = sequence;
                         if let (Some(cursor), true) = (&cursor, is_welcome) {
-                            standing.welcome = standing.mark.sequence;
-                            self.lower_floor(&mut standing.mark.floor, cursor);
+                            standing.welcome = sequence;
+                            self.lower_floor(&mut standing.noted.floor, cursor);
                         }
                         standing.rest = Rest::Unknown;
                         if let Some(cursor) = cursor {
@@ -164,34 +186,42 @@ impl<'a> Publisher<'a> {
     }
 
     /// From where the session begins, and what its first ack notes.
-    async fn beginning(&self, mark: Option<Mark>) -> Result<(Option<CursorText>, Mark), End> {
+    async fn beginning(
+        &self,
+        leave: &Leave,
+        noted: Option<&crate::handle::Mark>,
+    ) -> Result<(Option<CursorText>, Noted), End> {
         let checks = self.outlet.checks();
-        let kept = self.outlet.last(&self.subject).await?;
-        let now = Mark { check: checks.id(), created: checks.created(), ..Mark::default() };
+        let kept = leave.server().last(&self.subject).await?;
+        let now = Mark { check: checks.id(), created: checks.created(), sequence: 0 };
+        let mark = noted.and_then(|noted| Mark::decode(&noted.note));
+        let floor = noted.and_then(|noted| noted.floor.clone());
         let reaches = mark.as_ref().map_or(Some(u64::MAX), |mark| checks.reaches(mark));
         let acked = mark.as_ref().map_or(0, |mark| mark.sequence);
-        let floor = mark.and_then(|mark| mark.floor);
-        if reaches.is_some_and(|last| acked <= last) {
-            // Nothing lies there: what its first message says it had is what it had.
-            let Some(kept) = kept else { return Ok((None, Mark { sequence: acked, floor: None, ..now })) };
-            let floor = match floor {
-                Some(floor) => Some(floor),
-                None => self.outlet.first(&self.subject).await?.and_then(|first| first.after),
-            };
-            let mark = Mark { sequence: kept.sequence.max(acked), floor, ..now };
-            let Some(cursor) = kept.cursor.map(|text| CursorText(text.into())) else { return Ok((None, mark)) };
-            // Stored, though nobody may have heard so: an ack like any other, if it says something new.
-            let acked = self.of.hub.ack_kept(self.gateway.clone(), cursor.clone(), mark.encode()).await;
-            return match acked {
-                // Of an earlier life of the gateway: by presenting it the gateway is told that that is over.
-                Err(problem) if problem.code == Code::InvalidCursor => {
-                    Ok((Some(cursor), Mark { sequence: 0, floor: None, ..mark }))
-                }
-                Ok(()) | Err(_) => Ok((None, mark)),
-            };
+        if !reaches.is_some_and(|last| acked <= last) {
+            let (from, floor) = self.after_loss(kept, reaches, floor).await?;
+            return Ok((from, Noted { mark: now, floor }));
         }
-        let (from, floor) = self.after_loss(kept, reaches, floor).await?;
-        Ok((from, Mark { sequence: 0, floor, ..now }))
+        // Nothing lies there: what its first message says it had is what it had.
+        let Some(kept) = kept else { return Ok((None, Noted { mark: Mark { sequence: acked, ..now }, floor: None })) };
+        let floor = match floor {
+            Some(floor) => Some(floor),
+            None => leave.server().first(&self.subject).await?.and_then(|first| first.after).map(text),
+        };
+        let sequence = kept.sequence.max(acked);
+        let noted = Noted { mark: Mark { sequence, ..now.clone() }, floor };
+        let Some(cursor) = kept.cursor.map(text) else { return Ok((None, noted)) };
+        // Stored, though nobody may have heard so: an ack like any other, if it says something new.
+        let acked = self.of.hub.ack_kept(self.gateway.clone(), cursor.clone(), noted.encode()).await;
+        match acked {
+            // Of an earlier life of the gateway: nobody is to take it, and by presenting its cursor the gateway is told
+            // that that is over.
+            Err(problem) if problem.code == Code::InvalidCursor => {
+                leave.server().purge(&self.subject, kept.sequence + 1).await?;
+                Ok((Some(cursor), Noted { mark: now, floor: None }))
+            }
+            Ok(()) | Err(_) => Ok((None, noted)),
+        }
     }
 
     /// From where a session begins if the stream has lost something of this gateway, and what its floor is.
@@ -199,8 +229,8 @@ impl<'a> Publisher<'a> {
         &self,
         kept: Option<Kept>,
         reaches: Option<u64>,
-        floor: Option<String>,
-    ) -> Result<(Option<CursorText>, Option<String>), End> {
+        floor: Option<CursorText>,
+    ) -> Result<(Option<CursorText>, Option<CursorText>), End> {
         counter!(names::NATS_REWINDS).increment(1);
         tracing::warn!(gateway = %self.gateway, "publishing again what the stream has lost");
         let stored = self.of.hub.gateway(self.gateway.clone()).await?.cursor;
@@ -213,35 +243,35 @@ impl<'a> Publisher<'a> {
                 let is_acked = said.as_ref().is_some_and(|said| serial.is_some_and(|serial| said.serial <= serial));
                 if !(is_acked && reaches.is_some_and(|last| kept.sequence <= last)) {
                     // It was stored behind the loss: what is published again lies before it.
-                    return Err(self.deliver_again(floor.as_deref()).await);
+                    return Err(self.deliver_again(floor.as_ref()).await);
                 }
-                kept.cursor
+                kept.cursor.map(text)
             }
         };
         // A later rewind than what is there goes further back.
-        let place = from.as_deref().and_then(|text| self.lowest(text));
+        let place = from.as_ref().and_then(|cursor| self.lowest(cursor));
         let is_ahead = place > stored.as_ref().and_then(|cursor| Some(cursor.places.get(&self.of.partition)?.lowest()));
         let from = from.filter(|_| !is_ahead);
-        Ok((from.map(|text| CursorText(text.into())), floor))
+        Ok((from, floor))
     }
 
     /// Where a cursor's last subscription stands.
-    fn lowest(&self, cursor: &str) -> Option<Position> {
-        Some(Cursor::decode(cursor).ok()?.places.get(&self.of.partition)?.lowest())
+    fn lowest(&self, cursor: &CursorText) -> Option<Position> {
+        Some(Cursor::decode(cursor.as_str()).ok()?.places.get(&self.of.partition)?.lowest())
     }
 
     /// A session that begins further back has been rewound: the gateway has not what lies between.
-    fn lower_floor(&self, floor: &mut Option<String>, welcome: &CursorText) {
-        let is_lower = match floor.as_deref().and_then(|floor| self.lowest(floor)) {
-            Some(floor) => self.lowest(welcome.as_str()).is_some_and(|welcome| welcome < floor),
+    fn lower_floor(&self, floor: &mut Option<CursorText>, welcome: &CursorText) {
+        let is_lower = match floor.as_ref().and_then(|floor| self.lowest(floor)) {
+            Some(floor) => self.lowest(welcome).is_some_and(|welcome| welcome < floor),
             None => true,
         };
         if is_lower {
-            *floor = Some(welcome.as_str().to_owned());
+            *floor = Some(welcome.clone());
         }
     }
 
-    fn check(&self, leave: Leave) -> Result<(), Trouble> {
+    fn check(&self, leave: &Leave) -> Result<(), Trouble> {
         if self.outlet.allows(leave) {
             return Ok(());
         }
@@ -249,17 +279,17 @@ impl<'a> Publisher<'a> {
     }
 
     /// Hands a message over until it is stored. Its number.
-    async fn publish(&self, mut message: Message, session: &Session, leave: Leave, mark: &Mark) -> Result<u64, End> {
+    async fn publish(&self, mut message: Message, session: &Session, leave: &Leave, noted: &Noted) -> Result<u64, End> {
         let (began, mut wait) = (self.of.clock.now(), RETRY_MIN);
         let mut under_way = self.outlet.begin();
         loop {
             self.check(leave)?;
-            let trouble = match self.outlet.publish(&message, &mut under_way).await {
+            let trouble = match self.outlet.publish(leave, &message, &mut under_way).await {
                 Published::Stored(sequence) => {
                     histogram!(names::NATS_ACK_TIME).record(self.of.clock.now().since(began).as_secs_f64());
                     return Ok(sequence);
                 }
-                Published::Late => return Err(self.deliver_again(mark.floor.as_deref()).await),
+                Published::Late => return Err(self.deliver_again(noted.floor.as_ref()).await),
                 Published::Known => {
                     // The same was published before a rewind, in another life, or by a process that is no more. If the
                     // gateway has it, it drops it by position; if it is to have it again, it must get it.
@@ -296,12 +326,11 @@ impl<'a> Publisher<'a> {
 
     /// A message was stored behind a loss that nobody had noticed: what is published again lies before it, and would
     /// pass for something that the gateway has had. So it is delivered as an operator's rewind is.
-    async fn deliver_again(&self, floor: Option<&str>) -> End {
+    async fn deliver_again(&self, floor: Option<&CursorText>) -> End {
         self.outlet.look_again().await;
-        let Some(position) = floor.and_then(|text| self.lowest(text)) else { return End::Trouble(Trouble::NoStream) };
+        let Some(floor) = floor else { return End::Trouble(Trouble::NoStream) };
         tracing::error!(gateway = %self.gateway, "something was stored behind a loss: rewinding as an operator would");
-        let target = CursorTarget::Positions(vec![(self.of.partition.clone(), position)]);
-        match self.of.hub.set_cursor(self.gateway.clone(), target).await {
+        match self.of.hub.set_cursor(self.gateway.clone(), CursorTarget::Cursor(floor.clone())).await {
             Ok(()) => End::Closed,
             Err(problem) => End::Refused(problem),
         }
@@ -309,22 +338,22 @@ impl<'a> Publisher<'a> {
 
     async fn ack(&self, standing: &mut Standing, cursor: CursorText) -> Result<(), Problem> {
         if standing.rest == Rest::Nothing {
-            standing.mark.floor = Some(cursor.as_str().to_owned());
+            standing.noted.floor = Some(cursor.clone());
         }
         standing.cursor = Some(cursor.clone());
-        self.of.hub.ack_kept(self.gateway.clone(), cursor, standing.mark.encode()).await
+        self.of.hub.ack_kept(self.gateway.clone(), cursor, standing.noted.encode()).await
     }
 
     /// Looks what the gateway has taken, and notes it.
-    async fn look(&self, standing: &mut Standing) -> Result<(), End> {
+    async fn look(&self, leave: &Leave, standing: &mut Standing) -> Result<(), End> {
         let Some(cursor) = standing.cursor.clone().filter(|_| standing.rest == Rest::Unknown) else { return Ok(()) };
-        let floor = match self.outlet.first(&self.subject).await {
-            Ok(Some(first)) if first.sequence >= standing.welcome => first.after,
+        let floor = match leave.server().first(&self.subject).await {
+            Ok(Some(first)) if first.sequence >= standing.welcome => first.after.map(text),
             // Of what lies before the welcome something may be from before a rewind.
             Ok(Some(_)) => return Ok(()),
             Ok(None) => {
                 standing.rest = Rest::Nothing;
-                Some(cursor.as_str().to_owned())
+                Some(cursor.clone())
             }
             Err(Trouble::NoStream) => {
                 self.outlet.look_again().await;
@@ -333,8 +362,8 @@ impl<'a> Publisher<'a> {
             // The next look will tell.
             Err(_) => return Ok(()),
         };
-        if floor.is_some() && floor != standing.mark.floor {
-            standing.mark.floor = floor;
+        if floor.is_some() && floor != standing.noted.floor {
+            standing.noted.floor = floor;
             self.ack(standing, cursor).await?;
         }
         Ok(())

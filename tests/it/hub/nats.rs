@@ -16,11 +16,11 @@ use streamer::position::Position;
 use tempfile::TempDir;
 
 use super::consumers::{Said, Session, Transport};
-use super::history::{register, until_key, write};
+use super::history::{heard, register, until_key, write};
 use super::site::{Running, Site, soon, until};
 
 /// A NATS server, and a hub's configuration that names it.
-async fn place(subject_messages: u32) -> (Nats, Site, Config, TempDir) {
+pub(super) async fn place(subject_messages: u32) -> (Nats, Site, Config, TempDir) {
     let (program, folder) = (rig::find("nats-server", None, "STREAMER_NATS").unwrap(), rig::folder().unwrap());
     let nats = Nats::start(&program, folder.path(), "").await.unwrap();
     let site = Site::new().await;
@@ -454,7 +454,155 @@ async fn a_gateway_that_is_made_anew_is_told_that_what_it_had_is_over() {
     until("a session", is_served).await;
     write(&site, "b").await;
     taker.until_key("b").await;
-    assert_eq!(taker.names, ["welcome", "changes", "closed", "welcome", "resync", "changes"]);
+    assert_eq!(taker.names, ["welcome", "changes", "welcome", "resync", "changes"]);
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// Where the stream is, as of old, with what it has.
+async fn put_back(nats: &mut Nats, backup: &std::path::Path) {
+    nats.kill().await.unwrap();
+    nats.restore(backup).unwrap();
+    nats.restart().await.unwrap();
+}
+
+async fn sequence(nats: &Nats) -> u64 {
+    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let stream = context.get_stream("STREAMER").await.unwrap();
+    stream.cached_info().state.last_sequence
+}
+
+/// What its subject has first: which message, and its number.
+async fn first(nats: &Nats, gateway: &str) -> Option<(String, u64)> {
+    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let stream = context.get_stream("STREAMER").await.unwrap();
+    let subject = format!("streamer.v1.deliver.{gateway}.default.0");
+    let message = stream.get_first_raw_message_by_subject(&subject, 1).await.ok()?;
+    Some((message.headers.get("Streamer-Message").unwrap().to_string(), message.sequence))
+}
+
+/// Others publish over what was lost of a gateway that is parked, and the hub is restarted: nothing in the stream tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_that_others_have_published_over_is_known_to_who_was_away_and_to_the_next_hub() {
+    let (mut nats, site, config, _folder) = place(1_000).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    for gateway in ["edge-away", "edge-here"] {
+        register(&hub, gateway).await;
+        is_published(&site, &hub, gateway).await;
+    }
+    nats.kill().await.unwrap();
+    let backup = nats.back_up().unwrap();
+    nats.restart().await.unwrap();
+    write_all(&site, &["a", "b", "c"]).await;
+    for gateway in ["edge-away", "edge-here"] {
+        is_published(&site, &hub, gateway).await;
+    }
+    let acked = sequence(&nats).await;
+    assert_eq!(hub.call(Method::POST, "/v1/gateways/edge-away/park", None).await.0, 204);
+    let is_parked = async || (hub.get("/v1/gateways/edge-away").await.1["state"] == "parked").then_some(());
+    until("that it is parked", is_parked).await;
+    is_published(&site, &hub, "edge-here").await;
+    put_back(&mut nats, &backup).await;
+    let overtaken = async || {
+        write(&site, &format!("over {}", rand::random::<u32>())).await;
+        is_published(&site, &hub, "edge-here").await;
+        (sequence(&nats).await > acked + 3).then_some(())
+    };
+    until("messages over those that were lost", overtaken).await;
+    hub.drain().await;
+    let hub = Running::start(&config, Clock::system()).await;
+    assert_eq!(hub.call(Method::PUT, "/v1/gateways/edge-away/heartbeat", None).await.0, 200);
+    write(&site, "end").await;
+    let mut taker = Taker::new(&nats, "edge-away").await;
+    assert_eq!(taker.keys_until("end").await[..3], ["a", "b", "c"]);
+    hub.drain().await;
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_taken_off_nats_is_served_what_it_had_not_taken_there() {
+    let (nats, site, config, _folder) = place(1_000).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "edge-1").await;
+    let mut taker = Taker::new(&nats, "edge-1").await;
+    write(&site, "a").await;
+    taker.until_key("a").await;
+    write_all(&site, &["b", "c"]).await;
+    is_published(&site, &hub, "edge-1").await;
+    serve_by(&hub, "edge-1", "stream").await;
+    // Until it has acked something it may not have had anything.
+    for transport in [Transport::Sse, Transport::GrpcJson] {
+        let mut session = hub.open(transport, "edge-1", None).await;
+        let had = until_key(&mut session, "c").await;
+        let Some(Said::Change(last)) = had.last() else { panic!("{had:?}") };
+        assert!(had.iter().any(|said| matches!(said, Said::Change(change) if change.key == "b")), "{had:?}");
+        if transport == Transport::GrpcJson {
+            // By a call of its own, whose answer says that it is taken.
+            let acked = json!({ "cursor": last.cursor });
+            assert_eq!(hub.call(Method::POST, "/v1/gateways/edge-1/ack", Some(&acked)).await.0, 204);
+        }
+    }
+    write(&site, "d").await;
+    let mut session = hub.open(Transport::Sse, "edge-1", None).await;
+    assert_eq!(heard(&until_key(&mut session, "d").await), ["d"]);
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// The server's ack of the resync is not the gateway's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_gateway_is_owed_is_said_again_where_the_stream_loses_it() {
+    let (mut nats, site, config, _folder) = place(1_000).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "edge-1").await;
+    write(&site, "left there").await;
+    is_published(&site, &hub, "edge-1").await;
+    assert_eq!(hub.call(Method::DELETE, "/v1/gateways/edge-1", None).await.0, 204);
+    let farewell = async || first(&nats, "edge-1").await.filter(|(name, _)| name == "closed").map(drop);
+    until("that nothing lies there but the farewell", farewell).await;
+    register(&hub, "edge-1").await;
+    let is_served = async || (hub.get("/v1/gateways/edge-1").await.1["session"]["transport"] == "nats").then_some(());
+    until("a session", is_served).await;
+    write(&site, "a").await;
+    is_published(&site, &hub, "edge-1").await;
+    nats.kill().await.unwrap();
+    nats.lose_storage().unwrap();
+    nats.restart().await.unwrap();
+    let mut taker = Taker::new(&nats, "edge-1").await;
+    write(&site, "b").await;
+    assert_eq!(taker.keys_until("b").await, ["a", "b"]);
+    assert!(taker.names.contains(&"resync".to_owned()), "{:?}", taker.names);
+    // Once it has taken it, it is not said again.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    is_published(&site, &hub, "edge-1").await;
+    taker.names.clear();
+    nats.kill().await.unwrap();
+    nats.restart().await.unwrap();
+    write(&site, "c").await;
+    assert_eq!(taker.keys_until("c").await, ["c"]);
+    assert!(!taker.names.contains(&"resync".to_owned()), "{:?}", taker.names);
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// A storm of them, after a connection is gone for example.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishers_that_all_begin_at_once_hold_up_no_stream() {
+    let (_nats, site, config, _folder) = place(1_000).await;
+    // Nobody's turn comes but the first ones'.
+    let hub = Running::start(&config, Clock::manual()).await;
+    for number in 0..150 {
+        register(&hub, &format!("edge-{number}")).await;
+    }
+    register(&hub, "near").await;
+    let served = async || {
+        let (_, views) = hub.get("/v1/gateways").await;
+        let of_nats = |view: &&Value| view["session"]["transport"] == "nats";
+        views["gateways"].as_array().unwrap().iter().filter(of_nats).count()
+    };
+    until("as many as may begin at once", async || (served().await == 100).then_some(())).await;
+    drop(hub.open(Transport::Sse, "near", None).await);
+    assert_eq!(served().await, 100, "the others still wait");
     hub.drain().await;
     site.remove().await;
 }

@@ -4,12 +4,14 @@
 use std::process::Stdio;
 
 use bson::doc;
+use reqwest::Method;
 use serde_json::{Value, json};
 use streamer::clock::Clock;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::consumers::Transport;
+use super::nats;
 use super::site::{PARTITION, Running, Site, document, soon, until};
 
 /// A consumer that ends after so many changes.
@@ -78,6 +80,40 @@ async fn a_python_client_sees_what_is_written() {
     assert_eq!(keys, ["m-14", "m-15", "m-16"]);
     let mut session = hub.open(Transport::Sse, "py-1", None).await;
     assert_eq!(site.all(&mut session).await.len(), 0);
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// One that takes from the stream until it has had so many changes that are new to it.
+fn taker(url: &str, state: &std::path::Path, count: usize, crashes: bool) -> Child {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let mut command = Command::new(format!("{root}/scripts/python"));
+    command
+        .arg(format!("{root}/tests/python/nats_consumer.py"))
+        .args(["--nats", url, "--gateway", "edge.py", "--count", &count.to_string(), "--state"])
+        .arg(state)
+        .args(crashes.then_some("--crash"));
+    command.stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_python_gateway_takes_from_the_stream_each_once_through_its_own_end() {
+    let (server, site, mut config, folder) = nats::place(1_000).await;
+    config.nats.gateways = vec!["edge.*".into()];
+    let hub = Running::start(&config, Clock::system()).await;
+    let asked = json!({
+        "subscriptionId": "all", "gatewayId": "edge.py", "tenant": "acme", "collection": "messages", "cel": "doc.n >= 10",
+    });
+    assert_eq!(hub.call(Method::POST, "/v1/subscriptions", Some(&asked)).await.0, 201);
+    let is_served = async || (hub.get("/v1/gateways/edge.py").await.1["session"]["transport"] == "nats").then_some(());
+    until("a publisher", is_served).await;
+    let state = folder.path().join("edge.json");
+    let keys = async |taker| lines(taker).await.iter().map(|change| change["key"].clone()).collect::<Vec<_>>();
+    write(&site, 8..12).await;
+    assert_eq!(keys(taker(&server.url(), &state, 2, true)).await, ["m-10", "m-11"]);
+    // What it left there comes first, and it knows it.
+    write(&site, 12..14).await;
+    assert_eq!(keys(taker(&server.url(), &state, 2, false)).await, ["m-12", "m-13"]);
     hub.drain().await;
     site.remove().await;
 }

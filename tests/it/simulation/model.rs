@@ -113,7 +113,7 @@ impl Store {
         let moved = |value: &[u8]| GatewayRecord::decode(value).unwrap().moved;
         let before = self.entries.get(&write.key.0).and_then(|entry| moved(&entry.value));
         let after = write.value.as_ref().and_then(|value| moved(value));
-        if let Some(moved) = after.filter(|_| after != before) {
+        if let Some(moved) = after.filter(|after| Some(after) != before.as_ref()) {
             self.moves.push(Move { gateway, position: moved.position, known: moved.known.0 });
         }
     }

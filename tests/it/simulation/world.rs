@@ -14,7 +14,7 @@ use streamer::change::{Change, Flags, Operation, ResyncReason, Scope};
 use streamer::clock::Clock;
 use streamer::cursor::{Cursor, CursorText};
 use streamer::delivery::machine::{
-    Answer, Checkpointed, Effect, Machine, MachineConfig, Mistake, Outcome, ReplayId, Stored, Waiter, WriteId,
+    Answer, Checkpointed, Effect, Machine, MachineConfig, Mistake, Outcome, ReplayId, Stored, Target, Waiter, WriteId,
 };
 use streamer::handle::{Hello, Transport};
 use streamer::matching::BloomUse;
@@ -359,7 +359,7 @@ impl World {
         let on_a_change = on_a_change.filter(|at| *at >= self.oldest && self.random.random_ratio(1, 2));
         let target = on_a_change.unwrap_or(self.at(time, 0));
         self.trace(|| format!("move {client} to {target:?}"));
-        self.machine.on_move(&self.ids[client].clone(), target, Waiter { token, slot: 0 });
+        self.machine.on_move(&self.ids[client].clone(), &Target::Position(target), Waiter { token, slot: 0 });
     }
 
     /// What the store has come to hold of moves.
