@@ -31,9 +31,10 @@ pub fn all_deliveries(gateway: &GatewayId) -> String {
     format!("{DELIVERIES}.{}.>", token(gateway.as_str()))
 }
 
-/// What a gateway's consumer is called: consumers' names may not have dots.
+/// What a gateway's consumer is called. Consumers' names may not have dots; what a percent sign begins, the server takes
+/// for a place to put a number, and then nobody gets the consumer's acks. No gateway's name has an equals sign.
 pub fn durable(gateway: &GatewayId) -> String {
-    token(gateway.as_str())
+    gateway.as_str().replace('.', "=")
 }
 
 /// Where a gateway's progress is said.
@@ -69,5 +70,6 @@ mod tests {
         assert_eq!(subject("eu.west"), "streamer.v1.deliver.eu%2Ewest.b%2E1.3");
         assert_eq!(token("a.b*c>d%e f\u{a0}"), "a%2Eb%2Ac%3Ed%25e%20f%C2%A0");
         assert_ne!(token("a.b"), token("a%2Eb"));
+        assert_eq!(durable(&GatewayId::new("eu.west").unwrap()), "eu=west");
     }
 }

@@ -60,7 +60,8 @@ class State:
 
 async def consumer(jetstream, gateway):
     """Made anew, so that what was handed over and not acked comes first, in order."""
-    name, subject = token(gateway), f"streamer.v1.deliver.{token(gateway)}.>"
+    # A consumer's name may have no dot, and no percent sign, for which the server would put a number.
+    name, subject = gateway.replace(".", "="), f"streamer.v1.deliver.{token(gateway)}.>"
     try:
         await jetstream.delete_consumer(STREAM, name)
     except NotFoundError:

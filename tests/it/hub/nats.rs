@@ -634,16 +634,16 @@ async fn handed(client: &mut Client, last: &str) -> (Vec<String>, Vec<streamer::
 async fn the_client_takes_from_the_stream_each_once_through_its_own_end_and_the_servers() {
     let (mut nats, site, config, _folder) = place(1_000).await;
     let hub = Running::start(&config, Clock::system()).await;
-    register(&hub, "edge-1").await;
+    register(&hub, "edge-1.eu").await;
     write_all(&site, &["a", "b", "c"]).await;
-    let mut first = client(&nats, &hub, "edge-1", State::default());
+    let mut first = client(&nats, &hub, "edge-1.eu", State::default());
     let (keys, cursors) = handed(&mut first, "c").await;
     assert_eq!(keys, ["a", "b", "c"]);
     first.ack(&cursors[0]);
     // It ends with its state, of which the last two are part.
     let state = first.close().await;
     write(&site, "d").await;
-    let mut second = client(&nats, &hub, "edge-1", state);
+    let mut second = client(&nats, &hub, "edge-1.eu", state);
     let (keys, cursors) = handed(&mut second, "d").await;
     assert_eq!(keys, ["d"]);
     second.ack(cursors.last().unwrap());
@@ -652,7 +652,7 @@ async fn the_client_takes_from_the_stream_each_once_through_its_own_end_and_the_
     write_all(&site, &["e", "f"]).await;
     assert_eq!(handed(&mut second, "f").await.0, ["e", "f"]);
     drop(second);
-    let mut third = client(&nats, &hub, "edge-1", State::default());
+    let mut third = client(&nats, &hub, "edge-1.eu", State::default());
     let (keys, cursors) = handed(&mut third, "f").await;
     assert_eq!(keys, ["e", "f"]);
     third.ack(cursors.last().unwrap());
