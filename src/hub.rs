@@ -110,7 +110,8 @@ impl Hub {
             () = refuse => return Err(StartError::Failed("told to end before it had started".into())),
         };
         watch_store(Arc::clone(&store), &health, &tasks);
-        let publishers = publishers(config, &handle, &tasks, &clock, &health);
+        let mut publishers = publishers(config, &handle, &tasks, &clock, &health);
+        publishers.mistake = sabotage.and_then(Sabotage::of_nats);
         tasks.spawn(Kind::Housekeeping, "publishers", publishers.run());
         let grace = Duration::from_secs(config.shutdown.grace_seconds);
         let partition = PartitionConfig {
@@ -259,6 +260,7 @@ fn publishers(config: &Config, hub: &HubHandle, tasks: &Tasks, clock: &Clock, he
         },
         connections: nats.connections as usize,
         partition: partition_id(config),
+        mistake: None,
     }
 }
 
@@ -289,10 +291,7 @@ fn machine_config(config: &Config, sabotage: Option<Sabotage>) -> MachineConfig 
         bloom: if config.matching.bloom { BloomUse::From(1) } else { BloomUse::Off },
         shadow_every: config.matching.shadow_every,
         seed: rand::random(),
-        mistake: match sabotage {
-            Some(Sabotage::Machine(mistake)) => Some(mistake),
-            _ => None,
-        },
+        mistake: sabotage.and_then(Sabotage::of_machine),
     }
 }
 
@@ -313,9 +312,7 @@ async fn open_source(
     let layout = serde_json::to_value(&backend.layout).and_then(serde_json::from_value);
     mongo.layout = layout.map_err(|error| StartError::Misconfigured(format!("backends.layout: {error}")))?;
     mongo.patience = Duration::from_secs(backend.answer_seconds.into());
-    if let Some(Sabotage::Source(mistake)) = sabotage {
-        mongo.mistake = Some(mistake);
-    }
+    mongo.mistake = sabotage.and_then(Sabotage::of_source);
     let mut wait = Duration::from_millis(500);
     loop {
         match MongoSource::connect(mongo.clone(), tasks.clone()).await {

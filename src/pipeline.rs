@@ -170,7 +170,8 @@ impl Partition {
                 return End::Anew;
             }
             let reads = !self.paused && self.ownership == Ownership::Held && !self.is_held_back();
-            let opens = self.openings.iter().filter_map(Openings::due).min().filter(|_| self.ownership == Ownership::Held);
+            let opens =
+                self.openings.iter().filter_map(Openings::due).min().filter(|_| self.ownership == Ownership::Held);
             // Every branch is cancel-safe: channels, timers, notifications.
             tokio::select! {
                 () = shutdown.cancelled() => return End::Shutdown,

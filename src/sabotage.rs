@@ -1,11 +1,12 @@
 //! Deliberate mistakes of a whole hub, for drills to notice.
 //!
 //! Owns their names on the command line (`streamer serve --sabotage`, a flag that no help shows). What a
-//! mistake does is told where it is made: in the session machine, in the MongoDB source, at loading.
+//! mistake does is told where it is made: in the session machine, in the MongoDB source, in
+//! publishers, at loading.
 
 use std::str::FromStr;
 
-use crate::delivery::machine;
+use crate::delivery::{machine, nats};
 use crate::source::mongo;
 
 /// What a hub is to do wrong.
@@ -17,6 +18,8 @@ pub enum Sabotage {
     Machine(machine::Mistake),
     /// The source's.
     Source(mongo::Mistake),
+    /// The publishers'.
+    Nats(nats::Mistake),
 }
 
 impl Sabotage {
@@ -24,7 +27,26 @@ impl Sabotage {
     pub fn all() -> impl Iterator<Item = (String, Self)> {
         let machine = machine::Mistake::ALL.into_iter().map(|one| (kebab(&format!("{one:?}")), Self::Machine(one)));
         let source = mongo::Mistake::ALL.into_iter().map(|one| (kebab(&format!("{one:?}")), Self::Source(one)));
-        std::iter::once(("forget".to_owned(), Self::Forget)).chain(machine).chain(source)
+        let nats = nats::Mistake::ALL.into_iter().map(|one| (kebab(&format!("{one:?}")), Self::Nats(one)));
+        std::iter::once(("forget".to_owned(), Self::Forget)).chain(machine).chain(source).chain(nats)
+    }
+}
+
+/// Whose mistake it is.
+impl Sabotage {
+    /// The session machine's.
+    pub fn of_machine(self) -> Option<machine::Mistake> {
+        if let Self::Machine(mistake) = self { Some(mistake) } else { None }
+    }
+
+    /// The source's.
+    pub fn of_source(self) -> Option<mongo::Mistake> {
+        if let Self::Source(mistake) = self { Some(mistake) } else { None }
+    }
+
+    /// The publishers'.
+    pub fn of_nats(self) -> Option<nats::Mistake> {
+        if let Self::Nats(mistake) = self { Some(mistake) } else { None }
     }
 }
 

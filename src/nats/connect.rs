@@ -146,13 +146,16 @@ enum Identity {
     Nobody,
     User { name: String, password: String },
     Token(String),
-    Key { jwt: Option<String>, key: KeyPair },
+    Key { jwt: Option<String>, key: Box<KeyPair> },
 }
 
 impl Identity {
     /// A file is read for each connection: it may have been renewed.
     async fn read(login: &Login) -> Result<Self, String> {
-        let key = |seed: &str| KeyPair::from_seed(seed).map_err(|error| format!("this is no seed of an NKey: {error}"));
+        let key = |seed: &str| match KeyPair::from_seed(seed) {
+            Ok(key) => Ok(Box::new(key)),
+            Err(error) => Err(format!("this is no seed of an NKey: {error}")),
+        };
         Ok(match login {
             Login::Nobody => Self::Nobody,
             Login::User { name, password } => Self::User { name: name.clone(), password: password.clone() },
@@ -216,7 +219,9 @@ mod tests {
         assert_eq!((auth.jwt.as_deref(), auth.nkey), (Some("abc.def"), None));
         key.verify(b"nonce", &auth.signature.unwrap()).unwrap();
         std::fs::write(&file, "-----BEGIN NATS USER JWT-----\nabc.def\n").unwrap();
-        assert!(Identity::read(&Login::Credentials(file)).await.err().unwrap().ends_with("has no user JWT and NKey seed"));
+        assert!(
+            Identity::read(&Login::Credentials(file)).await.err().unwrap().ends_with("has no user JWT and NKey seed")
+        );
         let refused = Identity::read(&Login::NKey("SUSECRET".into())).await.err().unwrap();
         assert!(refused.starts_with("this is no seed") && !refused.contains("SECRET"), "{refused}");
     }

@@ -52,6 +52,8 @@ pub struct Delivered {
     pub payload: Bytes,
     /// Its number in the stream.
     pub sequence: u64,
+    /// When the server had it, since 1970.
+    pub stored_at: Duration,
     message: jetstream::Message,
 }
 
@@ -100,27 +102,28 @@ impl Consumer {
     /// The connection, or the consumer, is gone: another one has to be opened.
     pub async fn next(&mut self) -> Result<Taken, Trouble> {
         let gone = || Trouble::Unanswered("the connection is gone".into());
-        loop {
-            tokio::select! {
-                _ = self.connection.gone.changed() => return Err(gone()),
-                message = self.messages.next() => {
-                    let message = message.ok_or_else(gone)?.map_err(|error| unanswered(&error))?;
-                    let sequence = message.info().map_err(|error| Trouble::Unanswered(error.to_string()))?.stream_sequence;
-                    let headers = message.headers.clone().unwrap_or_default();
-                    return Ok(Taken::Message(Box::new(Delivered {
-                        name: text(&headers, MESSAGE_HEADER).unwrap_or_default(),
-                        cursor: text(&headers, CURSOR_HEADER),
-                        payload: message.payload.clone(),
-                        sequence,
-                        message,
-                    })));
-                }
-                progress = self.progress.next() => {
-                    let progress = progress.ok_or_else(gone)?;
-                    let headers = progress.headers.unwrap_or_default();
-                    let sequence = text(&headers, SEQUENCE_HEADER).and_then(|text| text.parse().ok()).unwrap_or_default();
-                    return Ok(Taken::Progress { sequence, payload: progress.payload });
-                }
+        tokio::select! {
+            _ = self.connection.gone.changed() => Err(gone()),
+            message = self.messages.next() => {
+                let message = message.ok_or_else(gone)?.map_err(|error| unanswered(&error))?;
+                let info = message.info().map_err(|error| Trouble::Unanswered(error.to_string()))?;
+                let nanos = u64::try_from(info.published.unix_timestamp_nanos()).unwrap_or_default();
+                let (sequence, stored_at) = (info.stream_sequence, Duration::from_nanos(nanos));
+                let headers = message.headers.clone().unwrap_or_default();
+                Ok(Taken::Message(Box::new(Delivered {
+                    name: text(&headers, MESSAGE_HEADER).unwrap_or_default(),
+                    cursor: text(&headers, CURSOR_HEADER),
+                    payload: message.payload.clone(),
+                    sequence,
+                    stored_at,
+                    message,
+                })))
+            }
+            progress = self.progress.next() => {
+                let progress = progress.ok_or_else(gone)?;
+                let headers = progress.headers.unwrap_or_default();
+                let sequence = text(&headers, SEQUENCE_HEADER).and_then(|text| text.parse().ok()).unwrap_or_default();
+                Ok(Taken::Progress { sequence, payload: progress.payload })
             }
         }
     }

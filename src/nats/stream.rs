@@ -283,6 +283,16 @@ impl Server {
         purged.map(|_| ()).map_err(|error| unanswered(&error))
     }
 
+    /// From now on the stream takes no more than this in all; `None`: as much as there is room for.
+    ///
+    /// # Errors
+    /// As [`Self::last`].
+    pub async fn limit(&self, bytes_max: Option<u32>) -> Result<(), Trouble> {
+        let found = self.context.get_stream(&self.config.name).await.map_err(|error| unanswered(&error))?;
+        let config = Config { max_bytes: bytes_max.map_or(-1, i64::from), ..found.cached_info().config.clone() };
+        self.context.update_stream(config).await.map(|_| ()).map_err(|error| unanswered(&error))
+    }
+
     async fn stream(&self) -> Result<jetstream::stream::Stream<()>, Trouble> {
         self.context.get_stream_no_info(&self.config.name).await.map_err(|error| unanswered(&error))
     }

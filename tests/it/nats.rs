@@ -1,6 +1,5 @@
 //! The NATS server as the hub uses it: what the stream must be, and what is known of it after each kind of accident.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
@@ -192,11 +191,11 @@ async fn what_has_become_of_the_stream_shows_in_its_state() {
     assert_eq!(publish(&server, &message("a", 1)).await, 1, "ids outlive it as well");
     // Put back to an earlier state, it ends earlier.
     nats.kill().await.unwrap();
-    let backup = nats.back_up().unwrap();
+    nats.back_up().unwrap();
     restart(&mut nats, &mut server).await;
     assert_eq!(publish(&server, &message("a", 3)).await, 3);
     nats.kill().await.unwrap();
-    nats.restore(&backup).unwrap();
+    nats.restore().unwrap();
     restart(&mut nats, &mut server).await;
     assert_eq!(ensured(&server).await, State { last_sequence: 2, ..made.clone() });
     assert_eq!(server.last(&subject_of("a")).await, Ok(kept(2, 2)));
@@ -230,22 +229,22 @@ async fn what_was_not_sent_when_the_connection_went_is_never_sent() {
     let (nats, _folder) = start("").await;
     let relay = rig::Relay::open(&Tasks::new(), nats.port()).await.unwrap();
     let endpoint = Endpoint { url: format!("nats://127.0.0.1:{}", relay.port()), ..Endpoint::default() };
-    let server = Arc::new(Server::connect(&endpoint, config()).await.unwrap());
+    let server = Server::connect(&endpoint, config()).await.unwrap();
     ensured(&server).await;
     relay.set(rig::Line::Silent);
     // More than the sockets and the relay hold.
-    let publishing = (1..=64).map(|number| {
-        let large = Message { payload: Bytes::from(vec![b'x'; 900_000]), ..message(&format!("gw-{number}"), 1) };
-        let server = Arc::clone(&server);
-        tokio::spawn(async move { server.publish(&large).await })
-    });
-    let publishing: Vec<_> = publishing.collect();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    relay.set(rig::Line::Reset);
-    tokio::time::timeout(STUCK, server.gone()).await.unwrap();
-    relay.set(rig::Line::Open);
-    for published in publishing {
-        assert!(matches!(published.await.unwrap(), Err(Trouble::Unanswered(_))));
+    let large = |number| Message { payload: Bytes::from(vec![b'x'; 900_000]), ..message(&format!("gw-{number}"), 1) };
+    let all: Vec<Message> = (1..=64).map(large).collect();
+    let publishing = futures::future::join_all(all.iter().map(|message| server.publish(message)));
+    let cut = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        relay.set(rig::Line::Reset);
+        tokio::time::timeout(STUCK, server.gone()).await.unwrap();
+        relay.set(rig::Line::Open);
+    };
+    let (published, ()) = tokio::join!(publishing, cut);
+    for published in published {
+        assert!(matches!(published, Err(Trouble::Unanswered(_))), "{published:?}");
     }
     let other = connect(&nats, Login::Nobody).await;
     let stored = ensured(&other).await.last_sequence;

@@ -6,6 +6,7 @@ mod consumer;
 mod drain;
 mod latency;
 pub mod matching;
+mod nats;
 mod plot;
 mod table;
 
@@ -27,6 +28,9 @@ pub enum BenchCommand {
         after_help = "Example:\n  streamer bench latency --gateways 1000 --subscriptions 1000 --side hub,stalled"
     )]
     Latency(latency::LatencyArgs),
+    /// How fast changes for many gateways come into NATS JetStream, beside a bare publisher of the same messages
+    #[command(after_help = "Example:\n  streamer bench nats --changes 20000 --gateways 20 -o json")]
+    Nats(nats::NatsArgs),
     /// How fast it is found whom a change concerns, beside other ways of finding out
     #[command(
         after_help = "Example:\n  streamer bench match --workload chat,mixed --subscriptions 1000,100000 -o json"
@@ -92,6 +96,7 @@ pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Drain(args) => drain::run(args).await,
         BenchCommand::Latency(args) => latency::run(args).await,
+        BenchCommand::Nats(args) => nats::run(args).await,
         // It waits for nothing, and nothing else runs in this process.
         BenchCommand::Match(args) => {
             let (entries, usual) = (&matching::contenders()[..], &matching::Workload::USUAL[..]);

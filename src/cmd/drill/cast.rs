@@ -40,6 +40,7 @@ pub(super) struct Cast {
 }
 
 struct Actor {
+    transport: Transport,
     taking: Ended<Outcome>,
     standing: watch::Receiver<Standing>,
     stalled: watch::Sender<bool>,
@@ -57,7 +58,7 @@ pub(super) struct Finale {
 impl Cast {
     pub(super) async fn enter(
         stage: &Stage,
-        names: &[String],
+        names: &[(String, Transport)],
         args: &DrillArgs,
         random: &mut ChaCha8Rng,
     ) -> anyhow::Result<Self> {
@@ -65,7 +66,8 @@ impl Cast {
         let (stop_writing, stop_taking) = (CancellationToken::new(), CancellationToken::new());
         let recovery = Arc::new(Recovery::default());
         let mut gateways = Vec::new();
-        for (name, transport) in names.iter().zip([Transport::Grpc, Transport::Sse].into_iter().cycle()) {
+        for (name, transport) in names {
+            let transport = *transport;
             let ((told, standing), (stalled, is_stalled)) =
                 (watch::channel(Standing::default()), watch::channel(false));
             let gateway = Gateway {
@@ -80,7 +82,7 @@ impl Cast {
                 stop: stop_taking.clone(),
             };
             let taking = act(&tasks, name, &failed, gateway.run());
-            gateways.push(Actor { taking, standing, stalled });
+            gateways.push(Actor { transport, taking, standing, stalled });
         }
         let writer = Writer::begin(stage.database.clone(), ChaCha8Rng::from_rng(random), BODY_BYTES).await?;
         let writer = Arc::new(Mutex::new(writer));
@@ -107,8 +109,18 @@ impl Cast {
     /// Waits until every gateway that reads has been told that everything up to `time` was sent. Returns how many
     /// were not, at the deadline.
     pub(super) async fn all_past(&self, time: ClusterTime, deadline: Instant) -> u64 {
+        self.past(time, deadline, |_| true).await
+    }
+
+    /// The same for those that are not served by NATS.
+    pub(super) async fn streams_past(&self, time: ClusterTime, deadline: Instant) -> u64 {
+        self.past(time, deadline, |transport| transport != Transport::Nats).await
+    }
+
+    async fn past(&self, time: ClusterTime, deadline: Instant, of: impl Fn(Transport) -> bool) -> u64 {
         let mut behind = 0;
-        for gateway in self.gateways.iter().filter(|gateway| !*gateway.stalled.borrow()) {
+        let reads = |gateway: &&Actor| of(gateway.transport) && !*gateway.stalled.borrow();
+        for gateway in self.gateways.iter().filter(reads) {
             let mut standing = gateway.standing.clone();
             let passed = standing.wait_for(|standing| standing.progress > time);
             // A gateway that is gone says why at the end.

@@ -7,15 +7,17 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::super::rig::{Line, MongodSize};
+use super::consumer::Transport;
 use super::script::{Drill, Expects, How, Odd, Sabotage, Scene, Server, Step, Symptom};
 use crate::change::ResyncReason;
 
 use How::{Hub as Mistake, KeepWrites};
 use Odd::{Drop, Images, Oversize, RenameOnto, Undecodable};
-use Server::{Etcd, Hub, Mongod};
+use Server::{Etcd, Hub, Mongod, Nats};
 use Step::{
-    Calm, Compact, Elect, Freeze, Kill, KillInTransaction, OthersGoOn, ReadOn, Ready, Recovered, Redefine, Rename,
-    Resume, RollBack, RollOplog, Stall, Start, Still, Thaw, Wait, Write,
+    BackUp, Calm, Compact, Elect, Fill, Freeze, Kill, KillInTransaction, LoseStorage, OthersGoOn, ReadOn, Ready,
+    Recovered, Redefine, Rename, Restore, Resume, Revoke, RollBack, RollOplog, Stall, Start, Still, StreamsGoOn, Thaw,
+    Wait, Write,
 };
 
 /// Long enough for something to be under way.
@@ -26,6 +28,9 @@ pub(super) const SHORT_LEASE_SECONDS: u32 = 4;
 pub(super) const PAST_LEASE: Step = Wait(8_000, 8_500);
 /// With these the oplog is cut within a second.
 const SHORT_OPLOG: MongodSize = MongodSize { oplog_mib: 1, cache_gib: 0.5, sync_seconds: 1 };
+
+/// The first gateway by NATS.
+const BY_NATS: Scene = Scene { transports: &[Transport::Nats, Transport::Grpc, Transport::Sse], ..Scene::PLAIN };
 
 /// All of them, in the order of `streamer drill all`.
 pub(super) const DRILLS: &[Drill] = &[
@@ -210,6 +215,122 @@ pub(super) const DRILLS: &[Drill] = &[
         },
     },
     Drill {
+        name: "nats-kill",
+        does: "kills the NATS server with SIGKILL and starts it again, and once the hub meanwhile",
+        seconds: 22,
+        rounds: 2,
+        scene: Scene { breaks: &[Nats], ..BY_NATS },
+        round: |_| {
+            let server = [A_WHILE, Kill(Nats), Wait(1_000, 3_000), StreamsGoOn, Start(Nats), Recovered];
+            let both = [A_WHILE, Kill(Nats), Kill(Hub), Wait(0, 900), Start(Hub), Ready, StreamsGoOn];
+            [&server[..], &both[..], &[Start(Nats), Recovered, A_WHILE]].concat()
+        },
+        expects: Expects::ALL,
+        sabotage: Sabotage { how: Mistake("ack-unstored"), does: ACKS_UNSTORED, shows: Symptom::Lost },
+    },
+    Drill {
+        name: "nats-freeze",
+        does: "stops the NATS server with SIGSTOP until publishes time out: some of them were stored",
+        seconds: 34,
+        rounds: 1,
+        scene: Scene { breaks: &[Nats], ..BY_NATS },
+        round: |_| {
+            let short = [A_WHILE, Freeze(Nats), Wait(6_000, 7_000), StreamsGoOn, Thaw(Nats), Recovered];
+            let long = [A_WHILE, Freeze(Nats), Wait(17_000, 17_500), StreamsGoOn, Thaw(Nats), Recovered, A_WHILE];
+            [&short[..], &long[..]].concat()
+        },
+        expects: Expects::ALL,
+        sabotage: Sabotage { how: Mistake("ack-unstored"), does: ACKS_UNSTORED, shows: Symptom::Lost },
+    },
+    Drill {
+        name: "nats-cut",
+        does: "cuts the link between hub and NATS: silently, by resets, to a trickle, and for the connections there are",
+        seconds: 50,
+        rounds: 1,
+        scene: Scene { relays: &[Nats], ..BY_NATS },
+        round: |_| {
+            let cut = |line, while_cut: Step| {
+                [A_WHILE, Step::Line(Nats, line), while_cut, StreamsGoOn, Step::Line(Nats, Line::Open), Recovered]
+            };
+            let ways = [
+                cut(Line::Silent, Wait(16_000, 16_500)),
+                cut(Line::Reset, Wait(3_000, 3_001)),
+                cut(Line::Slow { bytes_per_second: 20_000 }, Wait(4_000, 4_001)),
+                // Nothing is mended for it: the hub must find out by itself.
+                cut(Line::Forgotten, Recovered),
+            ];
+            ways.concat()
+        },
+        expects: Expects::ALL,
+        sabotage: Sabotage { how: Mistake("ack-unstored"), does: ACKS_UNSTORED, shows: Symptom::Lost },
+    },
+    Drill {
+        name: "nats-full-subject",
+        does: "has a gateway take nothing from NATS until its subject is full",
+        seconds: 16,
+        rounds: 1,
+        scene: Scene {
+            subject_messages: 8,
+            transports: &[Transport::Nats, Transport::Nats, Transport::Grpc],
+            ..BY_NATS
+        },
+        round: |_| vec![A_WHILE, Stall, Wait(6_000, 7_000), OthersGoOn, ReadOn, Recovered, A_WHILE],
+        expects: Expects::ALL,
+        sabotage: Sabotage { how: Mistake("ack-unstored"), does: ACKS_UNSTORED, shows: Symptom::Lost },
+    },
+    Drill {
+        name: "nats-full",
+        does: "has the whole stream take nothing more for seconds, twice, and the hub killed the second time",
+        seconds: 20,
+        rounds: 1,
+        scene: Scene { breaks: &[Nats], ..BY_NATS },
+        round: |_| {
+            let once = [A_WHILE, Fill(true), Wait(3_000, 4_000), StreamsGoOn, Fill(false), Recovered];
+            let again = [A_WHILE, Fill(true), A_WHILE, Kill(Hub), Start(Hub), Ready, StreamsGoOn, Fill(false)];
+            [&once[..], &again[..], &[Recovered, A_WHILE]].concat()
+        },
+        expects: Expects::ALL,
+        sabotage: Sabotage { how: Mistake("ack-unstored"), does: ACKS_UNSTORED, shows: Symptom::Lost },
+    },
+    Drill {
+        name: "nats-storage-lost",
+        does: "deletes what the NATS server has stored while a gateway has not taken all of it",
+        seconds: 20,
+        rounds: 2,
+        scene: Scene { breaks: &[Nats], ..BY_NATS },
+        round: |_| {
+            let lost = [A_WHILE, Stall, A_WHILE, A_WHILE, Kill(Nats), LoseStorage, StreamsGoOn, Start(Nats)];
+            [&lost[..], &[ReadOn, Recovered, A_WHILE]].concat()
+        },
+        expects: Expects { redelivers: true, ..Expects::ALL },
+        sabotage: Sabotage { how: Mistake("trust-stream"), does: TRUSTS_STREAM, shows: Symptom::Lost },
+    },
+    Drill {
+        name: "nats-restored",
+        does: "puts the NATS server's storage back to what it was seconds before, with the hub looking on and away",
+        seconds: 24,
+        rounds: 1,
+        scene: Scene { breaks: &[Nats], ..BY_NATS },
+        round: |_| {
+            let before = [A_WHILE, Kill(Nats), BackUp, Start(Nats), Recovered, Stall, A_WHILE, A_WHILE, Kill(Nats)];
+            let here = [Restore, StreamsGoOn, Start(Nats), ReadOn, Recovered];
+            let away = [Kill(Hub), Restore, Start(Nats), A_WHILE, Start(Hub), Ready, ReadOn, Recovered, A_WHILE];
+            [&before[..], &here[..], &before[..], &away[..]].concat()
+        },
+        expects: Expects { redelivers: true, ..Expects::ALL },
+        sabotage: Sabotage { how: Mistake("trust-stream"), does: TRUSTS_STREAM, shows: Symptom::Lost },
+    },
+    Drill {
+        name: "nats-revoked",
+        does: "has the NATS server know the hub no more for seconds",
+        seconds: 14,
+        rounds: 1,
+        scene: Scene { breaks: &[Nats], ..BY_NATS },
+        round: |_| vec![A_WHILE, Revoke(true), Wait(4_000, 5_000), StreamsGoOn, Revoke(false), Recovered, A_WHILE],
+        expects: Expects::ALL,
+        sabotage: Sabotage { how: Mistake("ack-unstored"), does: ACKS_UNSTORED, shows: Symptom::Lost },
+    },
+    Drill {
         name: "oplog-rolled-over",
         does: "stops the hub until the oplog no longer reaches back to where it was",
         seconds: 12,
@@ -289,6 +410,8 @@ pub(super) const DRILLS: &[Drill] = &[
     },
 ];
 
+const ACKS_UNSTORED: &str = "what the NATS server does not answer for counts as stored";
+const TRUSTS_STREAM: &str = "that the stream has lost something is overlooked";
 const FORGETS: &str = "the hub begins at the present with each tenure, whatever the cursors say";
 const JOINS_LATE: &str = "a catch-up joins the live tail one change late";
 const RESUMES_AT_PRESENT: &str = "after an error or a silence the source reads on at the present";
@@ -359,7 +482,7 @@ pub(super) mod tests {
     /// Each thing that these steps break they mend, and only what the drill may break.
     pub(in super::super) fn assert_mended(drill: &Drill, steps: &[Step]) {
         let count = |wanted: &Step| steps.iter().filter(|step| *step == wanted).count();
-        for server in [Hub, Mongod, Etcd] {
+        for server in [Hub, Mongod, Etcd, Nats] {
             let kills = count(&Kill(server)) + if server == Hub { count(&KillInTransaction) } else { 0 };
             assert_eq!(kills, count(&Start(server)), "{}: kills and starts of {server:?}", drill.name);
             assert_eq!(count(&Freeze(server)), count(&Thaw(server)), "{}: {server:?}", drill.name);
@@ -372,7 +495,8 @@ pub(super) mod tests {
             assert_eq!(cuts(false), cuts(true), "{}: the line to {server:?}", drill.name);
             assert!(cuts(false) == 0 || drill.scene.relays.contains(&server), "{}", drill.name);
         }
-        for (from, to) in [(Calm, Resume), (Stall, ReadOn), (Write(Images(false)), Write(Images(true)))] {
+        let pairs = [(Calm, Resume), (Stall, ReadOn), (Fill(true), Fill(false)), (Revoke(true), Revoke(false))];
+        for (from, to) in pairs.into_iter().chain([(Write(Images(false)), Write(Images(true)))]) {
             assert_eq!(count(&from), count(&to), "{}: {from:?}", drill.name);
         }
         assert_eq!(drill.expects.loses, count(&Calm) > 0, "{}", drill.name);

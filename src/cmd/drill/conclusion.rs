@@ -51,12 +51,12 @@ pub(super) fn conclude(
     mut tally: Tally,
     took: Duration,
 ) -> Report {
-    let Expects { resyncs, epoch_rises, broadcasts, .. } = drill.expects;
+    let Expects { resyncs, epoch_rises, redelivers, broadcasts, .. } = drill.expects;
     let open_end = ClusterTime(u64::MAX);
     let duty = Duty {
         resyncs: [resyncs.repeat(rounds as usize), tally.resyncs.clone()].concat(),
         losses: tally.losses.iter().map(|(from, to)| (*from, to.unwrap_or(open_end))).collect(),
-        redelivers: epoch_rises,
+        redelivers: redelivers || epoch_rises,
         broadcasts,
     };
     let mut verdict = Verdict::default();

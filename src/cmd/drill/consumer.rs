@@ -1,11 +1,12 @@
-//! How a gateway of a drill hears: by gRPC with the client library, or by Server-Sent Events without.
+//! How a gateway of a drill hears: by gRPC or NATS with the client library, or by Server-Sent Events without.
 //!
-//! Owns what the two have in common. What comes out of either has passed its check for duplicates.
+//! Owns what they have in common. What comes out of each has passed its check for duplicates.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bson::Bson;
 use futures::StreamExt;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -14,7 +15,8 @@ use serde_json::Value;
 use super::rules;
 use super::sse::SseConsumer;
 use crate::change::ResyncReason;
-use crate::client::{Backoff, Change, Client, ClientConfig, Cursor, Item, State};
+use crate::client::{Backoff, Change, Client, ClientConfig, Cursor, Item, NatsConfig, State};
+use crate::nats::Endpoint;
 use crate::position::Position;
 
 /// A drill measures how fast a hub is back, so its clients look often.
@@ -25,13 +27,15 @@ pub(super) const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), 
 pub(super) enum Transport {
     Grpc,
     Sse,
+    Nats,
 }
 
-/// Where a hub is, by either.
+/// Where a hub is, by each.
 #[derive(Clone, Debug)]
 pub(super) struct Endpoints {
     pub(super) grpc: String,
     pub(super) http: String,
+    pub(super) nats: Option<Endpoint>,
 }
 
 /// What a gateway hears.
@@ -71,9 +75,9 @@ pub(super) struct Resync {
     pub(super) rules: Vec<usize>,
 }
 
-/// One of the two.
+/// With the library, or without.
 pub(super) enum Consumer {
-    Grpc(Box<Client>, Option<Cursor>),
+    Client(Box<Client>, Option<Cursor>),
     Sse(Box<SseConsumer>),
 }
 
@@ -88,11 +92,15 @@ impl Consumer {
     ) -> anyhow::Result<Self> {
         match transport {
             Transport::Sse => Ok(Self::Sse(Box::new(SseConsumer::open(&endpoints.http, gateway, saved)?))),
-            Transport::Grpc => {
+            Transport::Grpc | Transport::Nats => {
                 let state = saved.map_or_else(|| Ok(State::default()), serde_json::from_value)?;
                 let seed = Some(random.random());
-                let config = ClientConfig { backoff: BACKOFF, seed, ..ClientConfig::new(&endpoints.grpc, gateway) };
-                Ok(Self::Grpc(Box::new(Client::connect(config, state)?), None))
+                let mut config = ClientConfig { backoff: BACKOFF, seed, ..ClientConfig::new(&endpoints.grpc, gateway) };
+                if transport == Transport::Nats {
+                    let endpoint = endpoints.nats.clone().context("a NATS server")?;
+                    config.nats = Some(NatsConfig { endpoint, ..NatsConfig::new("") });
+                }
+                Ok(Self::Client(Box::new(Client::connect(config, state)?), None))
             }
         }
     }
@@ -101,9 +109,9 @@ impl Consumer {
     pub(super) async fn next(&mut self) -> anyhow::Result<Heard> {
         match self {
             Self::Sse(consumer) => consumer.next().await,
-            Self::Grpc(client, last) => {
+            Self::Client(client, last) => {
                 let Some(item) = client.next().await else { bail!("the stream ended") };
-                by_grpc(item?, last)
+                by_client(item?, last)
             }
         }
     }
@@ -111,7 +119,7 @@ impl Consumer {
     /// What to save with everything heard so far.
     pub(super) fn state(&self) -> anyhow::Result<Value> {
         match self {
-            Self::Grpc(client, _) => Ok(serde_json::to_value(client.state())?),
+            Self::Client(client, _) => Ok(serde_json::to_value(client.state())?),
             Self::Sse(consumer) => consumer.state(),
         }
     }
@@ -119,7 +127,7 @@ impl Consumer {
     /// Everything heard so far has been taken for good.
     pub(super) async fn ack(&mut self) {
         match self {
-            Self::Grpc(client, last) => {
+            Self::Client(client, last) => {
                 if let Some(cursor) = last.take() {
                     client.ack(&cursor);
                 }
@@ -130,13 +138,13 @@ impl Consumer {
 
     /// Ends in order.
     pub(super) async fn close(self) {
-        if let Self::Grpc(client, _) = self {
+        if let Self::Client(client, _) = self {
             client.close().await;
         }
     }
 }
 
-fn by_grpc(item: Item, last: &mut Option<Cursor>) -> anyhow::Result<Heard> {
+fn by_client(item: Item, last: &mut Option<Cursor>) -> anyhow::Result<Heard> {
     Ok(match item {
         Item::Connected(_) => Heard::Connected,
         Item::Change(change) => {
@@ -162,7 +170,12 @@ fn by_grpc(item: Item, last: &mut Option<Cursor>) -> anyhow::Result<Heard> {
 
 fn delivery(change: &Change) -> anyhow::Result<Delivery> {
     let document = change.document.as_ref().map(|body| body.document()).transpose()?;
-    let number = document.and_then(|document| document.get_i64("number").ok()).and_then(|n| u64::try_from(n).ok());
+    // As JSON it is a 32-bit number while it is small.
+    let number = document.and_then(|document| match document.get("number")? {
+        Bson::Int32(number) => u64::try_from(*number).ok(),
+        Bson::Int64(number) => u64::try_from(*number).ok(),
+        _ => None,
+    });
     Ok(Delivery {
         number: rules::number_of(number, &change.key)?,
         key: change.key.as_str().into(),

@@ -17,11 +17,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::DrillArgs;
 use super::cast::{BODY_BYTES, Cast};
 use super::conclusion::{Tally, conclude};
+use super::consumer::Transport;
 use super::report::Report;
 use super::schedule::Schedule;
 use super::script::{Drill, How, Odd, Server, Step};
 use super::soak::Company;
-use super::stage::Stage;
+use super::stage::{NATS_PREFIX, Stage};
 use super::writer::Writer;
 use crate::change::ResyncReason;
 use crate::hub::signalled;
@@ -93,9 +94,11 @@ impl Course<'_> {
         let began = Instant::now();
         self.stage.start(Server::Hub).await?;
         self.stage.hub()?.ready().await?;
-        let names: Vec<String> = (1..=self.args.gateways).map(|n| format!("drill-gw-{n}")).collect();
+        let transports = self.drill.scene.transports.iter().copied().cycle();
+        let gateways: Vec<_> = (1..=self.args.gateways).zip(transports).map(|(n, by)| (name(n, by), by)).collect();
+        let names: Vec<String> = gateways.iter().map(|(name, _)| name.clone()).collect();
         self.stage.register(&names).await?;
-        let cast = Cast::enter(&self.stage, &names, self.args, &mut self.random).await?;
+        let cast = Cast::enter(&self.stage, &gateways, self.args, &mut self.random).await?;
         let company = match &self.schedule {
             Some(schedule) => Some(Company::join(&self.stage, &cast, &names, schedule)?),
             None => None,
@@ -190,6 +193,10 @@ impl Course<'_> {
             Step::Still(milliseconds) => self.still(cast, milliseconds).await,
             Step::Recovered => self.recovered(cast).await?,
             Step::OthersGoOn => self.others_go_on(cast).await?,
+            Step::StreamsGoOn => {
+                let now = self.written_by_now().await?;
+                self.tally.unrecovered += cast.streams_past(now, self.deadline()).await;
+            }
             Step::Calm => self.calm(cast).await?,
             Step::Resume => self.paused = None,
             Step::Elect => {
@@ -226,6 +233,17 @@ impl Course<'_> {
                 self.mended();
                 cast.writer.lock().await.body_bytes(BODY_BYTES);
                 cast.stall(self.round as usize, false);
+            }
+            Step::BackUp => self.stage.nats()?.back_up().map(drop)?,
+            Step::Restore => self.stage.nats()?.restore()?,
+            Step::LoseStorage => self.stage.nats()?.lose_storage()?,
+            Step::Fill(full) => {
+                self.mended();
+                self.stage.fill(full).await?;
+            }
+            Step::Revoke(revoked) => {
+                self.mended();
+                self.stage.revoke(revoked).await?;
             }
         }
         Ok(())
@@ -363,6 +381,14 @@ impl Course<'_> {
         }
         self.tally.idle.push(format!("none of {TRIES_MAX} kills hit a transaction in its middle"));
         Ok(())
+    }
+}
+
+/// By the name the hub knows whom NATS serves.
+fn name(number: u32, transport: Transport) -> String {
+    match transport {
+        Transport::Nats => format!("{NATS_PREFIX}{number}"),
+        Transport::Grpc | Transport::Sse => format!("drill-gw-{number}"),
     }
 }
 

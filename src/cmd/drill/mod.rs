@@ -65,7 +65,7 @@ pub struct DrillArgs {
     /// Numbered writes a second
     #[arg(long, default_value_t = 500, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: u32,
-    /// Gateways that receive them: the first by gRPC, the second by SSE, and so on
+    /// Gateways that receive them: the first by gRPC, the second by SSE, and so on; of drills of NATS the first by NATS
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub gateways: u32,
     /// The same seed breaks things at the same moments
@@ -111,6 +111,9 @@ pub struct ProgramArgs {
     /// The etcd to start; without it the one on the PATH
     #[arg(long, env = "STREAMER_ETCD", value_name = "FILE")]
     pub etcd_program: Option<PathBuf>,
+    /// The nats-server to start; without it the one on the PATH
+    #[arg(long, env = "STREAMER_NATS", value_name = "FILE")]
+    pub nats_server: Option<PathBuf>,
 }
 
 /// Arguments of `streamer drill all`.

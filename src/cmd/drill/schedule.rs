@@ -11,14 +11,15 @@ use rand_chacha::ChaCha8Rng;
 
 use super::super::rig::Line;
 use super::catalogue::{A_WHILE, PAST_LEASE, SHORT_LEASE_SECONDS};
+use super::consumer::Transport;
 use super::rules::Wish;
 use super::script::{Drill, Expects, How, Odd, Sabotage, Scene, Server, Step, Symptom};
 
 use Odd::{Images, Oversize, Undecodable};
-use Server::{Etcd, Hub, Mongod};
+use Server::{Etcd, Hub, Mongod, Nats};
 use Step::{
-    Compact, Freeze, Kill, KillInTransaction, OthersGoOn, ReadOn, Ready, Recovered, Rename, Stall, Start, Thaw, Wait,
-    Write,
+    Compact, Fill, Freeze, Kill, KillInTransaction, LoseStorage, OthersGoOn, ReadOn, Ready, Recovered, Rename, Stall,
+    Start, StreamsGoOn, Thaw, Wait, Write,
 };
 
 /// The soak, as far as it is a drill: its steps are drawn by [`Schedule::draw`].
@@ -28,14 +29,15 @@ pub(super) const SOAK: Drill = Drill {
     seconds: 1_800,
     rounds: 0,
     scene: Scene {
-        breaks: &[Mongod, Etcd],
-        relays: &[Mongod, Etcd],
+        breaks: &[Mongod, Etcd, Nats],
+        relays: &[Mongod, Etcd, Nats],
+        transports: &[Transport::Grpc, Transport::Sse, Transport::Nats],
         lease_seconds: SHORT_LEASE_SECONDS,
         narrow: true,
         ..Scene::PLAIN
     },
     round: |_| Vec::new(),
-    expects: Expects { broadcasts: true, reconnects: true, ..Expects::ALL },
+    expects: Expects { broadcasts: true, reconnects: true, redelivers: true, ..Expects::ALL },
     sabotage: Sabotage {
         how: How::Hub("forget"),
         does: "the hub begins at the present with each tenure, whatever the cursors say",
@@ -89,6 +91,27 @@ const FAULTS: &[Fault] = &[
     Fault { name: "etcd-cut", seconds: 14, steps: etcd_cut },
     Fault { name: "etcd-compact", seconds: 14, steps: etcd_compact },
     Fault {
+        name: "nats-kill",
+        seconds: 8,
+        steps: |_| vec![Kill(Nats), Wait(500, 4_000), StreamsGoOn, Start(Nats), Recovered],
+    },
+    Fault {
+        name: "nats-freeze",
+        seconds: 14,
+        steps: |_| vec![Freeze(Nats), Wait(1_000, 8_000), Thaw(Nats), Recovered],
+    },
+    Fault { name: "nats-cut", seconds: 12, steps: nats_cut },
+    Fault {
+        name: "nats-full",
+        seconds: 8,
+        steps: |_| vec![Fill(true), Wait(1_000, 4_000), StreamsGoOn, Fill(false), Recovered],
+    },
+    Fault {
+        name: "nats-storage-lost",
+        seconds: 10,
+        steps: |_| vec![Kill(Nats), LoseStorage, Wait(0, 2_000), Start(Nats), Recovered],
+    },
+    Fault {
         name: "gateway-stall",
         seconds: 14,
         steps: |_| vec![Stall, Wait(5_000, 8_000), OthersGoOn, ReadOn, Recovered],
@@ -106,6 +129,11 @@ fn mongod_cut(random: &mut ChaCha8Rng) -> Vec<Step> {
     let lines = [Line::Silent, Line::Reset, Line::Slow { bytes_per_second: 20_000 }];
     let line = lines[random.random_range(0..lines.len())];
     vec![Step::Line(Mongod, line), Wait(3_000, 6_000), Step::Line(Mongod, Line::Open), Recovered]
+}
+
+fn nats_cut(random: &mut ChaCha8Rng) -> Vec<Step> {
+    let line = if random.random_bool(0.5) { Line::Silent } else { Line::Reset };
+    vec![Step::Line(Nats, line), Wait(3_000, 6_000), StreamsGoOn, Step::Line(Nats, Line::Open), Recovered]
 }
 
 /// Now within the lease, now past it.

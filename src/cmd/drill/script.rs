@@ -6,6 +6,7 @@
 use rand_chacha::ChaCha8Rng;
 
 use super::super::rig::{Line, MongodSize};
+use super::consumer::Transport;
 use crate::change::ResyncReason;
 
 /// One drill.
@@ -37,6 +38,10 @@ pub(super) struct Scene {
     pub(super) relays: &'static [Server],
     /// Whether the hub keeps little, so that a gateway that does not read is soon far behind.
     pub(super) narrow: bool,
+    /// By what the gateways are served, in turns. Where NATS is among them, there is a server of the drill's own.
+    pub(super) transports: &'static [Transport],
+    /// Messages that NATS keeps for one gateway at most.
+    pub(super) subject_messages: u32,
 }
 
 impl Scene {
@@ -47,7 +52,13 @@ impl Scene {
         lease_seconds: 15,
         relays: &[],
         narrow: false,
+        transports: &[Transport::Grpc, Transport::Sse],
+        subject_messages: 1_000,
     };
+
+    pub(super) fn has_nats(&self) -> bool {
+        self.transports.contains(&Transport::Nats)
+    }
 }
 
 /// Who can be broken.
@@ -57,6 +68,7 @@ pub(super) enum Server {
     /// Where there are several, the primary; or the one that has just stepped down, if it is to be killed.
     Mongod,
     Etcd,
+    Nats,
 }
 
 /// What happens, one after the other, while numbered writes go on.
@@ -82,6 +94,8 @@ pub(super) enum Step {
     Recovered,
     /// The same for all but the gateway that is stalled.
     OthersGoOn,
+    /// The same for all that are not served by NATS.
+    StreamsGoOn,
     /// Writing pauses once everything written has been taken.
     Calm,
     /// Writing goes on. From `Calm` on things may be lost, if the drill loses any.
@@ -106,6 +120,16 @@ pub(super) enum Step {
     Stall,
     /// It reads again.
     ReadOn,
+    /// What NATS has stored now is put aside,
+    BackUp,
+    /// and it has stored nothing else. Only while it does not run.
+    Restore,
+    /// NATS has stored nothing any more. Only while it does not run.
+    LoseStorage,
+    /// The stream takes nothing more, from anybody; or does again.
+    Fill(bool),
+    /// NATS lets the hub in no more; or does again.
+    Revoke(bool),
 }
 
 /// What is written, or done to the collection, beside the numbered writes that go on.
@@ -139,12 +163,21 @@ pub(super) struct Expects {
     pub(super) broadcasts: bool,
     /// Whether gateways must have lost their sessions and come back.
     pub(super) reconnects: bool,
+    /// Whether something may come again, if it says that it does.
+    pub(super) redelivers: bool,
 }
 
 impl Expects {
     /// Everything that was written, and nothing else.
-    pub(super) const ALL: Self =
-        Self { resyncs: &[], loses: false, flag: None, epoch_rises: false, broadcasts: false, reconnects: false };
+    pub(super) const ALL: Self = Self {
+        resyncs: &[],
+        loses: false,
+        flag: None,
+        epoch_rises: false,
+        broadcasts: false,
+        reconnects: false,
+        redelivers: false,
+    };
 }
 
 /// How the drill is made to fail, and how it must show.

@@ -33,8 +33,8 @@ pub struct SoakArgs {
     /// Numbered writes a second
     #[arg(long, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: u32,
-    /// Gateways that receive them: the first by gRPC, the second by SSE, and so on
-    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    /// Gateways that receive them: the first by gRPC, the second by SSE, the third by NATS, and so on
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub gateways: u32,
     /// The same seed has the same faults at the same seconds, and the same random subscriptions
     #[arg(long, default_value_t = 1, value_name = "N")]

@@ -9,12 +9,13 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use super::super::WrongUsage;
-use super::super::rig::{self, Database, Etcd, Hub, HubPlan, Line, MongodSize, Pid, Relay, ReplicaSet};
+use super::super::rig::{self, Database, Etcd, Hub, HubPlan, Line, MongodSize, Nats, Pid, Relay, ReplicaSet};
 use super::consumer::Endpoints;
 use super::script::{Drill, How, Scene, Server};
 use super::{DrillArgs, StoreChoice, rules};
 use crate::client::Registration;
 use crate::config::{Config, StoreKind};
+use crate::nats::{self, Endpoint, Login, StreamConfig};
 use crate::tasks::Tasks;
 
 /// What a hub with little room keeps: so little that a gateway which does not read for seconds is far behind.
@@ -22,6 +23,11 @@ use crate::tasks::Tasks;
 const ANSWER_SECONDS: u32 = 3;
 const NARROW_WINDOW_BYTES: u64 = 2 << 20;
 const NARROW_OUTBOX_BYTES: u64 = 512 << 10;
+/// How the names of those begin whom NATS serves.
+pub(super) const NATS_PREFIX: &str = "drill-nats-";
+/// Who NATS knows; passwords are the same.
+const HUB: &str = "hub";
+const GATEWAYS: &str = "gateways";
 
 /// Everything but the cast.
 pub(super) struct Stage {
@@ -33,6 +39,7 @@ pub(super) struct Stage {
     sabotage: Option<&'static str>,
     mongod: Option<ReplicaSet>,
     etcd: Option<Etcd>,
+    nats: Option<Nats>,
     relays: Vec<(Server, Relay)>,
     /// The hub that runs, or ran last.
     hub_pid: watch::Sender<Option<Pid>>,
@@ -62,6 +69,12 @@ impl Stage {
             }
             _ => None,
         };
+        let nats = if scene.has_nats() {
+            let binary = rig::find("nats-server", args.servers.programs.nats_server.as_deref(), "STREAMER_NATS")?;
+            Some(Nats::start(&binary, folder, &nats_users(false)).await?)
+        } else {
+            None
+        };
         let uri = args.servers.mongodb.clone().or_else(|| mongod.as_ref().map(ReplicaSet::uri)).context("a MongoDB")?;
         let database = Database::connect(&uri, &name, rules::TENANT, rules::COLLECTION).await?;
         database.create(true).await?;
@@ -70,6 +83,12 @@ impl Stage {
         config.backends.0[0].uri = uri;
         if let Some(url) = args.servers.etcd.clone().or_else(|| etcd.as_ref().map(Etcd::url)) {
             config.store.endpoints = vec![url];
+        }
+        if let Some(nats) = &nats {
+            config.nats.url = nats.url();
+            config.nats.gateways = vec![format!("{NATS_PREFIX}*")];
+            config.nats.subject_messages = scene.subject_messages;
+            (config.nats.user, config.nats.password) = (Some(HUB.into()), Some(HUB.into()));
         }
         let mut this = Self {
             database,
@@ -80,6 +99,7 @@ impl Stage {
             sabotage: sabotage(drill, args),
             mongod,
             etcd,
+            nats,
             relays: Vec::new(),
             hub_pid: watch::Sender::new(None),
             tasks,
@@ -95,6 +115,7 @@ impl Stage {
         let port = match to {
             Server::Mongod => self.mongod()?.port(),
             Server::Etcd => self.etcd()?.port(),
+            Server::Nats => self.nats()?.port(),
             Server::Hub => return Ok(()),
         };
         let relay = Relay::open(&self.tasks, port).await?;
@@ -104,6 +125,8 @@ impl Stage {
             Server::Mongod => {
                 self.config.backends.0[0].uri = format!("mongodb://{at}/?directConnection=true");
             }
+            // The gateways go there themselves.
+            Server::Nats => self.config.nats.url = format!("nats://{at}"),
             _ => self.config.store.endpoints = vec![format!("http://{at}")],
         }
         self.relays.push((to, relay));
@@ -112,7 +135,9 @@ impl Stage {
 
     /// Where the hub is.
     pub(super) fn endpoints(&self) -> Endpoints {
-        Endpoints { grpc: self.plan.grpc_url(), http: self.plan.http_url() }
+        let login = || Login::User { name: GATEWAYS.into(), password: GATEWAYS.into() };
+        let nats = self.nats.as_ref().map(|nats| Endpoint { url: nats.url(), login: login(), ..Endpoint::default() });
+        Endpoints { grpc: self.plan.grpc_url(), http: self.plan.http_url(), nats }
     }
 
     /// The subscriptions of these gateways.
@@ -132,6 +157,7 @@ impl Stage {
             Server::Hub => self.hub()?.kill().await,
             Server::Mongod => self.mongod()?.kill().await,
             Server::Etcd => self.etcd()?.kill().await,
+            Server::Nats => self.nats()?.kill().await,
         }
     }
 
@@ -146,6 +172,7 @@ impl Stage {
             }
             Server::Mongod => self.mongod()?.restart().await,
             Server::Etcd => self.etcd()?.restart().await,
+            Server::Nats => self.nats()?.restart().await,
         }
     }
 
@@ -155,6 +182,7 @@ impl Stage {
             Server::Hub => self.hub()?.freeze().await,
             Server::Mongod => self.mongod()?.freeze().await,
             Server::Etcd => self.etcd()?.freeze().await,
+            Server::Nats => self.nats()?.freeze().await,
         }
     }
 
@@ -164,6 +192,7 @@ impl Stage {
             Server::Hub => self.hub()?.thaw().await,
             Server::Mongod => self.mongod()?.thaw().await,
             Server::Etcd => self.etcd()?.thaw().await,
+            Server::Nats => self.nats()?.thaw().await,
         }
     }
 
@@ -197,6 +226,22 @@ impl Stage {
         self.etcd.as_mut().context("this etcd is not the drill's own")
     }
 
+    pub(super) fn nats(&mut self) -> anyhow::Result<&mut Nats> {
+        self.nats.as_mut().context("this drill has no NATS")
+    }
+
+    /// The stream takes nothing more; or does again.
+    pub(super) async fn fill(&self, full: bool) -> anyhow::Result<()> {
+        let endpoint = self.endpoints().nats.context("this drill has no NATS")?;
+        let config = StreamConfig { name: self.config.nats.stream.clone(), subject_messages_max: 1, replicas: 1 };
+        Ok(nats::Server::connect(&endpoint, config).await?.limit(full.then_some(1)).await?)
+    }
+
+    /// NATS knows the hub no more, but the gateways; or both again.
+    pub(super) async fn revoke(&mut self, revoked: bool) -> anyhow::Result<()> {
+        self.nats()?.reconfigure(&nats_users(revoked)).await
+    }
+
     /// A borrowed MongoDB is left as it was found.
     pub(super) async fn clear(self) -> anyhow::Result<()> {
         let cleared = if self.mongod.is_none() { self.database.drop_all().await } else { Ok(()) };
@@ -219,6 +264,15 @@ fn check(scene: &Scene, args: &DrillArgs) -> Result<(), WrongUsage> {
         return Err(WrongUsage("--etcd: this drill breaks etcd, and so starts one of its own".into()));
     }
     Ok(())
+}
+
+/// Whom NATS lets in.
+fn nats_users(revoked: bool) -> String {
+    let user = |name: &str, is_in: bool| {
+        let password = if is_in { name } else { "another" };
+        format!("{{ user: {name}, password: {password} }}")
+    };
+    format!("authorization {{ users: [ {}, {} ] }}", user(HUB, !revoked), user(GATEWAYS, true))
 }
 
 fn config(scene: &Scene, args: &DrillArgs, folder: &Path, name: &str) -> Config {

@@ -12,6 +12,7 @@ use super::process::{Process, free_port};
 /// How long it may take to start, on a busy machine.
 const START: Duration = Duration::from_secs(30);
 const STORAGE: &str = "jetstream";
+const BACKUP: &str = "backup";
 
 /// A NATS server, and what it is started with again and again.
 #[derive(Debug)]
@@ -93,19 +94,31 @@ impl Nats {
     ///
     /// # Errors
     /// The system refuses.
-    pub fn back_up(&self) -> anyhow::Result<PathBuf> {
-        let backup = self.folder.join("backup");
-        copy(&self.folder.join(STORAGE), &backup)?;
-        Ok(backup)
+    pub fn back_up(&self) -> anyhow::Result<()> {
+        let backup = self.folder.join(BACKUP);
+        if backup.exists() {
+            std::fs::remove_dir_all(&backup)?;
+        }
+        copy(&self.folder.join(STORAGE), &backup)
     }
 
     /// It has stored what it had stored then. Only while it does not run.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn restore(&self, backup: &Path) -> anyhow::Result<()> {
+    pub fn restore(&self) -> anyhow::Result<()> {
         self.lose_storage()?;
-        copy(backup, &self.folder.join(STORAGE))
+        copy(&self.folder.join(BACKUP), &self.folder.join(STORAGE))
+    }
+
+    /// From now on it has other settings of its own, which it takes while it runs: whom they do not let in is out.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub async fn reconfigure(&mut self, config: &str) -> anyhow::Result<()> {
+        config.clone_into(&mut self.config);
+        write_config(&self.folder, self.port, config)?;
+        self.process.reload().await
     }
 
     async fn answers(&mut self) -> anyhow::Result<()> {
@@ -127,18 +140,16 @@ fn log(folder: &Path) -> PathBuf {
 }
 
 fn spawn(binary: &Path, folder: &Path, port: u16, config: &str) -> anyhow::Result<Process> {
-    let file = folder.join("nats.conf");
-    let storage = folder.join(STORAGE);
-    std::fs::write(
-        &file,
-        format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {:?} }}\n{config}\n",
-            storage.display().to_string()
-        ),
-    )?;
     let mut command = Command::new(binary);
-    command.arg("-c").arg(file);
+    command.arg("-c").arg(write_config(folder, port, config)?);
     Process::start("nats-server", command, &log(folder))
+}
+
+fn write_config(folder: &Path, port: u16, config: &str) -> anyhow::Result<PathBuf> {
+    let (file, storage) = (folder.join("nats.conf"), folder.join(STORAGE).display().to_string());
+    let text = format!("listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {storage:?} }}\n{config}\n");
+    std::fs::write(&file, text)?;
+    Ok(file)
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {

@@ -84,6 +84,11 @@ impl Process {
         Ok(std::fs::read_dir(format!("/proc/{}/task", self.pid.0))?.all(is_stopped))
     }
 
+    /// SIGHUP.
+    pub(super) async fn reload(&self) -> anyhow::Result<()> {
+        self.signal("HUP").await
+    }
+
     async fn signal(&self, name: &str) -> anyhow::Result<()> {
         let told = Command::new("kill").args(["-s", name, &self.pid.0.to_string()]).status().await?;
         if !told.success() {

@@ -30,7 +30,8 @@ impl Machine {
             return self.next_request(index);
         }
         let owed = gateway.still_owed(gateway.owed);
-        let mut record = self.gateway_record(index, gateway.sessions, gateway.presented.clone(), owed, gateway.moved.clone());
+        let mut record =
+            self.gateway_record(index, gateway.sessions, gateway.presented.clone(), owed, gateway.moved.clone());
         record.delivery = Some(request.mode);
         let write = self.record_write_of(index, &record);
         self.write(WriteKind::Serve(index, request), vec![write]);

@@ -5,9 +5,11 @@
 //! `crate::nats` shows it.
 //!
 //! - `publisher.rs`: one session; `pack.rs`: frames as messages;
-//! - `outlet.rs`: connections, and when they may be published on; `mark.rs`: how a stream that has gone back is found out.
+//! - `outlet.rs`: connections, and when they may be published on; `mark.rs`: how a stream that has gone back is found out;
+//! - `mistakes.rs`: for drills to notice.
 
 mod mark;
+mod mistakes;
 mod outlet;
 mod pack;
 mod publisher;
@@ -19,6 +21,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+pub use self::mistakes::Mistake;
 use self::outlet::{Ledger, Outlet};
 use self::publisher::{End, Publisher};
 use crate::clock::Clock;
@@ -53,6 +56,8 @@ pub struct Publishers {
     pub connections: usize,
     /// Whose deliveries they are.
     pub partition: PartitionId,
+    /// A deliberate mistake, for a drill to notice.
+    pub mistake: Option<Mistake>,
 }
 
 impl Publishers {
@@ -106,7 +111,7 @@ impl Publishers {
     }
 
     async fn connect(&self) -> Result<Vec<Arc<Outlet>>, Trouble> {
-        let ledger = Arc::new(Ledger::open(self.hub.clone(), &self.stream.name).await?);
+        let ledger = Arc::new(Ledger::open(self.hub.clone(), &self.stream.name, self.mistake).await?);
         let outlet = || Outlet::new(self.endpoint.clone(), self.stream.clone(), Arc::clone(&ledger), &self.tasks);
         Ok((0..self.connections.max(1)).map(|_| Arc::new(outlet())).collect())
     }

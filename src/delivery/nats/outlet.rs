@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::sleep;
 
 use super::mark::{Checks, Mark};
+use super::mistakes::Mistake;
 use crate::handle::HubHandle;
 use crate::nats::{Endpoint, Message, Server, StreamConfig, Trouble};
 use crate::observe::metrics as names;
@@ -32,8 +33,9 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// With what has been written down.
-    pub(super) async fn open(hub: HubHandle, stream: &str) -> Result<Self, Trouble> {
-        let ledger = Self { checks: Checks::default(), hub, key: streams::key(stream) };
+    pub(super) async fn open(hub: HubHandle, stream: &str, mistake: Option<Mistake>) -> Result<Self, Trouble> {
+        let checks = Checks::new(mistake == Some(Mistake::TrustStream));
+        let ledger = Self { checks, hub, key: streams::key(stream) };
         ledger.read().await?;
         let marks = ledger.hub.marks().await.map_err(|problem| Trouble::Unanswered(problem.to_string()))?;
         let marks: Vec<Mark> = marks.iter().filter_map(|mark| Mark::decode(&mark.note)).collect();

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Publishers;
 use super::mark::Mark;
+use super::mistakes::{Mistake, UNSTORED};
 use super::outlet::{Leave, Outlet, Published};
 use super::pack::{Packed, Packer};
 use crate::clock::every;
@@ -143,6 +144,7 @@ impl<'a> Publisher<'a> {
         let mut packer = Packer::new(gateway, partition, self.subject.clone(), session.number(), bytes_max);
         let mut standing = Standing { noted, cursor: None, welcome: u64::MAX, rest: Rest::Unknown };
         let mut looks = every(LOOK_EVERY);
+        let mut left = std::pin::pin!(self.left(&leave));
         loop {
             let frames = tokio::select! {
                 frames = session.next(limits::nats_batch_bytes_max) => frames,
@@ -150,9 +152,14 @@ impl<'a> Publisher<'a> {
                     self.look(&leave, &mut standing).await?;
                     continue;
                 }
-                () = self.outlet.left(&leave) => Some(Vec::new()),
+                () = &mut left => {
+                    self.check(&leave)?;
+                    return Err(End::Trouble(Trouble::Unanswered("the connection is gone".into())));
+                }
             };
-            self.check(&leave)?;
+            if !self.acks_unstored() {
+                self.check(&leave)?;
+            }
             let Some(frames) = frames else { return Ok(()) };
             for packed in packer.pack(frames) {
                 match packed {
@@ -185,6 +192,18 @@ impl<'a> Publisher<'a> {
         }
     }
 
+    fn acks_unstored(&self) -> bool {
+        self.of.mistake == Some(Mistake::AckUnstored)
+    }
+
+    /// Waits until the connection is gone.
+    async fn left(&self, leave: &Leave) {
+        self.outlet.left(leave).await;
+        if self.acks_unstored() {
+            sleep(UNSTORED).await;
+        }
+    }
+
     /// From where the session begins, and what its first ack notes.
     async fn beginning(
         &self,
@@ -198,7 +217,7 @@ impl<'a> Publisher<'a> {
         let floor = noted.and_then(|noted| noted.floor.clone());
         let reaches = mark.as_ref().map_or(Some(u64::MAX), |mark| checks.reaches(mark));
         let acked = mark.as_ref().map_or(0, |mark| mark.sequence);
-        if !reaches.is_some_and(|last| acked <= last) {
+        if reaches.is_none_or(|last| acked > last) {
             let (from, floor) = self.after_loss(kept, reaches, floor).await?;
             return Ok((from, Noted { mark: now, floor }));
         }
@@ -283,7 +302,9 @@ impl<'a> Publisher<'a> {
         let (began, mut wait) = (self.of.clock.now(), RETRY_MIN);
         let mut under_way = self.outlet.begin();
         loop {
-            self.check(leave)?;
+            if !self.acks_unstored() {
+                self.check(leave)?;
+            }
             let trouble = match self.outlet.publish(leave, &message, &mut under_way).await {
                 Published::Stored(sequence) => {
                     histogram!(names::NATS_ACK_TIME).record(self.of.clock.now().since(began).as_secs_f64());
@@ -297,6 +318,9 @@ impl<'a> Publisher<'a> {
                     let number = self.outlet.checks().newest();
                     message.id = format!("{}/{number}", message.id);
                     continue;
+                }
+                Published::Not(Trouble::Full(_) | Trouble::Unanswered(_)) if self.acks_unstored() => {
+                    return Ok(self.outlet.checks().newest());
                 }
                 Published::Not(trouble) => trouble,
             };

@@ -306,12 +306,12 @@ async fn what_a_lost_or_restored_storage_had_of_a_gateway_comes_again_if_it_had_
     write(&site, "g").await;
     is_published(&site, &hub, "edge-1").await;
     nats.kill().await.unwrap();
-    let backup = nats.back_up().unwrap();
+    nats.back_up().unwrap();
     nats.restart().await.unwrap();
     write_all(&site, &["h", "i"]).await;
     is_published(&site, &hub, "edge-1").await;
     nats.kill().await.unwrap();
-    nats.restore(&backup).unwrap();
+    nats.restore().unwrap();
     // The hub learns of it when it is there again.
     hub.drain().await;
     nats.restart().await.unwrap();
@@ -460,9 +460,9 @@ async fn a_gateway_that_is_made_anew_is_told_that_what_it_had_is_over() {
 }
 
 /// Where the stream is, as of old, with what it has.
-async fn put_back(nats: &mut Nats, backup: &std::path::Path) {
+async fn put_back(nats: &mut Nats) {
     nats.kill().await.unwrap();
-    nats.restore(backup).unwrap();
+    nats.restore().unwrap();
     nats.restart().await.unwrap();
 }
 
@@ -491,7 +491,7 @@ async fn a_loss_that_others_have_published_over_is_known_to_who_was_away_and_to_
         is_published(&site, &hub, gateway).await;
     }
     nats.kill().await.unwrap();
-    let backup = nats.back_up().unwrap();
+    nats.back_up().unwrap();
     nats.restart().await.unwrap();
     write_all(&site, &["a", "b", "c"]).await;
     for gateway in ["edge-away", "edge-here"] {
@@ -502,7 +502,7 @@ async fn a_loss_that_others_have_published_over_is_known_to_who_was_away_and_to_
     let is_parked = async || (hub.get("/v1/gateways/edge-away").await.1["state"] == "parked").then_some(());
     until("that it is parked", is_parked).await;
     is_published(&site, &hub, "edge-here").await;
-    put_back(&mut nats, &backup).await;
+    put_back(&mut nats).await;
     let overtaken = async || {
         write(&site, &format!("over {}", rand::random::<u32>())).await;
         is_published(&site, &hub, "edge-here").await;
