@@ -317,6 +317,7 @@ pub enum Command {
     Ack(GatewayId, CursorText, Option<Mark>, Reply<Result<(), Problem>>),
     Unserved(usize, Reply<Vec<Unserved>>),
     Marks(Reply<Vec<Mark>>),
+    Removed(Reply<Vec<GatewayId>>),
     Record(Key, Reply<Result<Option<Entry>, Unavailable>>),
     PutRecord(Write, Reply<Result<Revision, CommitError>>),
     Explain(Box<ExplainQuery>, Reply<Result<Explained, Problem>>),
@@ -459,6 +460,11 @@ impl HubHandle {
     /// What was noted for all gateways.
     pub async fn marks(&self) -> Result<Vec<Mark>, Problem> {
         self.ask(Command::Marks).await
+    }
+
+    /// Gateways that NATS served and that have been removed since this was asked last.
+    pub async fn removed(&self) -> Result<Vec<GatewayId>, Problem> {
+        self.ask(Command::Removed).await
     }
 
     /// One record of the store.

@@ -7,10 +7,13 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, PublishErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Info, LastRawMessageErrorKind, RetentionPolicy, StorageType,
+};
 use async_nats::jetstream::{self, ErrorCode, context, message::StreamMessage};
 use async_nats::{HeaderMap, header};
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use tokio::time::timeout;
 
 use super::Trouble;
@@ -83,6 +86,8 @@ pub struct Message {
 pub struct Kept {
     /// Its number.
     pub sequence: u64,
+    /// Which message it is.
+    pub name: Option<String>,
     /// Acks it and everything before it.
     pub cursor: Option<String>,
     /// What the gateway had before it.
@@ -133,7 +138,7 @@ impl Server {
             Err(error) => return Err(unanswered(&error)),
         };
         self.check(&info.config)?;
-        Ok(State { created: info.created.to_string(), last_sequence: info.state.last_sequence })
+        Ok(state(&info))
     }
 
     /// The server may have a reason that will not go away by itself.
@@ -274,6 +279,28 @@ impl Server {
         }
     }
 
+    /// What the stream is now.
+    ///
+    /// # Errors
+    /// As [`Self::last`].
+    pub async fn state(&self) -> Result<State, Trouble> {
+        match self.context.get_stream(&self.config.name).await {
+            Ok(stream) => Ok(state(stream.cached_info())),
+            Err(error) if is_absent(&error) => Err(Trouble::NoStream),
+            Err(error) => Err(unanswered(&error)),
+        }
+    }
+
+    /// How many messages lie on a subject.
+    ///
+    /// # Errors
+    /// As [`Self::last`].
+    pub async fn lying(&self, subject: &str) -> Result<usize, Trouble> {
+        let counted = self.stream().await?.info_with_subjects(subject).await.map_err(|error| unanswered(&error))?;
+        let counts = counted.map(|count| count.map(|(_, count)| count).map_err(|error| unanswered(&error)));
+        Ok(counts.try_collect::<Vec<_>>().await?.into_iter().sum())
+    }
+
     /// Removes what lies on a subject before a message.
     ///
     /// # Errors
@@ -312,7 +339,16 @@ fn headers(message: &Message) -> HeaderMap {
 
 fn kept(message: &StreamMessage) -> Kept {
     let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
-    Kept { sequence: message.sequence, cursor: header(CURSOR_HEADER), after: header(AFTER_HEADER) }
+    Kept {
+        sequence: message.sequence,
+        name: header(MESSAGE_HEADER),
+        cursor: header(CURSOR_HEADER),
+        after: header(AFTER_HEADER),
+    }
+}
+
+fn state(info: &Info) -> State {
+    State { created: info.created.to_string(), last_sequence: info.state.last_sequence }
 }
 
 fn is_absent(error: &context::GetStreamError) -> bool {

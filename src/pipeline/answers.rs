@@ -187,6 +187,7 @@ impl Partition {
             Command::ParkGateway(gateway, reply) => drop(reply.send(self.machine.on_park_gateway(&gateway))),
             Command::Ack(gateway, cursor, mark, reply) => drop(reply.send(self.acked(&gateway, &cursor, mark))),
             Command::Unserved(max, reply) => drop(reply.send(self.machine.unserved(max))),
+            Command::Removed(reply) => drop(reply.send(self.machine.take_removed())),
             Command::Marks(reply) => drop(reply.send(self.machine.marks())),
             Command::Record(key, reply) => {
                 let store = Arc::clone(&self.store);

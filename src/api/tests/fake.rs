@@ -239,7 +239,11 @@ impl Model {
                 let _ = reply.send(Ok(self.partition()));
             }
             // Publishers' business.
-            Command::Marks(..) | Command::Record(..) | Command::PutRecord(..) | Command::Disconnect { .. } => {}
+            Command::Marks(..)
+            | Command::Removed(..)
+            | Command::Record(..)
+            | Command::PutRecord(..)
+            | Command::Disconnect { .. } => {}
         }
     }
 }

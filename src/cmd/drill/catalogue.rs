@@ -296,11 +296,11 @@ pub(super) const DRILLS: &[Drill] = &[
         name: "nats-storage-lost",
         does: "deletes what the NATS server has stored while a gateway has not taken all of it",
         seconds: 20,
-        rounds: 2,
+        rounds: 1,
         scene: Scene { breaks: &[Nats], ..BY_NATS },
         round: |_| {
             let lost = [A_WHILE, Stall, A_WHILE, A_WHILE, Kill(Nats), LoseStorage, StreamsGoOn, Start(Nats)];
-            [&lost[..], &[ReadOn, Recovered, A_WHILE]].concat()
+            [&lost[..], &[ReadOn, Recovered, A_WHILE]].concat().repeat(2)
         },
         expects: Expects { redelivers: true, ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("trust-stream"), does: TRUSTS_STREAM, shows: Symptom::Lost },

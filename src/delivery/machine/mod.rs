@@ -191,6 +191,8 @@ pub struct Machine {
     pages: Vec<PageState>,
     checkpoint: progress::CheckpointState,
     effects: Vec<Effect>,
+    /// Gateways that NATS served and that are gone, until their messages are seen to.
+    removed: Vec<GatewayId>,
     /// Of all outboxes together.
     budget: Arc<Budget>,
     /// Told by outboxes that have room again.
@@ -269,6 +271,7 @@ impl Machine {
             pages,
             checkpoint: progress::CheckpointState::new(checkpoint),
             effects: Vec::new(),
+            removed: Vec::new(),
             budget,
             drained: Arc::new(Notify::new()),
             counters: Counters::default(),

@@ -11,6 +11,7 @@ use super::{Machine, Mistake};
 use crate::change::ResyncReason;
 use crate::cursor::{Cursor, Place, Serial};
 use crate::delivery::outbox::{FIRST_SERIAL, Item, LaneName, ResyncItem};
+use crate::handle::DeliveryMode;
 use crate::position::Position;
 use crate::store::gateways::Owed;
 
@@ -22,7 +23,12 @@ pub(super) fn still_owed(owed: Option<Owed>, serial: Serial) -> Option<Owed> {
 
 impl Machine {
     /// What the next session is owed if it presents this cursor.
-    pub(super) fn owed_by_next(&self, index: GatewayIndex, cursor: Option<&Cursor>) -> Option<Owed> {
+    pub(super) fn owed_by_next(
+        &self,
+        index: GatewayIndex,
+        cursor: Option<&Cursor>,
+        mode: DeliveryMode,
+    ) -> Option<Owed> {
         let gateway = &self.gateways[index.0];
         let since = gateway.sessions + 1;
         let own = self.own(index, cursor);
@@ -32,7 +38,8 @@ impl Machine {
         if self.is_broken_off(self.start(index, cursor).0.position) {
             return Some(Owed { since, reason: ResyncReason::Restored });
         }
-        let presented = own.map_or(gateway.serial, |(serial, _)| serial);
+        // A publisher presents what is kept for the gateway, whether it has had it or not.
+        let presented = own.filter(|_| mode == DeliveryMode::Stream).map(|(serial, _)| serial).unwrap_or_default();
         still_owed(gateway.owed, gateway.told().max(presented)).filter(|_| !self.broken(Mistake::OwedOnce))
     }
 

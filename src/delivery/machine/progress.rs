@@ -96,7 +96,7 @@ impl Machine {
     }
 
     /// Takes what is noted with an ack; nothing, if the gateway itself says what it has.
-    fn note(&mut self, index: GatewayIndex, mark: Option<Mark>) {
+    pub(super) fn note(&mut self, index: GatewayIndex, mark: Option<Mark>) {
         let gateway = &mut self.gateways[index.0];
         gateway.mark = mark;
         gateway.owed = gateway.still_owed(gateway.owed);

@@ -7,6 +7,7 @@ use super::state::{GatewayIndex, Pending, RecordState, Removal, WriteKind};
 use super::{Answer, Machine, Waiter};
 use crate::delivery::frame::CloseReason;
 use crate::error::{Code, Problem};
+use crate::handle::DeliveryMode;
 use crate::limits;
 use crate::matching::SubscriptionIndex;
 use crate::store::{Expect, Revision, Write, gateways};
@@ -105,7 +106,11 @@ impl Machine {
             return;
         }
         let waiters = std::mem::take(&mut removal.waiters);
+        let is_of_nats = self.mode(index) == DeliveryMode::Nats;
         let gateway = self.gateways.remove(index.0);
+        if is_of_nats {
+            self.removed.push(gateway.id.clone());
+        }
         self.gateway_ids.remove(&gateway.id);
         self.busy.remove(&index);
         for waiter in waiters {

@@ -92,6 +92,11 @@ impl Machine {
         self.gateways.iter().filter_map(|(_, gateway)| gateway.mark.clone()).collect()
     }
 
+    /// Gateways that NATS served and that have been removed since this was asked last.
+    pub fn take_removed(&mut self) -> Vec<GatewayId> {
+        std::mem::take(&mut self.removed)
+    }
+
     /// At most `max` gateways that wait for a publisher: those with something to be told.
     pub fn unserved(&self, max: usize) -> Vec<Unserved> {
         let waits = |index: GatewayIndex, gateway: &Gateway| {

@@ -113,7 +113,7 @@ impl Machine {
         if request.cursor.is_none() && request.hello.transport.mode() == DeliveryMode::Stream {
             self.begin_at_floor(index, &mut request);
         }
-        request.owed = self.owed_by_next(index, request.cursor.as_ref());
+        request.owed = self.owed_by_next(index, request.cursor.as_ref(), request.hello.transport.mode());
         let own = self.own(index, request.cursor.as_ref());
         let has_a_say = own.is_some();
         let presented = request.hello.cursor.as_ref().filter(|_| has_a_say).map(ToString::to_string);
@@ -216,6 +216,10 @@ impl Machine {
         self.counters.sessions += 1;
         let place = self.resume_place(index, cursor.as_ref());
         let place = self.normalized(index, place);
+        if self.own(index, cursor.as_ref()).is_some() && hello.transport.mode() == DeliveryMode::Stream {
+            // It has said itself what it has.
+            self.note(index, None);
+        }
         let gateway = &mut self.gateways[index.0];
         if !gateway.quiet {
             // What it stands for from now on: becoming quiet goes by this place alone.

@@ -45,6 +45,15 @@ pub(super) struct Checks {
     trusting: bool,
 }
 
+/// What was known of the stream at some time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Knowledge {
+    /// The greatest number that a message was known to have been given,
+    pub(super) newest: u64,
+    /// since this check.
+    check: u64,
+}
+
 #[derive(Debug, Default)]
 struct Known {
     checks: Vec<Check>,
@@ -74,13 +83,23 @@ impl Checks {
         }
         let saved = known.checks.len() - known.unsaved;
         let is_news = record.checks.last() != known.checks[..saved].last();
-        let unsaved = known.checks.split_off(saved);
+        let mut unsaved = known.checks.split_off(saved);
+        // One that nobody answered for may be there all the same.
+        unsaved.retain(|own| record.checks.iter().all(|check| check.id != own.id));
+        known.unsaved = unsaved.len();
         if let Some(last) = record.checks.last().filter(|_| is_news && unsaved.is_empty()) {
             known.newest = last.last_sequence;
         }
         known.checks = record.checks;
         known.checks.extend(unsaved);
         known.revision = Some(revision);
+    }
+
+    /// The store has nothing any more, or nothing yet.
+    pub(super) fn adopt_nothing(&self) {
+        let mut known = self.lock();
+        known.revision = None;
+        known.unsaved = known.checks.len();
     }
 
     /// What the store must have before anything is published, and the record whose place it takes. Nothing, if it has
@@ -122,16 +141,27 @@ impl Checks {
         is_lost
     }
 
-    /// A message has this number; when it was handed over for the first time, `before` was the newest. Whether the
-    /// stream can be the one that it was then.
-    pub(super) fn stored(&self, sequence: u64, before: u64) -> bool {
+    /// What is known when a message is handed over for the first time.
+    pub(super) fn now(&self) -> Knowledge {
+        let known = self.lock();
+        Knowledge { newest: known.newest, check: known.id() }
+    }
+
+    /// A message has this number, and `before` was known when it was handed over for the first time. Whether the stream
+    /// can be the one that it was then.
+    pub(super) fn stored(&self, sequence: u64, before: Knowledge) -> bool {
         let mut known = self.lock();
-        if sequence > before || self.trusting {
+        if self.trusting || (sequence > before.newest && before.check == known.id()) {
             known.newest = known.newest.max(sequence);
             return true;
         }
-        let created = known.checks.last().map(|last| last.created.clone()).unwrap_or_default();
-        known.begin(State { created, last_sequence: sequence.saturating_sub(1) });
+        // What others have found since is the same loss.
+        if before.check == known.id() {
+            let created = known.checks.last().map(|last| last.created.clone()).unwrap_or_default();
+            known.begin(State { created, last_sequence: sequence.saturating_sub(1) });
+        } else {
+            known.newest = known.newest.max(sequence);
+        }
         false
     }
 
@@ -142,7 +172,7 @@ impl Checks {
 
     /// The last check.
     pub(super) fn id(&self) -> u64 {
-        self.lock().checks.last().map_or(0, |last| last.id)
+        self.lock().id()
     }
 
     /// When the stream was made.
@@ -163,6 +193,10 @@ impl Checks {
 }
 
 impl Known {
+    fn id(&self) -> u64 {
+        self.checks.last().map_or(0, |last| last.id)
+    }
+
     fn begin(&mut self, State { created, last_sequence }: State) {
         // Another hub must not take it for one of its own.
         self.checks.push(Check { id: rand::random(), created, last_sequence });
@@ -192,6 +226,10 @@ mod tests {
         Mark { check: checks.id(), created: checks.created(), sequence }
     }
 
+    fn at(checks: &Checks, newest: u64) -> Knowledge {
+        Knowledge { newest, check: checks.id() }
+    }
+
     fn is_intact(checks: &Checks, mark: &Mark) -> bool {
         checks.reaches(mark).is_some_and(|last| mark.sequence <= last)
     }
@@ -200,7 +238,7 @@ mod tests {
     fn a_stream_that_only_grows_is_intact_over_connections_and_processes() {
         let first = Checks::default();
         assert!(!first.look(&state("a", 5), first.newest()));
-        assert!(first.stored(6, first.newest()) && !first.look(&state("a", 6), first.newest()));
+        assert!(first.stored(6, first.now()) && !first.look(&state("a", 6), first.newest()));
         let stored = mark(&first, 6);
         assert!(is_intact(&first, &stored));
         let next = Checks::default();
@@ -213,10 +251,10 @@ mod tests {
         let checks = Checks::default();
         checks.look(&state("a", 0), checks.newest());
         let marks = [mark(&checks, 3), mark(&checks, 7)];
-        assert!(checks.stored(7, 6));
+        assert!(checks.stored(7, at(&checks, 6)));
         // Another connection comes first, and publishes.
         assert!(checks.look(&state("a", 4), checks.newest()));
-        assert!(checks.stored(5, checks.newest()) && checks.stored(9, checks.newest()));
+        assert!(checks.stored(5, checks.now()) && checks.stored(9, checks.now()));
         assert!(!checks.look(&state("a", 9), checks.newest()));
         assert_eq!(marks.each_ref().map(|mark| is_intact(&checks, mark)), [true, false]);
         assert_eq!(checks.reaches(&marks[1]), Some(4));
@@ -231,7 +269,7 @@ mod tests {
         let checks = Checks::default();
         checks.look(&state("a", 5), 0);
         let newest = checks.newest();
-        assert!(checks.stored(6, 5));
+        assert!(checks.stored(6, at(&checks, 5)));
         assert!(!checks.look(&state("a", 5), newest));
         assert_eq!(checks.newest(), 6);
     }
@@ -249,9 +287,9 @@ mod tests {
     fn a_number_that_was_given_before_is_no_new_message() {
         let checks = Checks::default();
         checks.look(&state("a", 0), checks.newest());
-        assert!(checks.stored(8, 0));
+        assert!(checks.stored(8, at(&checks, 0)));
         let mark = mark(&checks, 8);
-        assert!(!checks.stored(8, checks.newest()), "the server has lost its last message");
+        assert!(!checks.stored(8, checks.now()), "the server has lost its last message");
         assert_eq!((checks.reaches(&mark), checks.newest()), (Some(7), 7));
     }
 
@@ -274,7 +312,7 @@ mod tests {
         first.look(&state("a", 0), 0);
         let old = mark(&first, 8);
         assert!(first.look(&state("a", 5), 8));
-        assert!(first.stored(30, 5));
+        assert!(first.stored(30, at(&first, 5)));
         let next = successor(&first, &[mark(&first, 30), old.clone()]);
         assert!(!next.look(&state("a", 30), next.newest()), "nothing has happened since");
         assert!(next.unsaved().is_none(), "and there is nothing to write down");
@@ -298,12 +336,12 @@ mod tests {
         let (record, _) = ours.unsaved().unwrap();
         ours.saved(&record, Revision(1));
         theirs.adopt(record, Revision(1));
-        assert!(ours.stored(9, 0));
+        assert!(ours.stored(9, at(&ours, 0)));
         let lost = mark(&ours, 9);
-        assert!(theirs.look(&state("a", 2), 9) && theirs.stored(12, 2));
+        assert!(theirs.look(&state("a", 2), 9) && theirs.stored(12, at(&theirs, 2)));
         let (record, expected) = theirs.unsaved().unwrap();
         assert_eq!(expected, Some(Revision(1)));
-        assert!(!ours.stored(7, 8), "a finding of our own, which is not written down yet");
+        assert!(!ours.stored(7, at(&ours, 8)), "a finding of our own, which is not written down yet");
         ours.adopt(record.clone(), Revision(2));
         let (both, expected) = ours.unsaved().unwrap();
         assert_eq!((both.checks.len(), expected), (3, Some(Revision(2))));
@@ -324,5 +362,28 @@ mod tests {
         assert_eq!(checks.unsaved().unwrap().0.checks.len(), CHECKS_MAX);
         assert_eq!(checks.reaches(&oldest), Some(0));
         assert!(is_intact(&checks, &mark(&checks, 5)));
+    }
+
+    #[test]
+    fn a_write_that_took_effect_unheard_is_not_repeated() {
+        let checks = Checks::default();
+        checks.look(&state("a", 3), 0);
+        assert!(checks.stored(9, checks.now()));
+        let acked = mark(&checks, 9);
+        let (written, _) = checks.unsaved().unwrap();
+        checks.adopt(written.clone(), Revision(1));
+        assert!(checks.unsaved().is_none() && is_intact(&checks, &acked));
+        // Gone from the store, it is written again.
+        checks.adopt_nothing();
+        assert_eq!(checks.unsaved(), Some((written, None)));
+    }
+
+    #[test]
+    fn all_that_was_under_way_over_one_loss_is_one_loss() {
+        let checks = Checks::default();
+        checks.look(&state("a", 30), 0);
+        let before = checks.now();
+        assert!(!checks.stored(1, before) && !checks.stored(2, before) && !checks.stored(31, before));
+        assert_eq!((checks.unsaved().unwrap().0.checks.len(), checks.newest()), (2, 31));
     }
 }

@@ -27,7 +27,7 @@ use self::publisher::{End, Publisher};
 use crate::clock::Clock;
 use crate::handle::{HubHandle, Unserved};
 use crate::limits;
-use crate::nats::{Endpoint, StreamConfig, Trouble};
+use crate::nats::{Endpoint, StreamConfig, Trouble, subject};
 use crate::observe::health::Component;
 use crate::position::PartitionId;
 use crate::subscription::GatewayId;
@@ -35,6 +35,8 @@ use crate::tasks::{Kind, Tasks};
 
 /// How often it is looked who waits for a publisher.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often it is tried to remove the messages of a gateway that is gone.
+const PURGES_MAX: u32 = 1_000;
 /// Before a gateway whose publisher could not publish is given another.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -66,7 +68,7 @@ impl Publishers {
         let shutdown = self.tasks.shutdown_token();
         let this = Arc::new(self);
         let serving: Arc<Mutex<HashSet<GatewayId>>> = Arc::default();
-        let mut outlets: Vec<Arc<Outlet>> = Vec::new();
+        let (mut outlets, mut removed): (Vec<Arc<Outlet>>, Vec<GatewayId>) = Default::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -74,7 +76,8 @@ impl Publishers {
             }
             let count = lock(&serving).len();
             // Those that are being served wait as well until their session has begun.
-            let Ok(unserved) = this.hub.unserved(count + limits::nats_publishers_at_once_max).await else {
+            let asked = this.hub.unserved(count + limits::nats_publishers_at_once_max).await;
+            let Ok(unserved) = asked else {
                 // Nobody owns the partition at the moment. What another owner publishes meanwhile is not known here:
                 // the next tenure begins with a look at the stream.
                 outlets.clear();
@@ -82,7 +85,9 @@ impl Publishers {
             };
             let is_new = |it: &Unserved| !lock(&serving).contains(&it.gateway);
             let unserved: Vec<Unserved> = unserved.into_iter().filter(is_new).collect();
-            if unserved.is_empty() {
+            // Before those of the same names that may come next publish anything.
+            removed.extend(this.hub.removed().await.unwrap_or_default());
+            if unserved.is_empty() && removed.is_empty() {
                 continue;
             }
             if outlets.is_empty() {
@@ -96,6 +101,12 @@ impl Publishers {
                     }
                 }
             }
+            for gateway in removed.drain(..) {
+                let outlet = Arc::clone(&outlets[share(&gateway, outlets.len())]);
+                let (this, last) = (Arc::clone(&this), outlet.checks().newest());
+                let name = format!("messages of {gateway}, which is gone");
+                this.tasks.clone().spawn(Kind::Session, name, async move { this.purge(&outlet, &gateway, last).await });
+            }
             for one in unserved {
                 let outlet = Arc::clone(&outlets[share(&one.gateway, outlets.len())]);
                 lock(&serving).insert(one.gateway.clone());
@@ -108,6 +119,31 @@ impl Publishers {
                 });
             }
         }
+    }
+
+    /// What was for a gateway that is gone is for nobody: all up to a message, but for the farewell.
+    async fn purge(&self, outlet: &Outlet, gateway: &GatewayId, last: u64) {
+        let (shutdown, subject) = (self.tasks.shutdown_token(), subject::deliveries(gateway, &self.partition));
+        for _ in 0..PURGES_MAX {
+            let purging = async {
+                let leave = outlet.leave().await?;
+                let kept = leave.server().last(&subject).await?;
+                let farewell = kept.filter(|kept| kept.name.as_deref() == Some("closed"));
+                let before = farewell.map_or(last + 1, |farewell| farewell.sequence.min(last + 1));
+                leave.server().purge(&subject, before).await
+            };
+            let purged = tokio::select! {
+                purged = purging => purged,
+                () = shutdown.cancelled() => return,
+            };
+            let Err(trouble) = purged else { return };
+            tracing::debug!(%gateway, %trouble, "its messages are still there");
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+        tracing::warn!(%gateway, subject, "messages of a gateway that is gone stay on its subject");
     }
 
     async fn connect(&self) -> Result<Vec<Arc<Outlet>>, Trouble> {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use metrics::counter;
 use tokio::sync::{Mutex, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::mark::{Checks, Mark};
+use super::mark::{Checks, Knowledge, Mark};
 use super::mistakes::Mistake;
 use crate::handle::HubHandle;
 use crate::nats::{Endpoint, Message, Server, StreamConfig, Trouble};
@@ -46,9 +46,12 @@ impl Ledger {
     async fn read(&self) -> Result<(), Trouble> {
         let unreadable = |detail: String| Trouble::Unanswered(format!("the stream's record: {detail}"));
         let entry = self.hub.record(self.key.clone()).await.map_err(|problem| unreadable(problem.to_string()))?;
-        if let Some(entry) = entry {
-            let record = StreamRecord::decode(&entry.value).map_err(|error| unreadable(error.to_string()))?;
-            self.checks.adopt(record, entry.revision);
+        match entry {
+            Some(entry) => {
+                let record = StreamRecord::decode(&entry.value).map_err(|error| unreadable(error.to_string()))?;
+                self.checks.adopt(record, entry.revision);
+            }
+            None => self.checks.adopt_nothing(),
         }
         Ok(())
     }
@@ -95,7 +98,7 @@ pub(super) struct Leave {
 /// A message that is under way: what was known when it was handed over for the first time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UnderWay {
-    newest: u64,
+    before: Knowledge,
     is_retry: bool,
 }
 
@@ -173,7 +176,7 @@ impl Outlet {
 
     /// A message is about to be handed over.
     pub(super) fn begin(&self) -> UnderWay {
-        UnderWay { newest: self.checks().newest(), is_retry: false }
+        UnderWay { before: self.checks().now(), is_retry: false }
     }
 
     pub(super) async fn publish(&self, leave: &Leave, message: &Message, under_way: &mut UnderWay) -> Published {
@@ -184,10 +187,10 @@ impl Outlet {
         match leave.link.server.publish(message).await {
             Ok(stored) if stored.is_duplicate => {
                 counter!(names::NATS_DUPLICATES).increment(1);
-                let is_own = stored.sequence > under_way.newest;
+                let is_own = stored.sequence > under_way.before.newest;
                 if is_own { Published::Stored(stored.sequence) } else { Published::Known }
             }
-            Ok(stored) if self.checks().stored(stored.sequence, under_way.newest) => Published::Stored(stored.sequence),
+            Ok(stored) if self.checks().stored(stored.sequence, under_way.before) => Published::Stored(stored.sequence),
             Ok(stored) => {
                 counter!(names::NATS_STREAM_LOSSES).increment(1);
                 tracing::error!(stored.sequence, "the NATS stream has gone back");
@@ -203,6 +206,11 @@ impl Leave {
     pub(super) fn server(&self) -> &Server {
         &self.link.server
     }
+
+    /// The last look at the stream.
+    pub(super) fn check(&self) -> u64 {
+        self.check
+    }
 }
 
 /// Makes one connection after the other and tells what becomes of them.
@@ -212,10 +220,14 @@ async fn connect(endpoint: &Endpoint, config: &StreamConfig, told: &watch::Sende
         match Server::connect(endpoint, config.clone()).await {
             Ok(server) => {
                 tracing::info!("connected to NATS");
-                (wait, number) = (RETRY_MIN, number + 1);
-                let server = Arc::new(server);
+                number += 1;
+                let (server, made) = (Arc::new(server), Instant::now());
                 told.send_modify(|told| *told = Ok(Link { number, server: Arc::clone(&server) }));
                 server.gone().await;
+                // One that is thrown out at once need not hurry.
+                if made.elapsed() > RETRY_MAX {
+                    wait = RETRY_MIN;
+                }
                 tracing::warn!("the connection to NATS is gone");
                 told.send_modify(|told| *told = Err(Trouble::Unanswered("the connection is gone".into())));
             }

@@ -21,8 +21,6 @@ pub(super) enum Packed {
     Message(Message, Option<CursorText>),
     /// It is said to whoever listens, and acked.
     Progress(Progress, Bytes),
-    /// It is published, and ends the session: there is no such gateway any more.
-    Removed(Message),
     /// The session ends; nobody has to be told.
     End,
 }
@@ -158,10 +156,7 @@ impl Packer {
         self.others += 1;
         let id = format!("{}/{}/{}/{}", self.gateway, frame.name(), self.session, self.others);
         let message = self.message(frame.name(), id, text, cursor.as_ref());
-        out.push(match frame {
-            Frame::Closed(Closed { reason: CloseReason::Removed }) => Packed::Removed(message),
-            _ => Packed::Message(message, cursor),
-        });
+        out.push(Packed::Message(message, cursor));
     }
 
     /// A message for very many in two parts, of which only the second moves the cursor.

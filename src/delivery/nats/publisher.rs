@@ -29,6 +29,8 @@ use crate::subscription::GatewayId;
 /// How long after a message was refused, or nobody answered, it is handed over again; twice as long each time.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// How long a message that there is no room for is kept back, unless the gateway takes something.
+const FULL: Duration = Duration::from_secs(10);
 /// How often it is looked what a gateway has not taken yet.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -61,6 +63,15 @@ impl From<Problem> for End {
     fn from(problem: Problem) -> Self {
         Self::Refused(problem)
     }
+}
+
+/// From where a session begins.
+struct Beginning {
+    /// What is presented; `None`: where the hub has it stand.
+    cursor: Option<CursorText>,
+    noted: Noted,
+    /// What lies on the subject is of an earlier life of the gateway.
+    is_other_life: bool,
 }
 
 /// How far a session has come.
@@ -116,14 +127,14 @@ impl<'a> Publisher<'a> {
     async fn run(&self, unserved: &Unserved, shutdown: &CancellationToken) -> Result<(), End> {
         let begun = async {
             let leave = self.outlet.leave().await?;
-            let (cursor, noted) = self.beginning(&leave, unserved.mark.as_ref()).await?;
-            Ok::<_, End>((leave, cursor, noted))
+            let begun = self.beginning(&leave, unserved.mark.as_ref()).await?;
+            Ok::<_, End>((leave, begun))
         };
         let begun = tokio::select! {
             begun = begun => begun,
             () = shutdown.cancelled() => return Ok(()),
         };
-        let (leave, cursor, noted) = match begun {
+        let (leave, begun) = match begun {
             Ok(begun) => begun,
             Err(end) => {
                 self.outlet.look_again().await;
@@ -132,7 +143,7 @@ impl<'a> Publisher<'a> {
         };
         let hello = Hello {
             gateway: self.gateway.clone(),
-            cursor,
+            cursor: begun.cursor,
             transport: Transport::Nats,
             auto_ack: false,
             unacked_bytes_max: 0,
@@ -142,7 +153,7 @@ impl<'a> Publisher<'a> {
         let bytes_max = leave.server().message_bytes_max();
         let (gateway, partition) = (self.gateway.clone(), self.of.partition.clone());
         let mut packer = Packer::new(gateway, partition, self.subject.clone(), session.number(), bytes_max);
-        let mut standing = Standing { noted, cursor: None, welcome: u64::MAX, rest: Rest::Unknown };
+        let mut standing = Standing { noted: begun.noted, cursor: None, welcome: u64::MAX, rest: Rest::Unknown };
         let mut looks = every(LOOK_EVERY);
         let mut left = std::pin::pin!(self.left(&leave));
         loop {
@@ -164,11 +175,6 @@ impl<'a> Publisher<'a> {
             for packed in packer.pack(frames) {
                 match packed {
                     Packed::End => return Ok(()),
-                    Packed::Removed(message) => {
-                        let sequence = self.publish(message, &session, &leave, &standing.noted).await?;
-                        // What was for a gateway that is no more is for nobody.
-                        return Ok(leave.server().purge(&self.subject, sequence).await?);
-                    }
                     Packed::Progress(progress, text) => {
                         let subject = subject::progress(self.gateway);
                         leave.server().say(subject, standing.noted.mark.sequence, text).await;
@@ -176,11 +182,17 @@ impl<'a> Publisher<'a> {
                     }
                     Packed::Message(message, cursor) => {
                         let is_welcome = message.name == "welcome";
+                        if let (Some(cursor), true) = (&cursor, is_welcome) {
+                            self.lower_floor(&mut standing.noted.floor, cursor);
+                        }
                         let sequence = self.publish(message, &session, &leave, &standing.noted).await?;
                         standing.noted.mark.sequence = sequence;
-                        if let (Some(cursor), true) = (&cursor, is_welcome) {
+                        if is_welcome {
                             standing.welcome = sequence;
-                            self.lower_floor(&mut standing.noted.floor, cursor);
+                        }
+                        if is_welcome && begun.is_other_life {
+                            // The gateway has been told that it is over, and nobody is to take it.
+                            leave.server().purge(&self.subject, sequence).await?;
                         }
                         standing.rest = Rest::Unknown;
                         if let Some(cursor) = cursor {
@@ -205,42 +217,57 @@ impl<'a> Publisher<'a> {
     }
 
     /// From where the session begins, and what its first ack notes.
-    async fn beginning(
-        &self,
-        leave: &Leave,
-        noted: Option<&crate::handle::Mark>,
-    ) -> Result<(Option<CursorText>, Noted), End> {
+    async fn beginning(&self, leave: &Leave, noted: Option<&crate::handle::Mark>) -> Result<Beginning, End> {
         let checks = self.outlet.checks();
+        let newest = checks.newest();
         let kept = leave.server().last(&self.subject).await?;
-        let now = Mark { check: checks.id(), created: checks.created(), sequence: 0 };
+        self.is_same(leave, newest).await?;
+        let now = Mark { check: leave.check(), created: checks.created(), sequence: 0 };
         let mark = noted.and_then(|noted| Mark::decode(&noted.note));
         let floor = noted.and_then(|noted| noted.floor.clone());
         let reaches = mark.as_ref().map_or(Some(u64::MAX), |mark| checks.reaches(mark));
         let acked = mark.as_ref().map_or(0, |mark| mark.sequence);
+        let begin = |cursor, mark, floor| Beginning { cursor, noted: Noted { mark, floor }, is_other_life: false };
         if reaches.is_none_or(|last| acked > last) {
             let (from, floor) = self.after_loss(kept, reaches, floor).await?;
-            return Ok((from, Noted { mark: now, floor }));
+            return Ok(begin(from, now, floor));
         }
         // Nothing lies there: what its first message says it had is what it had.
-        let Some(kept) = kept else { return Ok((None, Noted { mark: Mark { sequence: acked, ..now }, floor: None })) };
+        let Some(kept) = kept else { return Ok(begin(None, Mark { sequence: acked, ..now }, None)) };
         let floor = match floor {
             Some(floor) => Some(floor),
             None => leave.server().first(&self.subject).await?.and_then(|first| first.after).map(text),
         };
-        let sequence = kept.sequence.max(acked);
-        let noted = Noted { mark: Mark { sequence, ..now.clone() }, floor };
-        let Some(cursor) = kept.cursor.map(text) else { return Ok((None, noted)) };
+        let noted = Noted { mark: Mark { sequence: kept.sequence.max(acked), ..now.clone() }, floor };
+        let Some(cursor) = kept.cursor.map(text) else { return Ok(begin(None, noted.mark, noted.floor)) };
         // Stored, though nobody may have heard so: an ack like any other, if it says something new.
-        let acked = self.of.hub.ack_kept(self.gateway.clone(), cursor.clone(), noted.encode()).await;
-        match acked {
-            // Of an earlier life of the gateway: nobody is to take it, and by presenting its cursor the gateway is told
-            // that that is over.
-            Err(problem) if problem.code == Code::InvalidCursor => {
-                leave.server().purge(&self.subject, kept.sequence + 1).await?;
-                Ok((Some(cursor), Noted { mark: now, floor: None }))
+        match self.of.hub.ack_kept(self.gateway.clone(), cursor.clone(), noted.encode()).await {
+            // By presenting its cursor the gateway is told that that life is over.
+            Err(problem) if problem.code == Code::InvalidCursor && self.is_of_other_life(&cursor).await? => {
+                Ok(Beginning { is_other_life: true, ..begin(Some(cursor), now, None) })
             }
-            Ok(()) | Err(_) => Ok((None, noted)),
+            Ok(()) | Err(_) => Ok(begin(None, noted.mark, noted.floor)),
         }
+    }
+
+    /// Whether the stream still is the one that has been looked at, after something was asked of it that would look
+    /// different in another; before, `newest` was the greatest number known.
+    async fn is_same(&self, leave: &Leave, newest: u64) -> Result<(), End> {
+        let state = leave.server().state().await;
+        let created = self.outlet.checks().created();
+        let is_same = state.as_ref().is_ok_and(|state| state.created == created && state.last_sequence >= newest);
+        if is_same || self.of.mistake == Some(Mistake::TrustStream) {
+            return Ok(self.check(leave)?);
+        }
+        self.outlet.look_again().await;
+        Err(End::Trouble(state.err().unwrap_or(Trouble::NoStream)))
+    }
+
+    /// Whether a cursor is of another life of the gateway than the present one.
+    async fn is_of_other_life(&self, cursor: &CursorText) -> Result<bool, End> {
+        let present = self.of.hub.gateway(self.gateway.clone()).await?.cursor;
+        let life = |cursor: &CursorText| Cursor::decode(cursor.as_str()).ok().map(|cursor| cursor.incarnation);
+        Ok(present.is_some_and(|present| life(&present) != life(cursor)))
     }
 
     /// From where a session begins if the stream has lost something of this gateway, and what its floor is.
@@ -254,15 +281,19 @@ impl<'a> Publisher<'a> {
         tracing::warn!(gateway = %self.gateway, "publishing again what the stream has lost");
         let stored = self.of.hub.gateway(self.gateway.clone()).await?.cursor;
         let stored = stored.as_ref().and_then(|cursor| Cursor::decode(cursor.as_str()).ok());
-        let serial = stored.as_ref().map(|cursor| cursor.serial);
+        let serial = stored.as_ref().map(|cursor| cursor.serial).unwrap_or_default();
         let from = match kept {
             None => floor.clone(),
             Some(kept) => {
                 let said = kept.cursor.as_deref().and_then(|text| Cursor::decode(text).ok());
-                let is_acked = said.as_ref().is_some_and(|said| serial.is_some_and(|serial| said.serial <= serial));
-                if !(is_acked && reaches.is_some_and(|last| kept.sequence <= last)) {
+                let said = said.map(|said| said.serial).unwrap_or_default();
+                // What it was moved to since, by an operator or by us, is where it goes on, and comes with flags.
+                if serial.written == 0 && said.session < serial.session {
+                    return Ok((None, floor));
+                }
+                if !(said <= serial && reaches.is_some_and(|last| kept.sequence <= last)) {
                     // It was stored behind the loss: what is published again lies before it.
-                    return Err(self.deliver_again(floor.as_ref()).await);
+                    return Err(self.deliver_again(floor).await);
                 }
                 kept.cursor.map(text)
             }
@@ -310,7 +341,7 @@ impl<'a> Publisher<'a> {
                     histogram!(names::NATS_ACK_TIME).record(self.of.clock.now().since(began).as_secs_f64());
                     return Ok(sequence);
                 }
-                Published::Late => return Err(self.deliver_again(noted.floor.as_ref()).await),
+                Published::Late => return Err(self.deliver_again(noted.floor.clone()).await),
                 Published::Known => {
                     // The same was published before a rewind, in another life, or by a process that is no more. If the
                     // gateway has it, it drops it by position; if it is to have it again, it must get it.
@@ -333,7 +364,11 @@ impl<'a> Publisher<'a> {
                     tracing::error!(gateway = %self.gateway, id = message.id, "the server takes less than it said");
                     return Err(trouble.into());
                 }
-                Trouble::Full(_) => counter!(names::NATS_FULL).increment(1),
+                Trouble::Full(_) => {
+                    counter!(names::NATS_FULL).increment(1);
+                    self.has_room(session, leave).await?;
+                    continue;
+                }
                 Trouble::Unanswered(_) | Trouble::Misconfigured(_) => {
                     self.of.health.degraded(trouble.to_string());
                     tracing::debug!(gateway = %self.gateway, %trouble, "publishing again");
@@ -348,13 +383,44 @@ impl<'a> Publisher<'a> {
         }
     }
 
+    /// Waits until the gateway has taken something, or for a while: room may come from elsewhere. The message itself, which
+    /// may be large, is not sent to find that out.
+    async fn has_room(&self, session: &Session, leave: &Leave) -> Result<(), End> {
+        let (mut wait, mut waited) = (RETRY_MIN, Duration::ZERO);
+        let lying = leave.server().lying(&self.subject).await;
+        while waited < FULL {
+            tokio::select! {
+                () = sleep(wait) => {}
+                // Nobody needs it to go on: the next session begins where this one has come to.
+                () = session.ending() => return Err(End::Closed),
+            }
+            self.check(leave)?;
+            waited += wait;
+            wait = (wait * 2).min(RETRY_MAX);
+            match (leave.server().lying(&self.subject).await, &lying) {
+                (Ok(now), Ok(before)) if now >= *before && *before > 0 => {}
+                _ => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
     /// A message was stored behind a loss that nobody had noticed: what is published again lies before it, and would
     /// pass for something that the gateway has had. So it is delivered as an operator's rewind is.
-    async fn deliver_again(&self, floor: Option<&CursorText>) -> End {
+    async fn deliver_again(&self, floor: Option<CursorText>) -> End {
         self.outlet.look_again().await;
-        let Some(floor) = floor else { return End::Trouble(Trouble::NoStream) };
         tracing::error!(gateway = %self.gateway, "something was stored behind a loss: rewinding as an operator would");
-        match self.of.hub.set_cursor(self.gateway.clone(), CursorTarget::Cursor(floor.clone())).await {
+        let moved = async {
+            let floor = match floor {
+                Some(floor) => floor,
+                // No more is known of what it has had.
+                None => self.of.hub.gateway(self.gateway.clone()).await?.cursor.ok_or_else(|| {
+                    Problem::new(Code::GatewayNotFound, "the gateway has no cursor yet").retry_after(1)
+                })?,
+            };
+            self.of.hub.set_cursor(self.gateway.clone(), CursorTarget::Cursor(floor)).await
+        };
+        match moved.await {
             Ok(()) => End::Closed,
             Err(problem) => End::Refused(problem),
         }
@@ -371,7 +437,12 @@ impl<'a> Publisher<'a> {
     /// Looks what the gateway has taken, and notes it.
     async fn look(&self, leave: &Leave, standing: &mut Standing) -> Result<(), End> {
         let Some(cursor) = standing.cursor.clone().filter(|_| standing.rest == Rest::Unknown) else { return Ok(()) };
-        let floor = match leave.server().first(&self.subject).await {
+        let newest = self.outlet.checks().newest();
+        let first = leave.server().first(&self.subject).await;
+        if first.is_ok() {
+            self.is_same(leave, newest).await?;
+        }
+        let floor = match first {
             Ok(Some(first)) if first.sequence >= standing.welcome => first.after.map(text),
             // Of what lies before the welcome something may be from before a rewind.
             Ok(Some(_)) => return Ok(()),

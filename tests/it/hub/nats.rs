@@ -1,9 +1,12 @@
 //! Delivery by NATS JetStream: a whole hub, a real server, and consumers that take from the stream as a gateway does.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::{self, Message};
+use bson::doc;
 use futures::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,12 +15,13 @@ use streamer::client::{Backoff, Client, ClientConfig, Item, NatsConfig, State};
 use streamer::clock::Clock;
 use streamer::cmd::rig::{self, Nats};
 use streamer::config::Config;
+use streamer::nats::{Endpoint, Login};
 use streamer::position::Position;
 use tempfile::TempDir;
 
 use super::consumers::{Said, Session, Transport};
 use super::history::{heard, register, until_key, write};
-use super::site::{Running, Site, soon, until};
+use super::site::{Running, Site, document, soon, until};
 
 /// A NATS server, and a hub's configuration that names it.
 pub(super) async fn place(subject_messages: u32) -> (Nats, Site, Config, TempDir) {
@@ -290,7 +294,11 @@ async fn what_a_lost_or_restored_storage_had_of_a_gateway_comes_again_if_it_had_
     let hub = Running::start(&config, Clock::system()).await;
     register(&hub, "edge-1").await;
     let mut taker = Taker::new(&nats, "edge-1").await;
-    write_all(&site, &["a", "b", "c"]).await;
+    for key in ["a", "b", "c"] {
+        // Each in a message of its own.
+        write(&site, key).await;
+        is_published(&site, &hub, "edge-1").await;
+    }
     assert_eq!(taker.keys_until("b").await.last().unwrap(), "b");
     // Time to see what it has taken.
     tokio::time::sleep(Duration::from_secs(6)).await;
@@ -423,9 +431,11 @@ async fn a_stream_that_is_deleted_under_an_open_connection_is_made_again() {
     let hub = Running::start(&config, Clock::system()).await;
     register(&hub, "edge-1").await;
     let mut taker = Taker::new(&nats, "edge-1").await;
-    write_all(&site, &["a", "b"]).await;
+    for key in ["a", "b"] {
+        write(&site, key).await;
+        is_published(&site, &hub, "edge-1").await;
+    }
     assert_eq!(taker.keys_until("a").await.last().unwrap(), "a");
-    is_published(&site, &hub, "edge-1").await;
     let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
     context.delete_stream("STREAMER").await.unwrap();
     // Nothing is published meanwhile: only a look can find it out.
@@ -454,6 +464,8 @@ async fn a_gateway_that_is_made_anew_is_told_that_what_it_had_is_over() {
     until("a session", is_served).await;
     write(&site, "b").await;
     taker.until_key("b").await;
+    // The farewell may be there still, what came before it is not.
+    taker.names.retain(|name| name != "closed");
     assert_eq!(taker.names, ["welcome", "changes", "welcome", "resync", "changes"]);
     hub.drain().await;
     site.remove().await;
@@ -565,6 +577,10 @@ async fn what_a_gateway_is_owed_is_said_again_where_the_stream_loses_it() {
     until("a session", is_served).await;
     write(&site, "a").await;
     is_published(&site, &hub, "edge-1").await;
+    // A connection that goes without any loss changes nothing.
+    nats.kill().await.unwrap();
+    nats.restart().await.unwrap();
+    is_published(&site, &hub, "edge-1").await;
     nats.kill().await.unwrap();
     nats.lose_storage().unwrap();
     nats.restart().await.unwrap();
@@ -603,6 +619,183 @@ async fn publishers_that_all_begin_at_once_hold_up_no_stream() {
     until("as many as may begin at once", async || (served().await == 100).then_some(())).await;
     drop(hub.open(Transport::Sse, "near", None).await);
     assert_eq!(served().await, 100, "the others still wait");
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// Nobody learns of it but by looking, and whoever looks first must not find that all has been taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_an_operator_makes_anew_under_open_connections_costs_nobody_anything() {
+    let (nats, site, config, _folder) = place(1_000).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    let names: Vec<String> = (0..8).map(|number| format!("edge-{number}")).collect();
+    for name in &names {
+        register(&hub, name).await;
+    }
+    write_all(&site, &["a", "b"]).await;
+    for name in &names {
+        is_published(&site, &hub, name).await;
+    }
+    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let config = context.get_stream("STREAMER").await.unwrap().cached_info().config.clone();
+    context.delete_stream("STREAMER").await.unwrap();
+    context.create_stream(config).await.unwrap();
+    // Every publisher looks what has been taken before the next message.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    write(&site, "c").await;
+    for name in &names {
+        let mut taker = Taker::new(&nats, name).await;
+        assert_eq!(taker.keys_until("c").await, ["a", "b", "c"], "{name}");
+    }
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// Neither by the removal of a gateway nor while its subject is full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_for_a_gateway_that_is_removed_goes_even_if_its_subject_is_full() {
+    let (nats, site, config, _folder) = place(3).await;
+    let hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "edge-1").await;
+    let mut number = 0;
+    while lying(&nats).await.get("edge-1") != Some(&3) {
+        write(&site, &format!("{number}")).await;
+        number += 1;
+    }
+    assert_eq!(hub.call(Method::DELETE, "/v1/gateways/edge-1", None).await.0, 204);
+    until("nothing but a farewell", async || match first(&nats, "edge-1").await {
+        None => Some(()),
+        Some((name, _)) => (name == "closed").then_some(()),
+    })
+    .await;
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// A gateway that is told only of what is for it.
+async fn register_addressee(hub: &Running, gateway: &str) {
+    let asked = json!({
+        "subscriptionId": "own", "gatewayId": gateway, "tenant": "acme", "collection": "messages",
+        "filters": [{ "field": "to", "op": "==", "value": gateway }],
+    });
+    assert_eq!(hub.call(Method::POST, "/v1/subscriptions", Some(&asked)).await.0, 201);
+}
+
+async fn write_to(site: &Site, gateway: &str, key: &str) {
+    site.documents().insert_one(document("acme", "messages", key, doc! { "to": gateway })).await.unwrap();
+}
+
+/// How many messages lie on each gateway's subject.
+async fn lying(nats: &Nats) -> HashMap<String, usize> {
+    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let Ok(stream) = context.get_stream("STREAMER").await else { return HashMap::new() };
+    let subjects = stream.info_with_subjects("streamer.v1.deliver.>").await.unwrap();
+    let counts: Vec<_> = subjects.map(|counted| counted.unwrap()).collect().await;
+    let gateway = |subject: &str| subject.split('.').nth(3).unwrap().to_owned();
+    counts.into_iter().map(|(subject, count)| (gateway(&subject), count)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_gateways_by_a_pattern_share_a_server_and_a_full_subject_is_its_own_gateways() {
+    let (nats, site, mut config, _folder) = place(4).await;
+    config.nats.connections = 2;
+    let hub = Running::start(&config, Clock::system()).await;
+    let names: Vec<String> = (0..200).map(|number| format!("edge-{number}")).collect();
+    for name in &names {
+        register_addressee(&hub, name).await;
+    }
+    let welcomed = async || (lying(&nats).await.len() == 200).then_some(());
+    until("that all are welcomed", welcomed).await;
+    // Each by itself, or they would lie there in one message.
+    let mut keys = Vec::new();
+    while lying(&nats).await["edge-0"] < 4 {
+        let (before, key) = (lying(&nats).await["edge-0"], format!("full {}", keys.len()));
+        write_to(&site, "edge-0", &key).await;
+        keys.push(key);
+        until("the next one", async || (lying(&nats).await["edge-0"] > before).then_some(())).await;
+    }
+    for number in 0..20 {
+        keys.push(format!("more {number}"));
+        write_to(&site, "edge-0", keys.last().unwrap()).await;
+    }
+    for name in &names[1..] {
+        write_to(&site, name, &format!("for {name}")).await;
+    }
+    let all_have = async || {
+        let lying = lying(&nats).await;
+        names[1..].iter().all(|name| lying[name] == 2).then_some(lying["edge-0"])
+    };
+    assert_eq!(until("what is for the others", all_have).await, 4);
+    let mut taker = Taker::new(&nats, "edge-0").await;
+    assert_eq!(taker.keys_until("more 19").await, keys);
+    let mut other = Taker::new(&nats, "edge-199").await;
+    assert_eq!(other.keys_until("for edge-199").await, ["for edge-199"]);
+    hub.drain().await;
+    site.remove().await;
+}
+
+/// Certificates for both ends, signed by an authority of their own: their files.
+fn certificates(folder: &Path) -> [PathBuf; 5] {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let (authority_key, mut authority) = (KeyPair::generate().unwrap(), CertificateParams::new(vec![]).unwrap());
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = authority.self_signed(&authority_key).unwrap();
+    let issuer = Issuer::new(authority, authority_key);
+    let save = |name: &str, text: String| {
+        std::fs::write(folder.join(name), text).unwrap();
+        folder.join(name)
+    };
+    let issue = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let signed = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+        [save(&format!("{name}.pem"), signed.pem()), save(&format!("{name}.key"), key.serialize_pem())]
+    };
+    let ([server, server_key], [own, own_key]) = (issue("server"), issue("hub"));
+    [save("ca.pem", certificate.pem()), server, server_key, own, own_key]
+}
+
+/// Neither speaks to a stranger: the server wants a certificate and an NKey, the hub a certificate of its authority.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_and_a_client_that_say_who_they_are_deliver_over_an_encrypted_connection() {
+    let program = rig::find("nats-server", None, "STREAMER_NATS").unwrap();
+    let folder = rig::folder().unwrap();
+    let [ca, server, server_key, own, own_key] = certificates(folder.path());
+    let key = nkeys::KeyPair::new_user();
+    let settings = format!(
+        "tls {{ cert_file: {server:?}, key_file: {server_key:?}, ca_file: {ca:?}, verify: true }}\n\
+         authorization {{ users: [ {{ nkey: {} }} ] }}",
+        key.public_key()
+    );
+    let nats = Nats::start(&program, folder.path(), &settings).await.unwrap();
+    let site = Site::new().await;
+    let mut config = site.config();
+    config.nats.url = nats.url().replace("nats://", "tls://");
+    config.nats.gateways = vec!["edge-*".into()];
+    let stranger = Running::start(&config, Clock::system()).await;
+    register(&stranger, "edge-1").await;
+    let is_refused = async || {
+        let (_, health) = stranger.get("/health").await;
+        (health["components"]["nats"]["status"] == "degraded").then_some(())
+    };
+    until("that it cannot connect", is_refused).await;
+    stranger.drain().await;
+
+    config.nats.nkey = Some(key.seed().unwrap());
+    config.nats.ca = Some(ca.clone());
+    (config.nats.certificate, config.nats.key) = (Some(own.clone()), Some(own_key.clone()));
+    let hub = Running::start(&config, Clock::system()).await;
+    write_all(&site, &["a", "b"]).await;
+    let endpoint = Endpoint {
+        url: config.nats.url.clone(),
+        login: Login::NKey(key.seed().unwrap()),
+        ca_file: Some(ca),
+        certificate: Some((own, own_key)),
+    };
+    let mut of_client = ClientConfig::new(hub.grpc_url(), "edge-1");
+    of_client.nats = Some(NatsConfig { endpoint, ..NatsConfig::new("") });
+    let mut client = Client::connect(of_client, State::default()).unwrap();
+    assert_eq!(handed(&mut client, "b").await.0, ["a", "b"]);
+    client.close().await;
     hub.drain().await;
     site.remove().await;
 }
