@@ -177,7 +177,7 @@ fn delivery(change: &Change) -> anyhow::Result<Delivery> {
         _ => None,
     });
     Ok(Delivery {
-        number: rules::number_of(number, &change.key)?,
+        number: rules::number_of(number, &change.key, change.operation)?,
         key: change.key.as_str().into(),
         position: change.position,
         rules: rules::indices_of(change.matches.iter().map(|matched| matched.subscription_id.as_str()))?,

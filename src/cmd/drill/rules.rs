@@ -130,8 +130,10 @@ pub(super) fn indices_of<'a>(names: impl IntoIterator<Item = &'a str>) -> anyhow
     names.into_iter().map(|name| index(name).with_context(|| format!("an unknown subscription {name}"))).collect()
 }
 
-/// The number of a delivered write: its document's, or where that was left out, its key's.
-pub(super) fn number_of(document: Option<u64>, key: &str) -> anyhow::Result<u64> {
-    let of_key = || key.strip_prefix(NEW_KEY)?.parse().ok();
+/// The number of a delivered write: its document's, or where that was left out, its key's; what is so large is updated
+/// at once, with the next number.
+pub(super) fn number_of(document: Option<u64>, key: &str, operation: Operation) -> anyhow::Result<u64> {
+    let of_insert = || key.strip_prefix(NEW_KEY)?.parse::<u64>().ok();
+    let of_key = || of_insert().map(|number| number + u64::from(operation == Operation::Update));
     document.or_else(of_key).with_context(|| format!("a change of {key} without its number"))
 }

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::super::sse::{self, Acks, Event, Events};
 use super::consumer::{BACKOFF, Delivery, Heard, Resync};
 use super::rules;
-use crate::change::ResyncReason;
+use crate::change::{Operation, ResyncReason};
 use crate::position::Position;
 
 /// The hub says `progress` each second; after so long without a word the session is over.
@@ -58,6 +58,7 @@ struct ChangeMessage {
     seq: u64,
     position: Position,
     key: String,
+    operation: Operation,
     document: Option<Body>,
     matches: Vec<Matched>,
     flags: Vec<String>,
@@ -192,7 +193,7 @@ impl SseConsumer {
             return Ok(None);
         }
         Ok(Some(Delivery {
-            number: rules::number_of(change.document.and_then(|body| body.number), &change.key)?,
+            number: rules::number_of(change.document.and_then(|body| body.number), &change.key, change.operation)?,
             position: change.position,
             rules: rules::indices_of(fresh)?,
             key: change.key.into(),
