@@ -11,8 +11,8 @@ use tokio::process::Command;
 
 /// Only a drill that hangs meets it.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Faults of the source, of the oplog and of the configuration; that of the hub itself is tested apart.
-const QUICK: &str = "pipeline-changed,oplog-rolled-over,undecodable";
+/// Faults of the source, of the oplog, of the configuration and of NATS; that of the hub itself is tested apart.
+const QUICK: &str = "pipeline-changed,oplog-rolled-over,undecodable,nats-revoked,nats-storage-lost";
 
 async fn drill(arguments: &[&str]) -> (Output, Value) {
     let temporary = tempfile::tempdir().unwrap();

@@ -148,8 +148,7 @@ impl Publishers {
 
     async fn connect(&self) -> Result<Vec<Arc<Outlet>>, Trouble> {
         let ledger = Arc::new(Ledger::open(self.hub.clone(), &self.stream.name, self.mistake).await?);
-        let outlet = || Outlet::new(self.endpoint.clone(), self.stream.clone(), Arc::clone(&ledger), &self.tasks);
-        Ok((0..self.connections.max(1)).map(|_| Arc::new(outlet())).collect())
+        Ok((0..self.connections.max(1)).map(|_| Arc::new(Outlet::new(self, Arc::clone(&ledger)))).collect())
     }
 
     async fn serve(&self, outlet: Arc<Outlet>, unserved: &Unserved) {

@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use metrics::counter;
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
+use super::Publishers;
 use super::mark::{Checks, Knowledge, Mark};
 use super::mistakes::Mistake;
+use crate::clock::Clock;
 use crate::handle::HubHandle;
 use crate::nats::{Endpoint, Message, Server, StreamConfig, Trouble};
 use crate::observe::metrics as names;
 use crate::store::streams::{self, StreamRecord};
 use crate::store::{Expect, Key, Write};
-use crate::tasks::{Kind, Tasks};
+use crate::tasks::Kind;
 
 /// Between one attempt to connect and the next; twice as long each time.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -117,14 +119,15 @@ pub(super) enum Published {
 
 impl Outlet {
     /// Connects from now on until it is dropped.
-    pub(super) fn new(endpoint: Endpoint, config: StreamConfig, ledger: Arc<Ledger>, tasks: &Tasks) -> Self {
+    pub(super) fn new(of: &Publishers, ledger: Arc<Ledger>) -> Self {
         let (told, link) = watch::channel(Err(Trouble::Unanswered("there is no connection yet".into())));
-        let shutdown = tasks.shutdown_token();
-        tasks.spawn(Kind::Session, "connection to NATS", async move {
+        let (endpoint, config, clock) = (of.endpoint.clone(), of.stream.clone(), of.clock.clone());
+        let shutdown = of.tasks.shutdown_token();
+        of.tasks.spawn(Kind::Session, "connection to NATS", async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = told.closed() => {}
-                () = connect(&endpoint, &config, &told) => {}
+                () = connect(&endpoint, &config, &told, &clock) => {}
             }
         });
         Self { link, ledger, looked: Mutex::default() }
@@ -214,18 +217,23 @@ impl Leave {
 }
 
 /// Makes one connection after the other and tells what becomes of them.
-async fn connect(endpoint: &Endpoint, config: &StreamConfig, told: &watch::Sender<Result<Link, Trouble>>) {
+async fn connect(
+    endpoint: &Endpoint,
+    config: &StreamConfig,
+    told: &watch::Sender<Result<Link, Trouble>>,
+    clock: &Clock,
+) {
     let (mut wait, mut number) = (RETRY_MIN, 0);
     loop {
         match Server::connect(endpoint, config.clone()).await {
             Ok(server) => {
                 tracing::info!("connected to NATS");
                 number += 1;
-                let (server, made) = (Arc::new(server), Instant::now());
+                let (server, made) = (Arc::new(server), clock.now());
                 told.send_modify(|told| *told = Ok(Link { number, server: Arc::clone(&server) }));
                 server.gone().await;
                 // One that is thrown out at once need not hurry.
-                if made.elapsed() > RETRY_MAX {
+                if clock.now().since(made) > RETRY_MAX {
                     wait = RETRY_MIN;
                 }
                 tracing::warn!("the connection to NATS is gone");
