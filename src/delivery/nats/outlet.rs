@@ -122,10 +122,9 @@ impl Outlet {
     pub(super) fn new(of: &Publishers, ledger: Arc<Ledger>) -> Self {
         let (told, link) = watch::channel(Err(Trouble::Unanswered("there is no connection yet".into())));
         let (endpoint, config, clock) = (of.endpoint.clone(), of.stream.clone(), of.clock.clone());
-        let shutdown = of.tasks.shutdown_token();
+        // Not at shutdown: sessions that end in order publish nothing more, and say nothing of a connection.
         of.tasks.spawn(Kind::Session, "connection to NATS", async move {
             tokio::select! {
-                () = shutdown.cancelled() => {}
                 () = told.closed() => {}
                 () = connect(&endpoint, &config, &told, &clock) => {}
             }
@@ -140,7 +139,7 @@ impl Outlet {
     /// Waits until the connection is another than that of this leave.
     pub(super) async fn left(&self, leave: &Leave) {
         let mut link = self.link.clone();
-        // Nothing is told any more at shutdown.
+        // Whoever makes connections outlives all that use them.
         let _ = link.wait_for(|link| !matches!(link, Ok(link) if link.number == leave.link.number)).await;
     }
 
