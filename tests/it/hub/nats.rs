@@ -137,6 +137,17 @@ async fn consumer(url: &str, gateway: &str) -> Option<PullConsumer> {
     context.get_stream("STREAMER").await.ok()?.get_or_create_consumer(&name, config).await.ok()
 }
 
+async fn jetstream_of(nats: &Nats) -> jetstream::Context {
+    jetstream::new(async_nats::connect(nats.url()).await.unwrap())
+}
+
+/// Killed, and without anything that it had stored when it is back.
+async fn start_empty(nats: &mut Nats) {
+    nats.kill().await.unwrap();
+    nats.lose_storage().unwrap();
+    nats.restart().await.unwrap();
+}
+
 /// As the wire's description says.
 fn id_of(gateway: &str, changes: &[Value]) -> String {
     let mut lines = String::new();
@@ -305,9 +316,7 @@ async fn what_a_lost_or_restored_storage_had_of_a_gateway_comes_again_if_it_had_
     write_all(&site, &["d", "e"]).await;
     is_published(&site, &hub, "edge-1").await;
 
-    nats.kill().await.unwrap();
-    nats.lose_storage().unwrap();
-    nats.restart().await.unwrap();
+    start_empty(&mut nats).await;
     write(&site, "f").await;
     assert_eq!(taker.keys_until("f").await, ["c", "d", "e", "f"]);
 
@@ -355,7 +364,7 @@ async fn a_full_subject_holds_up_nobody_else_and_goes_on_when_it_is_taken_from()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_would_lose_messages_is_not_published_to_until_it_is_mended() {
     let (nats, site, config, _folder) = place(1_000).await;
-    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let context = jetstream_of(&nats).await;
     let mut stream = jetstream::stream::Config {
         name: "STREAMER".into(),
         subjects: vec!["streamer.v1.deliver.>".into()],
@@ -416,9 +425,7 @@ async fn what_an_operator_rewinds_comes_again_however_soon_and_survives_a_lost_s
     until("the next session", restarted).await;
     is_published(&site, &hub, "edge-1").await;
     tokio::time::sleep(Duration::from_secs(6)).await;
-    nats.kill().await.unwrap();
-    nats.lose_storage().unwrap();
-    nats.restart().await.unwrap();
+    start_empty(&mut nats).await;
     taker.last = None;
     assert_eq!(taker.keys_until("c").await, ["b", "c"]);
     hub.drain().await;
@@ -436,7 +443,7 @@ async fn a_stream_that_is_deleted_under_an_open_connection_is_made_again() {
         is_published(&site, &hub, "edge-1").await;
     }
     assert_eq!(taker.keys_until("a").await.last().unwrap(), "a");
-    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let context = jetstream_of(&nats).await;
     context.delete_stream("STREAMER").await.unwrap();
     // Nothing is published meanwhile: only a look can find it out.
     let is_there = async || context.get_stream("STREAMER").await.ok().map(drop);
@@ -479,15 +486,13 @@ async fn put_back(nats: &mut Nats) {
 }
 
 async fn sequence(nats: &Nats) -> u64 {
-    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
-    let stream = context.get_stream("STREAMER").await.unwrap();
+    let stream = jetstream_of(nats).await.get_stream("STREAMER").await.unwrap();
     stream.cached_info().state.last_sequence
 }
 
 /// What its subject has first: which message, and its number.
 async fn first(nats: &Nats, gateway: &str) -> Option<(String, u64)> {
-    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
-    let stream = context.get_stream("STREAMER").await.unwrap();
+    let stream = jetstream_of(nats).await.get_stream("STREAMER").await.unwrap();
     let subject = format!("streamer.v1.deliver.{gateway}.default.0");
     let message = stream.get_first_raw_message_by_subject(&subject, 1).await.ok()?;
     Some((message.headers.get("Streamer-Message").unwrap().to_string(), message.sequence))
@@ -581,9 +586,7 @@ async fn what_a_gateway_is_owed_is_said_again_where_the_stream_loses_it() {
     nats.kill().await.unwrap();
     nats.restart().await.unwrap();
     is_published(&site, &hub, "edge-1").await;
-    nats.kill().await.unwrap();
-    nats.lose_storage().unwrap();
-    nats.restart().await.unwrap();
+    start_empty(&mut nats).await;
     let mut taker = Taker::new(&nats, "edge-1").await;
     write(&site, "b").await;
     assert_eq!(taker.keys_until("b").await, ["a", "b"]);
@@ -636,7 +639,7 @@ async fn a_stream_that_an_operator_makes_anew_under_open_connections_costs_nobod
     for name in &names {
         is_published(&site, &hub, name).await;
     }
-    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let context = jetstream_of(&nats).await;
     let config = context.get_stream("STREAMER").await.unwrap().cached_info().config.clone();
     context.delete_stream("STREAMER").await.unwrap();
     context.create_stream(config).await.unwrap();
@@ -687,8 +690,7 @@ async fn write_to(site: &Site, gateway: &str, key: &str) {
 
 /// How many messages lie on each gateway's subject.
 async fn lying(nats: &Nats) -> HashMap<String, usize> {
-    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
-    let Ok(stream) = context.get_stream("STREAMER").await else { return HashMap::new() };
+    let Ok(stream) = jetstream_of(nats).await.get_stream("STREAMER").await else { return HashMap::new() };
     let subjects = stream.info_with_subjects("streamer.v1.deliver.>").await.unwrap();
     let counts: Vec<_> = subjects.map(|counted| counted.unwrap()).collect().await;
     let gateway = |subject: &str| subject.split('.').nth(3).unwrap().to_owned();
@@ -856,9 +858,7 @@ async fn the_client_takes_from_the_stream_each_once_through_its_own_end_and_the_
     let (keys, cursors) = handed(&mut third, "g").await;
     assert_eq!(keys, ["g"]);
     third.ack(cursors.last().unwrap());
-    nats.kill().await.unwrap();
-    nats.lose_storage().unwrap();
-    nats.restart().await.unwrap();
+    start_empty(&mut nats).await;
     write(&site, "h").await;
     assert_eq!(handed(&mut third, "h").await.0, ["h"], "what is published again it has had");
 
