@@ -88,10 +88,10 @@ pub(super) enum Item {
     Known(Revision),
 }
 
-/// A subscription that waits for a write: the revision that names it in a cursor, and what it has had.
+/// A subscription that waits for a write: what cursors name it by, and what it has had.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Withheld {
-    pub(super) start_revision: Revision,
+    pub(super) name: Revision,
     pub(super) position: Position,
 }
 
@@ -148,18 +148,16 @@ impl Written {
     /// The cursor's part for the partition.
     pub(super) fn place(&self) -> Place {
         let mut unfinished = self.extra.clone();
-        for Withheld { start_revision, position } in self.blocked.values() {
-            let entry = unfinished.entry(*start_revision).or_insert(*position);
+        for Withheld { name, position } in self.blocked.values() {
+            let entry = unfinished.entry(*name).or_insert(*position);
             *entry = (*entry).min(*position);
         }
         if unfinished.len() <= limits::cursor_catchups_max {
             return Place { position: self.position, known: self.known, unfinished };
         }
-        // Too many to name: claim to know none of them, so that each starts from its stored start;
-        // what is being replaced has no such start to fall back on and holds the position instead.
-        let first = self.extra.keys().next().map_or(u64::MAX, |revision| revision.0.saturating_sub(1));
-        let held = self.blocked.values().map(|withheld| withheld.position).min().unwrap_or(self.position);
-        Place { position: self.position.min(held), known: self.known.min(Revision(first)), unfinished: BTreeMap::new() }
+        // Too many to name: no further than the one that is furthest behind.
+        let position = unfinished.into_values().fold(self.position, Position::min);
+        Place { position, known: self.known, unfinished: BTreeMap::new() }
     }
 
     fn apply(&mut self, item: &Item) {
@@ -631,6 +629,19 @@ mod tests {
 
     fn names(frames: &[Frame]) -> Vec<&'static str> {
         frames.iter().map(Frame::name).collect()
+    }
+
+    #[test]
+    fn of_too_many_catch_ups_to_name_the_furthest_behind_counts() {
+        let name = |number: u32| (Revision(u64::from(number)), position(100 + number));
+        let most = limits::cursor_catchups_max as u32;
+        let mut written = Written::at(&Place { position: position(500), known: Revision(900), ..Place::default() });
+        written.apply(&Item::Extra((1..=most).map(name).collect()));
+        assert_eq!(written.place().unfinished.len(), limits::cursor_catchups_max);
+        let withheld = Withheld { name: Revision(77_000), position: position(99) };
+        written.apply(&Item::Blocked(SubscriptionIndex(1), withheld));
+        let lowest = Place { position: position(99), known: Revision(900), ..Place::default() };
+        assert_eq!(written.place(), lowest);
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Machine {
         }
         self.freeze(index, self.reached);
         for (sub, floor) in subs {
-            self.hold(index, self.subs[sub.0 as usize].start_revision, *floor);
+            self.hold(index, self.subs[sub.0 as usize].name(), *floor);
         }
     }
 
@@ -154,9 +154,9 @@ impl Machine {
         }
         let mut progress: BTreeMap<Revision, Position> = BTreeMap::new();
         for (_, member) in &extra.members {
-            let revision = self.subs[member.sub.0 as usize].start_revision;
+            let name = self.subs[member.sub.0 as usize].name();
             let position = member.floor.max(extra.at);
-            let entry = progress.entry(revision).or_insert(position);
+            let entry = progress.entry(name).or_insert(position);
             *entry = (*entry).min(position);
         }
         session.outbox.push(Item::Extra(progress));

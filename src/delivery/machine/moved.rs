@@ -5,7 +5,7 @@
 //! session's cursor says nothing (*voided*): a browser would present it and undo the move. After that it is
 //! what any older cursor is, a rewind, and never more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::registry::store_problem;
 use super::state::{GatewayIndex, MoveRequest, MoveTarget, RecordRequest, RecordState, WriteKind};
@@ -134,8 +134,12 @@ impl Machine {
         }
         let (mut place, stored) = (self.in_epoch(place.clone()), self.effective(index));
         // Of what its maker did not know it has nothing.
-        for (revision, position) in stored.unfinished.into_iter().filter(|(revision, _)| *revision <= place.known) {
-            let entry = place.unfinished.entry(revision).or_insert(position);
+        let subs = gateway.subs.iter().map(|sub| &self.subs[sub.0 as usize]);
+        let known_then = subs.filter(|sub| sub.start_revision <= place.known);
+        let named_anew: HashSet<Revision> = known_then.flat_map(|sub| sub.names_for(Revision(0))).collect();
+        let is_known = |name: &Revision| *name <= place.known || named_anew.contains(name);
+        for (name, position) in stored.unfinished.into_iter().filter(|(name, _)| is_known(name)) {
+            let entry = place.unfinished.entry(name).or_insert(position);
             *entry = (*entry).min(position);
         }
         Place { position: place.position.min(stored.position), known: place.known.min(stored.known), ..place }

@@ -4,7 +4,7 @@
 //! the loop without being touched, in memory and in the store alike, because its page is written anew
 //! before the checkpoint may pass the first change that concerns it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::state::{GatewayIndex, PageState, RecordState, Sub, WriteKind};
 use super::{Checkpointed, Machine, Mistake};
@@ -148,9 +148,9 @@ impl Machine {
     }
 
     /// While a gateway was quiet until now: what it was quiet about does not include this subscription.
-    pub(super) fn hold(&mut self, index: GatewayIndex, start_revision: Revision, floor: Position) {
+    pub(super) fn hold(&mut self, index: GatewayIndex, name: Revision, floor: Position) {
         let unfinished = &mut self.gateways[index.0].place.unfinished;
-        let entry = unfinished.entry(start_revision).or_insert(floor);
+        let entry = unfinished.entry(name).or_insert(floor);
         *entry = (*entry).min(floor);
     }
 
@@ -178,7 +178,7 @@ impl Machine {
         if sub.birth.1 > place.known {
             return sub.start.min(sub.birth.0);
         }
-        let unfinished = place.unfinished.get(&sub.start_revision).copied();
+        let unfinished = sub.names_for(place.known).filter_map(|name| place.unfinished.get(&name).copied()).min();
         let base = match unfinished {
             Some(progress) => progress.min(place.position),
             // Parked and revived since: only a rewind stands before where it was parked. The revision
@@ -193,12 +193,12 @@ impl Machine {
 
     /// A place with a catch-up of which nothing is known any more counts from its lowest position.
     pub(super) fn normalized(&self, index: GatewayIndex, mut place: Place) -> Place {
-        let known_ids: Vec<Revision> =
-            self.gateways[index.0].subs.iter().map(|sub| self.subs[sub.0 as usize].start_revision).collect();
+        let subs = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0 as usize]);
+        let names: HashSet<Revision> = subs.flat_map(|sub| sub.names_for(Revision(0))).collect();
         if self.broken(Mistake::UnknownCatchUpDone) {
             place.unfinished.clear();
         }
-        if place.unfinished.keys().any(|id| !known_ids.contains(id)) {
+        if place.unfinished.keys().any(|name| !names.contains(name)) {
             place.position = place.lowest();
             place.unfinished.clear();
         }

@@ -53,7 +53,7 @@ impl Machine {
         // and a filter that has not yet taken effect is replaced where it would have.
         let at = horizon.max(reached).max(sub.current().from);
         let next = segment(spec, filter, at);
-        let (start_revision, was_parked, ttl) = (sub.start_revision, sub.parked, next.spec.ttl_seconds);
+        let (name, was_parked, ttl) = (sub.name(), sub.parked, next.spec.ttl_seconds);
         let mut replaced = sub.clone();
         replaced.replace_filter(next.clone());
         replaced.unpark(Revision(u64::MAX));
@@ -76,10 +76,10 @@ impl Machine {
         let (gateway, is_parked) = (sub.gateway, was_parked.is_some());
         self.note_withheld(index);
         if !is_parked {
-            self.push_all(gateway, vec![Item::Blocked(index, Withheld { start_revision, position: at })]);
+            self.push_all(gateway, vec![Item::Blocked(index, Withheld { name, position: at })]);
             if self.gateways[gateway.0].session.is_some() && self.gateways[gateway.0].quiet {
                 self.freeze(gateway, reached);
-                self.gateways[gateway.0].place.unfinished.insert(start_revision, at.min(reached));
+                self.gateways[gateway.0].place.unfinished.insert(name, at.min(reached));
             }
         }
         let write = self.record_write(index, record);

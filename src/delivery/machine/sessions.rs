@@ -383,7 +383,7 @@ impl Machine {
                 let extra = extra.get_or_insert_with(|| Lane::new(Mode::Waiting, floor, &self.clock));
                 extra.at = extra.at.min(floor);
                 extra.add(sub_index, sub, floor);
-                let entry = unfinished.entry(sub.start_revision).or_insert(floor);
+                let entry = unfinished.entry(sub.name()).or_insert(floor);
                 *entry = (*entry).min(floor);
             } else if !is_live {
                 main.add(sub_index, sub, floor);

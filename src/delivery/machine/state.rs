@@ -116,6 +116,21 @@ impl Sub {
         earlier.map_or(self.start, |(_, start)| *start)
     }
 
+    /// What cursors name its catch-up by: the last of its writes. One call registers many subscriptions, and they share
+    /// its revision until one of them is replaced or revived.
+    pub(super) fn name(&self) -> Revision {
+        self.start_revision.max(self.current().generation)
+    }
+
+    /// What a cursor whose maker knew everything up to `known` may name it by. He may have known more: what he says to
+    /// know may lag behind.
+    pub(super) fn names_for(&self, known: Revision) -> impl Iterator<Item = Revision> {
+        let replaced = self.segments.iter().map(|segment| segment.generation);
+        let names = std::iter::once(self.start_revision).chain(replaced.filter(|name| *name > self.start_revision));
+        let first = names.clone().filter(|name| *name <= known).max().unwrap_or_default();
+        names.filter(move |name| *name >= first)
+    }
+
     /// Whether the store has it and it is matched.
     pub(super) fn is_active(&self) -> bool {
         self.revision != Revision(0) && self.parked.is_none()
@@ -157,7 +172,7 @@ impl Sub {
             Some((floor, ..)) => self.rewound.then_some(floor),
             None => self.replacing().map(|next| next.from),
         };
-        position.map(|position| Withheld { start_revision: self.start_revision, position })
+        position.map(|position| Withheld { name: self.name(), position })
     }
 
     /// The gateway stands further back than what was stored when this was parked.
