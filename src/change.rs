@@ -52,7 +52,7 @@ impl fmt::Display for Operation {
 }
 
 /// Whose document it is and in which collection; `None` is what could not be told.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Scope {
     /// `None` only for a delete without pre-image whose `_id` does not carry it.
     pub tenant: Option<Arc<str>>,
@@ -68,7 +68,7 @@ impl Scope {
 }
 
 /// Fields that an update set and removed; paths are relative to the body.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Changed {
     /// Dotted path to new value.
     pub set: RawDocumentBuf,
@@ -77,7 +77,7 @@ pub struct Changed {
 }
 
 /// The transaction that a change was part of.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Transaction {
     /// The logical session's id as canonical UUID text.
     pub id: Box<str>,
@@ -86,7 +86,7 @@ pub struct Transaction {
 }
 
 /// What the receiver must know about how a change was made. A small set of bits.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
 pub struct Flags(u8);
 
 impl Flags {
@@ -138,7 +138,7 @@ impl fmt::Debug for Flags {
 }
 
 /// One normalized event. Shared by everyone it is delivered to; never changed once made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Change {
     /// Its place; never a boundary.
     pub position: Position,

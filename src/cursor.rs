@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
 
 use crate::limits;
 use crate::position::{ClusterTime, Epoch, PartitionId, Position};
 use crate::store::Revision;
 
 /// A cursor's opaque text, as clients hold it.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CursorText(pub Arc<str>);
 
 impl CursorText {

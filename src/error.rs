@@ -5,8 +5,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The codes that clients rely on; each belongs to one HTTP status, but for `InvalidRequest`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub enum Code {
     /// Malformed JSON (400), or a well-formed request that says something impossible (422).
     InvalidRequest,
@@ -109,7 +111,7 @@ impl Code {
 }
 
 /// One answer of RFC 9457: what is wrong, in a sentence, and where.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Problem {
     /// The stable code.
     pub code: Code,

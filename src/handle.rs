@@ -4,9 +4,12 @@
 //! Every call is one command in the loop's queue and one answer, so that each takes effect at an
 //! exact position. Knows nothing of HTTP or gRPC.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::change::Change;
@@ -21,7 +24,7 @@ use crate::subscription::{GatewayId, Spec, SubscriptionId, SubscriptionKey};
 pub use crate::subscription::DeliveryMode;
 
 /// Which transport serves a session.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Transport {
     /// `Delivery.Consume`.
     Grpc,
@@ -59,6 +62,9 @@ pub struct Mark {
     pub floor: Option<CursorText>,
 }
 
+/// A word of the interface. Another node may have said it.
+pub type Word = Cow<'static, str>;
+
 /// A gateway that waits for its publisher.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unserved {
@@ -69,7 +75,7 @@ pub struct Unserved {
 }
 
 /// A request for a session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hello {
     /// Whose.
     pub gateway: GatewayId,
@@ -81,10 +87,12 @@ pub struct Hello {
     pub auto_ack: bool,
     /// Deliveries pause while more than this is unacked; 0 for no limit.
     pub unacked_bytes_max: u64,
+    /// The node that the gateway is connected to, if that is another than the partition's owner.
+    pub node: Option<Arc<str>>,
 }
 
 /// Where a subscription stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum SubscriptionState {
     /// In the live tail.
     Live,
@@ -106,14 +114,15 @@ impl SubscriptionState {
 }
 
 /// A subscription as it is answered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SubscriptionView {
     /// What was asked for.
+    #[serde(with = "stored")]
     pub spec: Arc<Spec>,
     /// Where it stands.
     pub state: SubscriptionState,
     /// Why it is parked: `lease`, `operator`, `too_costly`.
-    pub parked_reason: Option<&'static str>,
+    pub parked_reason: Option<Word>,
     /// The revision of its creation or last PUT.
     pub generation: u64,
     /// Matches after this are delivered.
@@ -123,11 +132,11 @@ pub struct SubscriptionView {
     /// How it is indexed.
     pub plan: serde_json::Value,
     /// `POSTIMAGES_OFF` and the like.
-    pub warnings: Vec<&'static str>,
+    pub warnings: Vec<Word>,
 }
 
 /// The answer to a registration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Registered {
     /// The subscription.
     pub view: SubscriptionView,
@@ -136,7 +145,7 @@ pub struct Registered {
 }
 
 /// Which subscriptions to list.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ListQuery {
     /// Only this tenant's.
     pub tenant: Option<String>,
@@ -151,7 +160,7 @@ pub struct ListQuery {
 }
 
 /// One page of a list.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Page {
     /// In key order.
     pub subscriptions: Vec<SubscriptionView>,
@@ -160,7 +169,7 @@ pub struct Page {
 }
 
 /// The answer to a gateway's heartbeat.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Renewed {
     /// When the first of the renewed leases ends.
     pub expires_at: DateTime<Utc>,
@@ -173,7 +182,7 @@ pub struct Renewed {
 }
 
 /// How far something is behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lag {
     /// By cluster time.
     pub seconds: Option<f64>,
@@ -182,12 +191,12 @@ pub struct Lag {
 }
 
 /// A gateway as it is answered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GatewayView {
     /// Its name.
     pub gateway: GatewayId,
     /// `live`, `catching_up`, `offline` or `parked`.
-    pub state: &'static str,
+    pub state: Word,
     /// How many it has.
     pub subscriptions: u64,
     /// Its durable cursor.
@@ -203,10 +212,10 @@ pub struct GatewayView {
 }
 
 /// A connection as it is answered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SessionView {
     /// `grpc`, `sse`, `nats`.
-    pub transport: &'static str,
+    pub transport: Word,
     /// Since when.
     pub since: DateTime<Utc>,
     /// Where.
@@ -214,7 +223,7 @@ pub struct SessionView {
 }
 
 /// A change as it is asked about, and one of those whom it might concern.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExplainQuery {
     /// What happened, or might.
     pub change: Change,
@@ -223,7 +232,7 @@ pub struct ExplainQuery {
 }
 
 /// Whom a change concerns, and why.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Explained {
     /// In the order of their keys.
     pub matches: Vec<(SubscriptionKey, Verdict)>,
@@ -236,11 +245,11 @@ pub struct Explained {
     /// What finding and evaluating took, in microseconds.
     pub micros: u64,
     /// The one that was asked about: why it is parked, if it is, and its steps.
-    pub subscription: Option<(Option<&'static str>, Explanation)>,
+    pub subscription: Option<(Option<Word>, Explanation)>,
 }
 
 /// A partition as it is answered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PartitionView {
     /// Its name.
     pub partition: PartitionId,
@@ -249,7 +258,7 @@ pub struct PartitionView {
     /// Its epoch.
     pub epoch: u32,
     /// `reading`, `catching_up`, `paused`, `backoff`, `history_lost`.
-    pub state: &'static str,
+    pub state: Word,
     /// How far it has read.
     pub position: Position,
     /// Behind the server.
@@ -261,7 +270,7 @@ pub struct PartitionView {
 }
 
 /// Where an operator moves a cursor.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum CursorTarget {
     /// Changes after this cluster time.
     OperationTime(ClusterTime),
@@ -285,6 +294,22 @@ pub struct Compiled {
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<T>;
+
+/// A subscription's request as it is stored.
+mod stored {
+    use super::{Arc, Deserialize, Spec};
+    use serde::{Deserializer, Serialize, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(spec: &Arc<Spec>, serializer: S) -> Result<S::Ok, S::Error> {
+        spec.to_stored().to_string().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Spec>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let stored = serde_json::from_str(&text).map_err(de::Error::custom)?;
+        Spec::from_stored(&stored).map(Arc::new).map_err(de::Error::custom)
+    }
+}
 
 /// Compiles filters where it holds nobody up.
 async fn compile(specs: Vec<Spec>) -> Result<Vec<Result<Compiled, Problem>>, Problem> {
@@ -334,6 +359,7 @@ pub enum Command {
 #[derive(Clone, Debug)]
 pub struct HubHandle {
     commands: mpsc::Sender<Command>,
+    is_owner: Arc<AtomicBool>,
 }
 
 impl HubHandle {
@@ -341,7 +367,17 @@ impl HubHandle {
     /// wait.
     pub fn new(commands_max: usize) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(commands_max);
-        (Self { commands }, receiver)
+        (Self { commands, is_owner: Arc::default() }, receiver)
+    }
+
+    /// Whether this node owns the partition, as far as it knows.
+    pub fn is_owner(&self) -> bool {
+        self.is_owner.load(Ordering::Relaxed)
+    }
+
+    /// A tenure begins, or has ended.
+    pub(crate) fn set_owner(&self, is_owner: bool) {
+        self.is_owner.store(is_owner, Ordering::Relaxed);
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Problem> {

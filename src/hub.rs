@@ -24,6 +24,7 @@ use crate::matching::BloomUse;
 use crate::nats::{Endpoint, Login, StreamConfig};
 use crate::observe::health::{Component, Health};
 use crate::observe::metrics::Metrics;
+use crate::peer::{Answers, Directory, DirectoryConfig, Forward};
 use crate::pipeline::{self, PartitionConfig};
 use crate::position::{Epoch, PartitionId, Position};
 use crate::sabotage::Sabotage;
@@ -32,6 +33,7 @@ use crate::source::mongo::{MongoConfig, MongoSource};
 use crate::source::{ChangeSource, SourceError};
 use crate::store::Store;
 use crate::store::etcd::{EtcdConfig, EtcdStore};
+use crate::store::owners::Holder;
 use crate::store::redb::RedbStore;
 use crate::subscription::Spec;
 use crate::tasks::{Kind, Tasks};
@@ -97,7 +99,9 @@ impl Hub {
             Backend::Mongo => None,
         };
         let (handle, mut commands) = HubHandle::new(COMMANDS_MAX);
-        serve_interfaces(http, grpc, &handle, config, &health, metrics, &clock, &tasks, log);
+        let peers = (config.store.kind == StoreKind::Etcd)
+            .then(|| Answers { hub: handle.clone(), partition: partition_id(config) });
+        serve_interfaces(http, grpc, &handle, config, &health, metrics, &clock, &tasks, log, peers);
         let of_partition = health.component(format!("partition {}", partition_id(config)));
         let opening = async {
             let source = open_source(config, backend, &tasks, &of_partition, sabotage).await?;
@@ -114,6 +118,13 @@ impl Hub {
         publishers.mistake = sabotage.and_then(Sabotage::of_nats);
         tasks.spawn(Kind::Housekeeping, "publishers", publishers.run());
         let grace = Duration::from_secs(config.shutdown.grace_seconds);
+        let address = config.node.address.clone().unwrap_or_else(|| grpc_address.to_string());
+        let holder = Holder { node: config.node.id.as_str().into(), address: Some(address.into()) };
+        let forward = (config.store.kind == StoreKind::Etcd).then(|| {
+            let node = Arc::clone(&holder.node);
+            let (partition, store, tasks) = (partition_id(config), Arc::clone(&store), tasks.clone());
+            Forward::new(Directory::follow(DirectoryConfig { partition, node, store, tasks }))
+        });
         let partition = PartitionConfig {
             machine: machine_config(config, sabotage),
             source,
@@ -121,6 +132,8 @@ impl Hub {
             tasks: tasks.clone(),
             clock,
             handle: handle.clone(),
+            forward,
+            holder,
             health: of_partition,
             grace,
             heartbeat_writes: config.backends.0.first().is_some_and(|backend| backend.heartbeat_writes),
@@ -189,6 +202,7 @@ fn serve_interfaces(
     clock: &Clock,
     tasks: &Tasks,
     log: Option<Arc<EventLog>>,
+    peers: Option<Answers>,
 ) {
     metrics.start_upkeep(tasks);
     let publish = log.clone().map(|log| -> api::Publish {
@@ -210,7 +224,7 @@ fn serve_interfaces(
         })
     });
     let texts = SubscriptionTexts { read: Spec::from_json, write: api::answer::subscription };
-    let services = Grpc { hub: handle.clone(), tasks: tasks.clone(), texts, publish };
+    let services = Grpc { hub: handle.clone(), tasks: tasks.clone(), texts, publish, peers };
     let shutdown = tasks.shutdown_token();
     tasks.spawn(Kind::Listener, "grpc", async move {
         if let Err(error) = services.serve(grpc, shutdown.cancelled_owned()).await {

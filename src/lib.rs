@@ -19,6 +19,7 @@ pub mod limits;
 pub mod matching;
 pub mod nats;
 pub mod observe;
+pub mod peer;
 pub mod pipeline;
 pub mod position;
 pub mod proto;

@@ -107,6 +107,11 @@ pub const grpc_message_bytes_default: usize = 4 << 20;
 pub const grpc_message_bytes_min: usize = 256 << 10;
 /// No session is promised more than this, whatever `hello` names; two documents of MongoDB's 16 MB fit.
 pub const grpc_message_bytes_max: usize = 64 << 20;
+/// A message between nodes: frames of a batch, two documents of 16 MB with what an update of them set, or a batch of
+/// registrations.
+pub const peer_message_bytes_max: usize = 128 << 20;
+/// Questions to a partition's owner under way at once; callers past that wait.
+pub const peer_questions_max: usize = 1_024;
 /// A request in a `Consume` stream.
 pub const grpc_consume_request_bytes_max: usize = 64 << 10;
 /// How long a new `Consume` stream may take to say `hello`.

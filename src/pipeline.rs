@@ -25,10 +25,10 @@ use crate::clock::{Clock, Instant, every};
 use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Effect, Machine, Outcome, WriteId};
 use crate::delivery::outbox::Outbox;
-use crate::handle::{Command, HubHandle};
+use crate::handle::{Command, HubHandle, Word};
 use crate::observe::health::Component;
 use crate::position::{ClusterTime, Position};
-use crate::source::{ChangeSource, Description, Reading, SourceError, SourceWarning};
+use crate::source::{ChangeSource, Description, Reading, SourceError};
 use crate::store::{CommitError, Fence, Ownership, Store, Write};
 use crate::tasks::{Kind, Tasks};
 
@@ -430,10 +430,10 @@ impl Partition {
         self.described.as_ref().and_then(|(described, _)| described.oldest)
     }
 
-    fn warnings(&self) -> Vec<&'static str> {
+    fn warnings(&self) -> Vec<Word> {
         let described = self.described.as_ref();
         described
-            .map(|(described, _)| described.warnings.iter().copied().map(SourceWarning::name).collect())
+            .map(|(described, _)| described.warnings.iter().map(|warning| warning.name().into()).collect())
             .unwrap_or_default()
     }
 }

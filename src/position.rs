@@ -7,10 +7,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A BSON timestamp: seconds since 1970 in the upper half, increment in the lower.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ClusterTime(pub u64);
 
 impl ClusterTime {
@@ -39,6 +40,20 @@ impl ClusterTime {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a cluster time is its seconds since 1970, a point, and the increment in that second, such as 1763690000.1")]
 pub struct NotAClusterTime;
+
+impl From<ClusterTime> for String {
+    fn from(time: ClusterTime) -> Self {
+        format!("{time:?}")
+    }
+}
+
+impl TryFrom<String> for ClusterTime {
+    type Error = NotAClusterTime;
+
+    fn try_from(text: String) -> Result<Self, NotAClusterTime> {
+        text.parse()
+    }
+}
 
 impl FromStr for ClusterTime {
     type Err = NotAClusterTime;
@@ -211,6 +226,15 @@ impl fmt::Debug for PartitionId {
 impl Serialize for PartitionId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PartitionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parts = text.rsplit_once('/').and_then(|(backend, number)| Some((backend, number.parse().ok()?)));
+        let (backend, number) = parts.ok_or_else(|| de::Error::custom("not a partition"))?;
+        Ok(Self::new(backend, number))
     }
 }
 

@@ -36,7 +36,7 @@ pub fn subscription(view: &SubscriptionView) -> Value {
     };
     let mut put = |name: &str, value: Value| members.insert(name.to_owned(), value);
     put("state", json!(view.state.name()));
-    if let Some(reason) = view.parked_reason {
+    if let Some(reason) = &view.parked_reason {
         put("parkedReason", json!(reason));
     }
     put("generation", json!(view.generation));

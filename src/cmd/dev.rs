@@ -116,7 +116,8 @@ async fn print_matches(hub: HubHandle, tasks: Tasks, output: Output) -> anyhow::
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let transport = Transport::Grpc;
-    let hello = Hello { gateway: gateway.clone(), cursor: None, transport, auto_ack: true, unacked_bytes_max: 0 };
+    let hello =
+        Hello { gateway: gateway.clone(), cursor: None, transport, auto_ack: true, unacked_bytes_max: 0, node: None };
     let mut session = hub.open(hello).await?;
     let shutdown = tasks.shutdown_token();
     loop {

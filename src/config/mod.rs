@@ -60,6 +60,9 @@ pub struct Config {
 pub struct Node {
     /// Unique among nodes that share a store; the same again after a restart.
     pub id: String,
+    /// Where other nodes reach this one's gRPC listener, `host:port`; else the address it listens on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// `[http]`.
@@ -265,7 +268,7 @@ fn loopback(port: u16) -> SocketAddr {
 
 impl Default for Node {
     fn default() -> Self {
-        Self { id: "hub-1".into() }
+        Self { id: "hub-1".into(), address: None }
     }
 }
 

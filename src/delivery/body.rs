@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bson::{RawDocument, RawDocumentBuf};
 use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ejson::{self, Undecodable};
 use super::frame::Delivery;
@@ -59,6 +60,19 @@ struct Held(Arc<SharedChange>, Part);
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
         self.0.part(self.1).map_or(&[], |raw| raw.as_bytes())
+    }
+}
+
+/// Between nodes only the change itself travels: each encodes for its own clients.
+impl Serialize for SharedChange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.change.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedChange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Change::deserialize(deserializer).map(Self::new)
     }
 }
 

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::body::SharedChange;
 use crate::change::{Flags, ResyncReason};
 use crate::cursor::CursorText;
@@ -13,7 +15,7 @@ use crate::position::{PartitionId, Position};
 use crate::subscription::{Path, SubscriptionId};
 
 /// One message to a gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Frame {
     /// The first message of a session.
     Welcome(Welcome),
@@ -30,7 +32,7 @@ pub enum Frame {
 }
 
 /// The first message of a session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Welcome {
     /// The session's number.
     pub session: u64,
@@ -45,7 +47,7 @@ pub struct Welcome {
 }
 
 /// One change for one gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Delivery {
     /// Where it comes from.
     pub partition: PartitionId,
@@ -68,7 +70,7 @@ pub struct Delivery {
 }
 
 /// One subscription that a change concerns.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Matched {
     /// Which.
     pub subscription_id: SubscriptionId,
@@ -81,7 +83,7 @@ pub struct Matched {
 }
 
 /// How far everything has been sent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Progress {
     /// Acks everything sent so far.
     pub cursor: CursorText,
@@ -92,7 +94,7 @@ pub struct Progress {
 }
 
 /// A range of changes that can no longer be produced.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Resync {
     /// Acks this message.
     pub cursor: CursorText,
@@ -111,7 +113,7 @@ pub struct Resync {
 }
 
 /// Why subscriptions were parked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ExpiredReason {
     /// Their lease ran out, or an operator parked them.
     Lease,
@@ -130,7 +132,7 @@ impl ExpiredReason {
 }
 
 /// Subscriptions that were parked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Expired {
     /// Which.
     pub subscription_ids: Vec<SubscriptionId>,
@@ -139,7 +141,7 @@ pub struct Expired {
 }
 
 /// Why a session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CloseReason {
     /// A newer session of the gateway has begun: do not reconnect.
     Superseded,
@@ -177,7 +179,7 @@ impl CloseReason {
 }
 
 /// The last message of a session.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Closed {
     /// Why.
     pub reason: CloseReason,

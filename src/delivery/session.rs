@@ -1,7 +1,7 @@
 //! A session as its transport sees it: frames out, and its end by dropping it.
 //!
 //! Owns the transport's end of a session. The loop's end is `delivery::machine`; between them lies the
-//! outbox. Knows nothing of the transport.
+//! outbox, here or at another node. Knows nothing of the transport.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::frame::Frame;
 use super::outbox::Outbox;
 use crate::handle::HubHandle;
+use crate::peer::Remote;
 use crate::subscription::GatewayId;
 
 /// One connected consumer. Dropping it ends the session.
@@ -23,6 +24,7 @@ pub struct Session {
 #[derive(Debug)]
 enum Feed {
     Outbox { outbox: Arc<Outbox>, hub: HubHandle, gateway: GatewayId },
+    Remote(Box<Remote>),
     Script(mpsc::Receiver<Vec<Frame>>),
 }
 
@@ -30,6 +32,11 @@ impl Session {
     /// A session of this gateway that takes from `outbox`.
     pub fn new(hub: HubHandle, gateway: GatewayId, number: u64, outbox: Arc<Outbox>) -> Self {
         Self { number, feed: Feed::Outbox { outbox, hub, gateway }, finished: false }
+    }
+
+    /// A session that another node serves.
+    pub(crate) fn remote(number: u64, remote: Remote) -> Self {
+        Self { number, feed: Feed::Remote(Box::new(remote)), finished: false }
     }
 
     /// A session that hands over whatever is sent into the other end: for tests of transports.
@@ -47,6 +54,7 @@ impl Session {
     pub async fn ending(&self) {
         match &self.feed {
             Feed::Outbox { outbox, .. } => outbox.ending().await,
+            Feed::Remote(remote) => remote.ending().await,
             Feed::Script(frames) => {
                 while !frames.is_closed() {
                     tokio::task::yield_now().await
@@ -64,6 +72,7 @@ impl Session {
         }
         let frames = match &mut self.feed {
             Feed::Script(frames) => frames.recv().await?,
+            Feed::Remote(remote) => remote.next(bytes_max).await,
             Feed::Outbox { outbox, .. } => loop {
                 outbox.ready().await;
                 let frames = outbox.take(bytes_max);

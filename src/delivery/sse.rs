@@ -63,6 +63,7 @@ async fn consume(
         transport: Transport::Sse,
         auto_ack: asked.auto_ack,
         unacked_bytes_max: 0,
+        node: None,
     };
     let session = hub.open(hello).await?;
     let keeper = asked.auto_ack.then(|| Keeper::new(hub, gateway));

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::filter::Filter;
 use super::formula::{Atom, Formula};
@@ -18,7 +18,7 @@ use super::{Matcher, SubscriptionIndex, Verdict};
 use crate::change::{Change, Operation};
 
 /// How one step ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// It let the change through.
@@ -32,7 +32,7 @@ pub enum Outcome {
 }
 
 /// One step of an evaluation.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Step {
     /// What was asked: `scope`, `operation`, `index`, a condition as CEL, `verdict`.
     pub step: String,
@@ -43,7 +43,7 @@ pub struct Step {
 }
 
 /// Why a filter did or did not fire.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Explanation {
     /// What the change is to it.
     pub verdict: Option<Verdict>,

@@ -40,7 +40,7 @@ mod term;
 pub(crate) mod value;
 mod verdict;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use bloom::{BloomCounts, BloomUse};
 pub use explain::{Explanation, Outcome, Step};
@@ -57,7 +57,7 @@ pub struct SubscriptionIndex(pub u32);
 struct ProgramId(u32);
 
 /// How a document moved with respect to a filter.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transition {
     /// Matches now, did not before.
@@ -80,7 +80,7 @@ impl Transition {
 }
 
 /// How sure a verdict is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Certainty {
     /// Known.
@@ -100,7 +100,7 @@ impl Certainty {
 }
 
 /// What a change is to a filter that it concerns.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Verdict {
     /// For subscriptions that ask for transitions.
     pub transition: Option<Transition>,

@@ -325,7 +325,7 @@ impl Partition {
             partition: self.machine.partition().clone(),
             owner: (self.ownership == crate::store::Ownership::Held).then(|| Arc::clone(&self.node)),
             epoch: self.machine.reached().epoch.0,
-            state,
+            state: state.into(),
             position: self.machine.reached(),
             lag: Lag { seconds: lag, changes: None },
             oplog_headroom_seconds: self.headroom_seconds(),

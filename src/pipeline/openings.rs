@@ -93,7 +93,7 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let gateway = GatewayId::new(&format!("gw-{number}")).unwrap();
         let (transport, auto_ack) = (Transport::Grpc, false);
-        openings.push((Hello { gateway, cursor: None, transport, auto_ack, unacked_bytes_max: 0 }, reply));
+        openings.push((Hello { gateway, cursor: None, transport, auto_ack, unacked_bytes_max: 0, node: None }, reply));
         answer
     }
 

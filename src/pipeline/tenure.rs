@@ -16,9 +16,11 @@ use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Checkpointed, Machine, MachineConfig, Outcome, Stored, WriteId};
 use crate::handle::{Command, HubHandle};
 use crate::observe::health::Component;
+use crate::peer::Forward;
 use crate::position::{Epoch, Position};
 use crate::source::{ChangeSource, Description, SourceError};
 use crate::store::checkpoint::{self, CheckpointRecord};
+use crate::store::owners::{self, Holder};
 use crate::store::writer::commit_definitely;
 use crate::store::{
     Entry, Fence, Owned, Ownership, Revision, Store, Unavailable, Write, cursors, gateways, subscriptions,
@@ -42,6 +44,10 @@ pub struct PartitionConfig {
     pub clock: Clock,
     /// For new sessions.
     pub handle: HubHandle,
+    /// Whom to ask while another node owns the partition, where there can be others.
+    pub forward: Option<Forward>,
+    /// What the ownership key says of this node.
+    pub holder: Holder,
     /// Says how the partition fares.
     pub health: Component,
     /// How long a drain may take.
@@ -61,7 +67,10 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
         let Some((mut partition, owned)) = begin(&config, std::mem::take(&mut broken_off), &mut commands).await else {
             return;
         };
-        match partition.serve(&mut commands, owned.ownership).await {
+        config.handle.set_owner(true);
+        let end = partition.serve(&mut commands, owned.ownership).await;
+        config.handle.set_owner(false);
+        match end {
             End::Shutdown => return partition.drain(&mut commands, config.grace).await,
             End::Lost => {}
             End::Anew => {
@@ -82,17 +91,15 @@ async fn begin(
     loop {
         let shutdown = config.tasks.shutdown_token();
         let attempt = async {
-            let key = checkpoint::owner_key(&config.machine.partition);
-            let owned = config.store.acquire(&key, &config.machine.node).await.map_err(|error| error.to_string())?;
+            let key = owners::key(&config.machine.partition);
+            let owned = config.store.acquire(&key, &config.holder).await.map_err(|error| error.to_string())?;
             let (machine, described) = load(config, broken_off, &owned.fence).await?;
             Ok::<_, String>((machine, described, owned))
         };
-        // Dropping a command answers it: nobody owns the partition yet.
-        let refuse = async { while commands.recv().await.is_some() {} };
         let result = tokio::select! {
             () = shutdown.cancelled() => return None,
             result = attempt => result,
-            () = refuse => return None,
+            () = meanwhile(config, commands) => return None,
         };
         match result {
             Ok((machine, described, owned)) => {
@@ -104,13 +111,21 @@ async fn begin(
             }
         }
         let pause = tokio::time::sleep(wait);
-        let refuse = async { while commands.recv().await.is_some() {} };
         tokio::select! {
             () = shutdown.cancelled() => return None,
             () = pause => {}
-            () = refuse => return None,
+            () = meanwhile(config, commands) => return None,
         }
         wait = (wait * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// While this node does not own the partition: whoever does is asked. Returns when nothing can come any more.
+async fn meanwhile(config: &PartitionConfig, commands: &mut mpsc::Receiver<Command>) {
+    match &config.forward {
+        Some(forward) => forward.run(commands, &config.health).await,
+        // Dropping a command answers it: nobody owns the partition yet.
+        None => while commands.recv().await.is_some() {},
     }
 }
 

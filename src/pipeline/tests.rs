@@ -7,6 +7,7 @@ use crate::delivery::machine::MachineConfig;
 use crate::matching::BloomUse;
 use crate::observe::health::Health;
 use crate::position::{Epoch, PartitionId};
+use crate::store::owners::Holder;
 use crate::store::redb::RedbStore;
 
 /// A server that told once what it is and then froze.
@@ -68,6 +69,8 @@ async fn a_source_that_does_not_answer_holds_up_nothing_else() {
         tasks: tasks.clone(),
         clock,
         handle: of_loop,
+        forward: None,
+        holder: Holder::named("hub-1"),
         health,
         grace,
         heartbeat_writes: false,

@@ -38,11 +38,6 @@ pub fn key(partition: &PartitionId) -> Key {
     Key(format!("checkpoint/{partition}"))
 }
 
-/// The key whose creation is a partition's ownership.
-pub fn owner_key(partition: &PartitionId) -> Key {
-    Key(format!("owners/{partition}"))
-}
-
 impl CheckpointRecord {
     /// The stored value.
     pub fn encode(&self) -> Vec<u8> {

@@ -22,6 +22,7 @@ use etcd_client::{
     SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
 
+use super::owners::Holder;
 use super::{CommitError, Entry, Expect, Fence, Key, Owned, Revision, Store, Unavailable, Write, check};
 use crate::clock::Clock;
 use crate::limits;
@@ -118,7 +119,8 @@ impl Failure {
 /// One ownership while it lasts.
 struct Tenure {
     fence: Fence,
-    node: String,
+    /// What the ownership key says.
+    says: Vec<u8>,
     lease: i64,
     stamp: Mutex<Stamp>,
     /// Only one renews the stamp.
@@ -206,7 +208,7 @@ impl EtcdStore {
             return Ok(revision);
         }
         let path = self.path(&tenure.fence.key);
-        let put = TxnOp::put(path.clone(), tenure.node.clone(), Some(PutOptions::new().with_lease(tenure.lease)));
+        let put = TxnOp::put(path.clone(), tenure.says.clone(), Some(PutOptions::new().with_lease(tenure.lease)));
         let owned = Compare::create_revision(path, CompareOp::Equal, tenure.fence.created.0 as i64);
         let txn = Txn::new().when([owned]).and_then([put]);
         match self.trouble.call(self.kv.clone().txn(txn)).await {
@@ -223,8 +225,8 @@ impl EtcdStore {
 
 #[async_trait]
 impl Store for EtcdStore {
-    async fn acquire(&self, key: &Key, node: &str) -> Result<Owned, Unavailable> {
-        self.own(key, node).await
+    async fn acquire(&self, key: &Key, holder: &Holder) -> Result<Owned, Unavailable> {
+        self.own(key, holder).await
     }
 
     async fn release(&self, fence: &Fence) -> Result<(), Unavailable> {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
+use super::owners::Holder;
 use super::{CommitError, Entry, Fence, Key, Owned, Revision, Store, Unavailable, Write};
 
 /// What happens to one commit.
@@ -94,9 +95,9 @@ impl FaultyStore {
 
 #[async_trait]
 impl Store for FaultyStore {
-    async fn acquire(&self, key: &Key, node: &str) -> Result<Owned, Unavailable> {
+    async fn acquire(&self, key: &Key, holder: &Holder) -> Result<Owned, Unavailable> {
         self.read()?;
-        self.inner.acquire(key, node).await
+        self.inner.acquire(key, holder).await
     }
 
     async fn release(&self, fence: &Fence) -> Result<(), Unavailable> {

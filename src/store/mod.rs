@@ -2,7 +2,7 @@
 //!
 //! Owns the trait behind which etcd and redb look the same: a revisioned key-value store in which an
 //! owner's every write is refused once it is no longer the owner. One file a key family
-//! (`subscriptions.rs`, `gateways.rs`, `cursors.rs`, `checkpoint.rs`, `streams.rs`) holds that family's layout and
+//! (`subscriptions.rs`, `gateways.rs`, `cursors.rs`, `checkpoint.rs`, `streams.rs`, `owners.rs`) holds that family's layout and
 //! codec. Knows nothing of what the records mean to a session.
 
 pub mod checkpoint;
@@ -10,6 +10,7 @@ pub mod cursors;
 pub mod etcd;
 pub mod faulty;
 pub mod gateways;
+pub mod owners;
 pub mod redb;
 pub mod streams;
 pub mod subscriptions;
@@ -20,6 +21,7 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use self::owners::Holder;
 use crate::limits;
 
 /// The store's own clock: rises with every commit.
@@ -142,9 +144,9 @@ pub struct Owned {
 /// A revisioned, fenced key-value store.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Waits until this node owns the partition whose ownership key this is. A lease that the same
-    /// node id left behind is revoked first, so a restart does not wait for it.
-    async fn acquire(&self, key: &Key, node: &str) -> Result<Owned, Unavailable>;
+    /// Waits until `holder` owns the partition whose ownership key this is, and has the key say so. A lease that
+    /// the same node's name left behind is revoked first, so a restart does not wait for it.
+    async fn acquire(&self, key: &Key, holder: &Holder) -> Result<Owned, Unavailable>;
 
     /// Gives ownership up at once, so that a successor need not wait.
     async fn release(&self, fence: &Fence) -> Result<(), Unavailable>;

@@ -10,6 +10,7 @@ use ::redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTabl
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::owners::Holder;
 use super::{CommitError, Entry, Expect, Fence, Key, Owned, Ownership, Revision, Store, Unavailable, Write, check};
 use crate::tasks::{Kind, Tasks};
 
@@ -179,9 +180,9 @@ fn refusal(records: &::redb::Table<'_, &str, (u64, &[u8])>, job: &Job) -> Result
 
 #[async_trait]
 impl Store for RedbStore {
-    async fn acquire(&self, key: &Key, node: &str) -> Result<Owned, Unavailable> {
+    async fn acquire(&self, key: &Key, holder: &Holder) -> Result<Owned, Unavailable> {
         // The process that holds the file is the only node.
-        let write = Write { key: key.clone(), expect: Expect::Anything, value: Some(node.as_bytes().to_vec()) };
+        let write = Write { key: key.clone(), expect: Expect::Anything, value: Some(holder.encode()) };
         let created = self.submit(None, vec![write]).await.map_err(unavailable)?;
         Ok(Owned { fence: Fence { key: key.clone(), created }, ownership: self.held.subscribe() })
     }

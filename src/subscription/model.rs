@@ -34,7 +34,7 @@ impl DeliveryMode {
 }
 
 /// A dotted path, in steps. A number is a key on a map and an index on an array.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Path(pub Arc<[Arc<str>]>);
 
 impl Path {

@@ -59,7 +59,7 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 /// A subscription among all of a hub's.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct SubscriptionKey {
     /// Its owner.
     pub gateway: GatewayId,

@@ -66,7 +66,7 @@ const RULES: &[Rule] = &[
         name: "tonic stays with gRPC",
         pattern: r"(^|[^:\w])(::)?tonic(_\w+)?(::|\s*;|\s+as\b)",
         within: &[],
-        home: &["src/delivery/grpc/", "src/client/", "src/proto.rs"],
+        home: &["src/delivery/grpc/", "src/client/", "src/peer/", "src/proto.rs"],
         except: &[],
         instead: "answer with error::Problem and delivery::frame; delivery::grpc makes messages of them",
     },

@@ -110,7 +110,7 @@ fn a_stored_filter_that_does_not_compile_any_more_is_parked_as_too_costly() {
     assert_eq!((parked.reason, parked.floor), (ParkedReason::TooCostly, at));
     machine.on_outcome(*id, Outcome::Done(Revision(6)));
     let view = machine.subscription(&key("refused")).unwrap();
-    assert_eq!((view.state, view.parked_reason), (SubscriptionState::Parked, Some("too_costly")));
+    assert_eq!((view.state, view.parked_reason), (SubscriptionState::Parked, Some("too_costly".into())));
     assert_eq!(machine.subscription(&key("good")).unwrap().parked_reason, None);
 }
 
@@ -323,6 +323,7 @@ fn hello(gateway: &str) -> Hello {
         transport: Transport::Grpc,
         auto_ack: false,
         unacked_bytes_max: 0,
+        node: None,
     }
 }
 

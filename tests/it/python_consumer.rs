@@ -127,7 +127,7 @@ async fn a_generated_python_client_consumes_and_acks() {
         read: |_| unreachable!("the client registers over HTTP"),
         write: |_| unreachable!("the client registers over HTTP"),
     };
-    let services = Grpc { hub: handle, tasks: tasks.clone(), texts, publish: None };
+    let services = Grpc { hub: handle, tasks: tasks.clone(), texts, publish: None, peers: None };
     tasks.spawn(Kind::Listener, "grpc", async move { services.serve(grpc, std::future::pending()).await.unwrap() });
 
     let root = env!("CARGO_MANIFEST_DIR");

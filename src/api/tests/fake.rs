@@ -69,10 +69,10 @@ impl Model {
             expires_at: at(i64::from(spec.ttl_seconds)),
             spec: Arc::new(spec),
             state: if parked { SubscriptionState::Parked } else { SubscriptionState::Live },
-            parked_reason: parked.then_some("lease"),
+            parked_reason: parked.then_some("lease".into()),
             generation: self.generation,
             active_from: vec![(PartitionId::new("default", 0), position(3))],
-            warnings: vec!["POSTIMAGES_OFF"],
+            warnings: vec!["POSTIMAGES_OFF".into()],
         }
     }
 
@@ -84,7 +84,7 @@ impl Model {
                 demanded(&key.gateway)?;
                 let missing = || Problem::new(Code::SubscriptionNotFound, "not here");
                 let view = self.subscriptions.get(key).ok_or_else(missing)?;
-                Some((view.parked_reason, filter(view).explain(&query.change)))
+                Some((view.parked_reason.clone(), filter(view).explain(&query.change)))
             }
         };
         let verdict = |view: &SubscriptionView| filter(view).evaluate(&query.change);
@@ -122,13 +122,13 @@ impl Model {
         let connected = gateway.as_str() != "offline";
         Ok(GatewayView {
             gateway: gateway.clone(),
-            state: if connected { "live" } else { "offline" },
+            state: if connected { "live" } else { "offline" }.into(),
             subscriptions,
             cursor: connected.then(|| CursorText("c".into())),
             lag: Lag { seconds: connected.then_some(0.5), changes: None },
             outbox_bytes: 10,
             delivery: DeliveryMode::Stream,
-            session: connected.then(|| SessionView { transport: "sse", since: at(0), node: "hub-1".into() }),
+            session: connected.then(|| SessionView { transport: "sse".into(), since: at(0), node: "hub-1".into() }),
         })
     }
 
@@ -172,7 +172,7 @@ impl Model {
             partition: PartitionId::new("default", 0),
             owner: Some("hub-1".into()),
             epoch: 1,
-            state: if self.paused { "paused" } else { "reading" },
+            state: if self.paused { "paused" } else { "reading" }.into(),
             position: position(5),
             lag: Lag { seconds: Some(1.5), changes: Some(4) },
             oplog_headroom_seconds: Some(3600.0),

@@ -102,6 +102,7 @@ fn asked(hello: Hello) -> Result<(handle::Hello, Packer), Status> {
         transport: Transport::Grpc,
         auto_ack: false,
         unacked_bytes_max: hello.max_unacked_bytes,
+        node: None,
     };
     Ok((hello, Packer::new(format, bytes_max)))
 }

@@ -1,4 +1,4 @@
-//! gRPC: the services of `proto/streamer/v1/streamer.proto`, with health and reflection.
+//! gRPC: the services of `proto/streamer/v1/streamer.proto`, with health and reflection, and what other nodes ask.
 //!
 //! Owns the server and its settings. Knows nothing of how the hub answers.
 
@@ -23,9 +23,11 @@ use tonic::transport::server::TcpIncoming;
 use crate::error::Problem;
 use crate::handle::{HubHandle, SubscriptionView};
 use crate::limits;
+use crate::peer::Answers;
 use crate::proto;
 use crate::proto::delivery_server::DeliveryServer;
 use crate::proto::ingest_server::IngestServer;
+use crate::proto::peer::peer_server::PeerServer;
 use crate::proto::registry_server::RegistryServer;
 use crate::subscription::Spec;
 use crate::tasks::Tasks;
@@ -53,6 +55,8 @@ pub struct Grpc {
     pub texts: SubscriptionTexts,
     /// Into the embedded log, where there is one.
     pub publish: Option<Publish>,
+    /// For other nodes.
+    pub peers: Option<Answers>,
 }
 
 /// A peer that is gone without a word is found out by pings.
@@ -96,6 +100,10 @@ impl Grpc {
             )
             .add_service(RegistryServer::new(registrations).max_decoding_message_size(limits::batch_body_bytes_max))
             .add_service(IngestServer::new(publisher).max_decoding_message_size(limits::batch_body_bytes_max))
+            .add_optional_service(self.peers.map(|answers| {
+                let bytes_max = limits::peer_message_bytes_max;
+                PeerServer::new(answers).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max)
+            }))
             .add_service(health_service)
             .add_service(reflection().build_v1().expect("the descriptors were compiled with this program"))
             .add_service(reflection().build_v1alpha().expect("the descriptors were compiled with this program"))

@@ -57,7 +57,7 @@ async fn serving_with(publish: Option<Publish>) -> Serving {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (hub, tasks) = (FakeHub::new(), Tasks::new());
     let texts = SubscriptionTexts { read, write };
-    let grpc = Grpc { hub: hub.handle.clone(), tasks: tasks.clone(), texts, publish };
+    let grpc = Grpc { hub: hub.handle.clone(), tasks: tasks.clone(), texts, publish, peers: None };
     let (stop, stopped) = oneshot::channel::<()>();
     tasks.spawn(Kind::Listener, "grpc", async move {
         grpc.serve(listener, async move { drop(stopped.await) }).await.unwrap();

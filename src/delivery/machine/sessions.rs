@@ -228,8 +228,9 @@ impl Machine {
         let owed = gateway.owed.map(|owed| self.owed_item(owed, &place));
         let lost: Vec<Item> = owed.into_iter().chain(self.without_filter(index, &place)).collect();
         let gateway = &self.gateways[index.0];
+        let node = hello.node.as_ref().unwrap_or(&self.config.node);
         let identity = Identity {
-            node: Arc::clone(&self.config.node),
+            node: Arc::clone(node),
             partition: self.config.partition.clone(),
             incarnation: gateway.incarnation,
             session: gateway.sessions,
@@ -247,6 +248,7 @@ impl Machine {
             main: Lane::new(Mode::Window, place.position, &self.clock),
             extra: None,
             transport: hello.transport,
+            node: Arc::clone(node),
             since: self.clock.wall(),
             begun: self.clock.now(),
         };

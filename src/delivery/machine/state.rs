@@ -280,6 +280,8 @@ pub(super) struct Session {
     pub(super) main: Lane,
     pub(super) extra: Option<Lane>,
     pub(super) transport: Transport,
+    /// Which one the gateway is connected to.
+    pub(super) node: Arc<str>,
     pub(super) since: chrono::DateTime<chrono::Utc>,
     pub(super) begun: Instant,
 }

@@ -59,7 +59,7 @@ impl Machine {
         SubscriptionView {
             spec: Arc::clone(&current.spec),
             state: self.state(sub),
-            parked_reason: sub.parked.map(|(_, reason, _)| reason.name()),
+            parked_reason: sub.parked.map(|(_, reason, _)| reason.name().into()),
             generation: current.generation.0,
             active_from: vec![(self.config.partition.clone(), current.from)],
             expires_at: self.clock.wall() + left,
@@ -137,16 +137,16 @@ impl Machine {
         };
         GatewayView {
             gateway: gateway.id.clone(),
-            state: self.gateway_state(gateway),
+            state: self.gateway_state(gateway).into(),
             subscriptions: gateway.subs.len() as u64,
             cursor: Some(cursor.encode()),
             lag: Lag { seconds: Some(behind), changes },
             delivery: self.mode(index),
             outbox_bytes: gateway.session.as_ref().map_or(0, |session| session.outbox.bytes() as u64),
             session: gateway.session.as_ref().map(|session| SessionView {
-                transport: session.transport.name(),
+                transport: session.transport.name().into(),
                 since: session.since,
-                node: Arc::clone(&self.config.node),
+                node: Arc::clone(&session.node),
             }),
         }
     }

@@ -147,6 +147,7 @@ impl<'a> Publisher<'a> {
             transport: Transport::Nats,
             auto_ack: false,
             unacked_bytes_max: 0,
+            node: None,
         };
         let mut session = self.of.hub.open(hello).await?;
         self.of.health.ok();

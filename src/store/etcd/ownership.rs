@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::{EtcdStore, Failure, Stamp, Tenure, Trouble, lock, revision_of};
 use crate::clock::{Clock, Instant};
+use crate::store::owners::Holder;
 use crate::store::{Fence, Key, Owned, Ownership, Revision, Unavailable};
 use crate::tasks::Kind;
 
@@ -32,17 +33,17 @@ const NOT_FOUND: i32 = 5;
 
 impl EtcdStore {
     /// Waits until the key is this node's.
-    pub(super) async fn own(&self, key: &Key, node: &str) -> Result<Owned, Unavailable> {
+    pub(super) async fn own(&self, key: &Key, holder: &Holder) -> Result<Owned, Unavailable> {
         let path = self.path(key);
         loop {
             let found = self.trouble.call(self.kv.clone().get(path.clone(), None)).await?;
             match found.kvs().first() {
                 None => {
-                    if let Some(owned) = self.try_own(&path, key, node).await? {
+                    if let Some(owned) = self.try_own(&path, key, holder).await? {
                         return Ok(owned);
                     }
                 }
-                Some(holder) if holder.value() == node.as_bytes() => self.clear(holder).await?,
+                Some(left) if is_of(left, holder) => self.clear(left).await?,
                 Some(_) => self.until_freed(&path, revision_of(found.header())).await,
             }
         }
@@ -66,13 +67,13 @@ impl EtcdStore {
         }
     }
 
-    async fn try_own(&self, path: &str, key: &Key, node: &str) -> Result<Option<Owned>, Unavailable> {
+    async fn try_own(&self, path: &str, key: &Key, holder: &Holder) -> Result<Option<Owned>, Unavailable> {
         // The lease runs from when the server took the request, which is not before it was sent.
         let granted = self.clock.now();
         let wanted = i64::try_from(self.config.lease_seconds).unwrap_or(i64::MAX);
         let lease = self.trouble.call(self.client.clone().lease_grant(wanted, None)).await?;
         let (lease, ttl) = (lease.id(), Duration::from_secs(lease.ttl().clamp(1, wanted.max(1)) as u64));
-        let put = TxnOp::put(path, node, Some(PutOptions::new().with_lease(lease)));
+        let put = TxnOp::put(path, holder.encode(), Some(PutOptions::new().with_lease(lease)));
         let txn = Txn::new().when([Compare::create_revision(path, CompareOp::Equal, 0)]).and_then([put]);
         // If this fails it may yet have won: the next attempt finds the key under our name.
         let answer = self.trouble.call(self.kv.clone().txn(txn)).await?;
@@ -84,7 +85,7 @@ impl EtcdStore {
         let fence = Fence { key: key.clone(), created: Revision(created as u64) };
         let tenure = Tenure {
             fence: fence.clone(),
-            node: node.to_string(),
+            says: holder.encode(),
             lease,
             stamp: Mutex::new(Stamp { revision: created, in_doubt: false }),
             turn: tokio::sync::Mutex::default(),
@@ -121,6 +122,11 @@ impl EtcdStore {
         self.tasks.spawn(Kind::Lease, format!("lease {lease:x}"), renewal.run());
         ownership
     }
+}
+
+/// Whether a node of this name has the key.
+fn is_of(held: &KeyValue, holder: &Holder) -> bool {
+    Holder::decode(held.value()).is_ok_and(|held| held.node == holder.node)
 }
 
 /// How long a lease certainly lives, by this owner's own clock.

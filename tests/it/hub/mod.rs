@@ -1,6 +1,7 @@
 //! Whole hubs against real servers.
 
 mod bridge;
+mod cluster;
 mod consumers;
 mod costly;
 mod exactness;

@@ -26,7 +26,7 @@ const SEEDS_FOR_A_MISTAKE: u64 = 10_000;
 /// Found in runs over many more seeds than are tried each time.
 const ONCE_BROKEN: [u64; 6] = [
     // A cursor from before an operator's move, behind what has been taken since but for a catch-up,
-    88_627, // and one that is ahead of it, and does not know a subscription that is behind.
+    88_627,  // and one that is ahead of it, and does not know a subscription that is behind.
     150_711, // An application that goes back to its backup between a progress and what comes of it.
     174_357, 181_202, // One that goes back to before a subscription was parked and revived twice.
     235_443, // Subscriptions of one registration, replaced one by one behind an operator's move.

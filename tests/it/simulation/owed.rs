@@ -131,6 +131,7 @@ impl Hub {
             transport: Transport::Grpc,
             auto_ack: false,
             unacked_bytes_max: 0,
+            node: None,
         };
         self.machine.on_open(hello, WAITER);
         self.effects();

@@ -385,6 +385,7 @@ impl World {
             transport: Transport::Grpc,
             auto_ack: false,
             unacked_bytes_max: *[0, 0, 600, 5_000].choose(&mut self.random).expect("some"),
+            node: None,
         };
         self.machine.on_open(hello, Waiter { token, slot: 0 });
     }
@@ -689,7 +690,8 @@ impl World {
                 return Ok(());
             }
         }
-        let states: Vec<_> = self.machine.gateways().iter().map(|view| (view.gateway.clone(), view.state)).collect();
+        let states: Vec<_> =
+            self.machine.gateways().iter().map(|view| (view.gateway.clone(), view.state.clone())).collect();
         Err(format!("not everyone becomes live and the checkpoint does not follow: {states:?}"))
     }
 

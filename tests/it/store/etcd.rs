@@ -1,6 +1,7 @@
 //! etcd: leases, the fence, restarts under the same name, requests that come late.
 
 use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp};
+use streamer::store::owners::Holder;
 use streamer::store::{CommitError, Expect, Fence, Ownership, Store};
 use tokio::sync::watch;
 
@@ -167,7 +168,7 @@ async fn a_store_can_be_opened_before_etcd_is_there() {
     let etcd = Etcd::start().await;
     etcd.kill9();
     let store = open_etcd(&etcd.url(), &unique_prefix(), LONG_SECONDS).await;
-    assert!(store.acquire(&key("owner/p/0"), "n").await.is_err());
+    assert!(store.acquire(&key("owner/p/0"), &Holder::named("n")).await.is_err());
     assert!(store.scan("").await.is_err());
     assert!(store.trouble().is_some());
     etcd.restart().await;

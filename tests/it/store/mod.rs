@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use streamer::clock::Clock;
 use streamer::store::etcd::{EtcdConfig, EtcdStore};
+use streamer::store::owners::Holder;
 use streamer::store::redb::RedbStore;
 use streamer::store::{CommitError, Expect, Fence, Key, Owned, Revision, Store, Write};
 use streamer::tasks::Tasks;
@@ -38,7 +39,7 @@ async fn own(store: &dyn Store, node: &str) -> Owned {
 async fn own_key(store: &dyn Store, name: &str, node: &str) -> Owned {
     let owned = async {
         loop {
-            match store.acquire(&key(name), node).await {
+            match store.acquire(&key(name), &Holder::named(node)).await {
                 Ok(owned) => return owned,
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }

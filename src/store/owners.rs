@@ -1,0 +1,44 @@
+//! Who owns a partition: `owners/{partition}`.
+//!
+//! Owns the family's layout and codec. The key lives under its owner's lease, and its creation is the ownership
+//! (`Fence`); what it says tells other nodes whom to ask.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Key;
+use crate::position::PartitionId;
+
+/// What an ownership key says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Holder {
+    /// The node's name: a node that was restarted knows what it left behind by it.
+    pub node: Arc<str>,
+    /// Where other nodes reach its gRPC listener, `host:port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Arc<str>>,
+}
+
+/// The key whose creation is a partition's ownership.
+pub fn key(partition: &PartitionId) -> Key {
+    Key(format!("owners/{partition}"))
+}
+
+impl Holder {
+    /// A node that nobody else asks.
+    pub fn named(node: impl Into<Arc<str>>) -> Self {
+        Self { node: node.into(), address: None }
+    }
+
+    /// The stored value.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record is plain data")
+    }
+
+    /// Reads a stored value.
+    pub fn decode(value: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(value)
+    }
+}
