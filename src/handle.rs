@@ -6,11 +6,10 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::change::Change;
 use crate::cursor::CursorText;
@@ -348,6 +347,7 @@ pub enum Command {
     Explain(Box<ExplainQuery>, Reply<Result<Explained, Problem>>),
     Partitions(Reply<Vec<PartitionView>>),
     Pause(bool, Reply<Result<PartitionView, Problem>>),
+    Move(Arc<str>, Reply<Result<PartitionView, Problem>>),
     /// A session's end, told by dropping it.
     Disconnect {
         gateway: GatewayId,
@@ -359,7 +359,7 @@ pub enum Command {
 #[derive(Clone, Debug)]
 pub struct HubHandle {
     commands: mpsc::Sender<Command>,
-    is_owner: Arc<AtomicBool>,
+    is_owner: watch::Sender<bool>,
 }
 
 impl HubHandle {
@@ -367,17 +367,22 @@ impl HubHandle {
     /// wait.
     pub fn new(commands_max: usize) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(commands_max);
-        (Self { commands, is_owner: Arc::default() }, receiver)
+        (Self { commands, is_owner: watch::Sender::new(false) }, receiver)
     }
 
     /// Whether this node owns the partition, as far as it knows.
     pub fn is_owner(&self) -> bool {
-        self.is_owner.load(Ordering::Relaxed)
+        *self.is_owner.borrow()
     }
 
     /// A tenure begins, or has ended.
     pub(crate) fn set_owner(&self, is_owner: bool) {
-        self.is_owner.store(is_owner, Ordering::Relaxed);
+        self.is_owner.send_replace(is_owner);
+    }
+
+    /// Waits until this node does not own the partition.
+    pub(crate) async fn disowned(&self) {
+        let _ = self.is_owner.subscribe().wait_for(|is_owner| !is_owner).await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Problem> {
@@ -527,6 +532,11 @@ impl HubHandle {
     /// Stops (`true`) or goes on reading.
     pub async fn pause(&self, pause: bool) -> Result<PartitionView, Problem> {
         self.ask(|reply| Command::Pause(pause, reply)).await?
+    }
+
+    /// Has a node own the partition, as long as it lives. Answered when that is stored; the hand-over follows.
+    pub async fn move_to(&self, node: Arc<str>) -> Result<PartitionView, Problem> {
+        self.ask(|reply| Command::Move(node, reply)).await?
     }
 
     /// Tells that a session has ended. Never waits: if the queue is full the loop finds out by itself.

@@ -4,7 +4,7 @@
 //! any of them does.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -24,7 +24,7 @@ use crate::matching::BloomUse;
 use crate::nats::{Endpoint, Login, StreamConfig};
 use crate::observe::health::{Component, Health};
 use crate::observe::metrics::Metrics;
-use crate::peer::{Answers, Directory, DirectoryConfig, Forward};
+use crate::peer::{Answers, Directory, DirectoryConfig, Forward, Members};
 use crate::pipeline::{self, PartitionConfig};
 use crate::position::{Epoch, PartitionId, Position};
 use crate::sabotage::Sabotage;
@@ -99,32 +99,27 @@ impl Hub {
             Backend::Mongo => None,
         };
         let (handle, mut commands) = HubHandle::new(COMMANDS_MAX);
-        let peers = (config.store.kind == StoreKind::Etcd)
-            .then(|| Answers { hub: handle.clone(), partition: partition_id(config) });
-        serve_interfaces(http, grpc, &handle, config, &health, metrics, &clock, &tasks, log, peers);
+        let joined = Arc::default();
+        let interfaces = Interfaces { handle: &handle, config, health: &health, clock: &clock, tasks: &tasks };
+        interfaces.serve(http, grpc, metrics, log, Arc::clone(&joined));
         let of_partition = health.component(format!("partition {}", partition_id(config)));
-        let opening = async {
-            let source = open_source(config, backend, &tasks, &of_partition, sabotage).await?;
-            Ok::<_, StartError>((source, open_store(config, &tasks, &clock).await?))
-        };
-        // Dropping a command answers it: nobody owns the partition yet.
-        let refuse = async { while commands.recv().await.is_some() {} };
-        let (source, store) = tokio::select! {
-            opened = opening => opened?,
-            () = refuse => return Err(StartError::Failed("told to end before it had started".into())),
+        let ended = || StartError::Failed("told to end before it had started".into());
+        let store = tokio::select! {
+            store = open_store(config, &tasks, &clock) => store?,
+            // Dropping a command answers it: nobody can be asked yet.
+            () = async { while commands.recv().await.is_some() {} } => return Err(ended()),
         };
         watch_store(Arc::clone(&store), &health, &tasks);
+        let cluster = Cluster::join(config, grpc_address, &store, &tasks, &clock, &joined);
+        // A node that cannot read the backend serves it through others meanwhile.
+        let source = tokio::select! {
+            source = open_source(config, backend, &tasks, &of_partition, sabotage) => source?,
+            () = pipeline::meanwhile(cluster.forward.as_ref(), &of_partition, &mut commands) => return Err(ended()),
+        };
         let mut publishers = publishers(config, &handle, &tasks, &clock, &health);
         publishers.mistake = sabotage.and_then(Sabotage::of_nats);
         tasks.spawn(Kind::Housekeeping, "publishers", publishers.run());
         let grace = Duration::from_secs(config.shutdown.grace_seconds);
-        let address = config.node.address.clone().unwrap_or_else(|| grpc_address.to_string());
-        let holder = Holder { node: config.node.id.as_str().into(), address: Some(address.into()) };
-        let forward = (config.store.kind == StoreKind::Etcd).then(|| {
-            let node = Arc::clone(&holder.node);
-            let (partition, store, tasks) = (partition_id(config), Arc::clone(&store), tasks.clone());
-            Forward::new(Directory::follow(DirectoryConfig { partition, node, store, tasks }))
-        });
         let partition = PartitionConfig {
             machine: machine_config(config, sabotage),
             source,
@@ -132,8 +127,9 @@ impl Hub {
             tasks: tasks.clone(),
             clock,
             handle: handle.clone(),
-            forward,
-            holder,
+            forward: cluster.forward,
+            holder: cluster.holder,
+            members: cluster.members,
             health: of_partition,
             grace,
             heartbeat_writes: config.backends.0.first().is_some_and(|backend| backend.heartbeat_writes),
@@ -191,46 +187,90 @@ async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, StartEr
     bound.map_err(|error| StartError::Failed(format!("{setting}: cannot listen on {address}: {error}")))
 }
 
-#[allow(clippy::too_many_arguments, reason = "the one place where the interfaces are put together")]
-fn serve_interfaces(
-    http: TcpListener,
-    grpc: TcpListener,
-    handle: &HubHandle,
-    config: &Config,
-    health: &Health,
-    metrics: Metrics,
-    clock: &Clock,
-    tasks: &Tasks,
-    log: Option<Arc<EventLog>>,
-    peers: Option<Answers>,
-) {
-    metrics.start_upkeep(tasks);
-    let publish = log.clone().map(|log| -> api::Publish {
-        Arc::new(move |events: Vec<Value>| {
-            let log = Arc::clone(&log);
-            Box::pin(async move { publish_all(&log, &events).await })
-        })
-    });
-    let node: Arc<str> = config.node.id.as_str().into();
-    let state = ApiState::new(handle.clone(), node, health.clone(), metrics, clock.clone(), publish);
-    let router = api::router(state);
-    let of_http = tasks.clone();
-    tasks.spawn(Kind::Listener, "http", async move { api::serve(http, router, &of_http).await });
+/// This node among others, where its store can have several.
+struct Cluster {
+    holder: Holder,
+    members: Option<Members>,
+    forward: Option<Forward>,
+}
 
-    let publish = log.map(|log| -> crate::delivery::grpc::Publish {
-        Arc::new(move |events: Vec<Value>| {
-            let log = Arc::clone(&log);
-            Box::pin(async move { publish_all(&log, &events).await?.into_iter().collect() })
-        })
-    });
-    let texts = SubscriptionTexts { read: Spec::from_json, write: api::answer::subscription };
-    let services = Grpc { hub: handle.clone(), tasks: tasks.clone(), texts, publish, peers };
-    let shutdown = tasks.shutdown_token();
-    tasks.spawn(Kind::Listener, "grpc", async move {
-        if let Err(error) = services.serve(grpc, shutdown.cancelled_owned()).await {
-            panic!("the gRPC listener failed: {error}");
+impl Cluster {
+    fn join(
+        config: &Config,
+        grpc: SocketAddr,
+        store: &Arc<dyn Store>,
+        tasks: &Tasks,
+        clock: &Clock,
+        joined: &OnceLock<Members>,
+    ) -> Self {
+        let address = config.node.address.clone().unwrap_or_else(|| grpc.to_string());
+        let holder = Holder {
+            node: config.node.id.as_str().into(),
+            address: Some(address.into()),
+            version: Some(env!("CARGO_PKG_VERSION").into()),
+            started_at: Some(clock.wall()),
+        };
+        if config.store.kind != StoreKind::Etcd {
+            return Self { holder, members: None, forward: None };
         }
-    });
+        let members = Members::join(holder.clone(), Arc::clone(store), tasks);
+        let _ = joined.set(members.clone());
+        let (partition, node) = (partition_id(config), Arc::clone(&holder.node));
+        let (store, tasks) = (Arc::clone(store), tasks.clone());
+        let forward = Forward::new(Directory::follow(DirectoryConfig { partition, node, store, tasks }));
+        Self { holder, members: Some(members), forward: Some(forward) }
+    }
+}
+
+/// What the interfaces are put together from.
+struct Interfaces<'a> {
+    handle: &'a HubHandle,
+    config: &'a Config,
+    health: &'a Health,
+    clock: &'a Clock,
+    tasks: &'a Tasks,
+}
+
+impl Interfaces<'_> {
+    fn serve(
+        self,
+        http: TcpListener,
+        grpc: TcpListener,
+        metrics: Metrics,
+        log: Option<Arc<EventLog>>,
+        joined: Arc<OnceLock<Members>>,
+    ) {
+        let Self { handle, config, health, clock, tasks } = self;
+        metrics.start_upkeep(tasks);
+        let publish = log.clone().map(|log| -> api::Publish {
+            Arc::new(move |events: Vec<Value>| {
+                let log = Arc::clone(&log);
+                Box::pin(async move { publish_all(&log, &events).await })
+            })
+        });
+        let node: Arc<str> = config.node.id.as_str().into();
+        let state = ApiState::new(handle.clone(), node, health.clone(), metrics, clock.clone(), publish).among(joined);
+        let router = api::router(state);
+        let of_http = tasks.clone();
+        tasks.spawn(Kind::Listener, "http", async move { api::serve(http, router, &of_http).await });
+
+        let publish = log.map(|log| -> crate::delivery::grpc::Publish {
+            Arc::new(move |events: Vec<Value>| {
+                let log = Arc::clone(&log);
+                Box::pin(async move { publish_all(&log, &events).await?.into_iter().collect() })
+            })
+        });
+        let texts = SubscriptionTexts { read: Spec::from_json, write: api::answer::subscription };
+        let peers = (config.store.kind == StoreKind::Etcd)
+            .then(|| Answers { hub: handle.clone(), partition: partition_id(config) });
+        let services = Grpc { hub: handle.clone(), tasks: tasks.clone(), texts, publish, peers };
+        let shutdown = tasks.shutdown_token();
+        tasks.spawn(Kind::Listener, "grpc", async move {
+            if let Err(error) = services.serve(grpc, shutdown.cancelled_owned()).await {
+                panic!("the gRPC listener failed: {error}");
+            }
+        });
+    }
 }
 
 async fn publish_all(log: &EventLog, events: &[Value]) -> Result<Vec<Result<String, Problem>>, Problem> {

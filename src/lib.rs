@@ -23,6 +23,7 @@ pub mod peer;
 pub mod pipeline;
 pub mod position;
 pub mod proto;
+pub mod ring;
 pub mod sabotage;
 pub mod source;
 pub mod store;

@@ -110,7 +110,10 @@ pub const grpc_message_bytes_max: usize = 64 << 20;
 /// A message between nodes: frames of a batch, two documents of 16 MB with what an update of them set, or a batch of
 /// registrations.
 pub const peer_message_bytes_max: usize = 128 << 20;
-/// Questions to a partition's owner under way at once; callers past that wait.
+/// Points that each member has on a ring.
+pub const ring_points_per_member: usize = 150;
+/// Questions to a partition's owner under way at once, and openings of sessions; callers past that are told to come
+/// again.
 pub const peer_questions_max: usize = 1_024;
 /// A request in a `Consume` stream.
 pub const grpc_consume_request_bytes_max: usize = 64 << 10;

@@ -10,6 +10,7 @@ mod replays;
 mod tenure;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 use self::answers::Waiting;
 use self::openings::Openings;
 use self::replays::Replays;
-pub use self::tenure::{PartitionConfig, run};
+pub use self::tenure::{PartitionConfig, meanwhile, run};
+use self::turns::Turns;
 use crate::clock::{Clock, Instant, every};
 use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Effect, Machine, Outcome, WriteId};
@@ -48,12 +50,14 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// How a tenure ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum End {
     /// The hub is going down.
     Shutdown,
     /// Ownership was lost.
     Lost,
+    /// Another node should have it.
+    HandOver(Arc<str>),
     /// The source is not what it was when more had been read of it than a checkpoint may say.
     Anew,
 }
@@ -136,6 +140,7 @@ struct Partition {
     ownership: Ownership,
     /// Changes behind are counted from here.
     history_lost: bool,
+    turns: Turns,
 }
 
 impl Partition {
@@ -193,7 +198,12 @@ impl Partition {
                 () = drained.notified() => { self.machine.work(); }
                 () = tokio::time::sleep(opens.unwrap_or_default()), if opens.is_some() => self.open_next(),
                 _ = progress.tick() => self.machine.say_progress(),
-                _ = housekeeping.tick() => self.keep_house(),
+                _ = housekeeping.tick() => {
+                    self.keep_house();
+                    if let Some(node) = self.belongs_to() {
+                        return End::HandOver(node);
+                    }
+                }
                 // Not to wait for any of them, but to look whether one is there: progress is said and the
                 // live stream read while catch-ups go on and on.
                 () = std::future::ready(()), if more => {}
@@ -313,6 +323,12 @@ impl Partition {
         self.machine.close_all(CloseReason::Draining);
         self.perform();
         End::Lost
+    }
+
+    /// Another node that should have the partition, if it is time.
+    fn belongs_to(&mut self) -> Option<Arc<str>> {
+        let is_certain = self.ownership == Ownership::Held;
+        self.turns.hand_over().filter(|_| is_certain)
     }
 
     fn keep_house(&mut self) {

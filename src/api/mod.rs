@@ -19,7 +19,7 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -37,6 +37,7 @@ use crate::error::Problem;
 use crate::handle::HubHandle;
 use crate::observe::health::Health;
 use crate::observe::metrics::Metrics;
+use crate::peer::Members;
 
 /// Publishes changes into the embedded log; answers their positions, each for itself and in order,
 /// once they are on disk.
@@ -53,6 +54,7 @@ pub struct ApiState {
     clock: Clock,
     started: Instant,
     started_at: DateTime<Utc>,
+    members: Arc<OnceLock<Members>>,
     publish: Option<Publish>,
 }
 
@@ -68,7 +70,13 @@ impl ApiState {
         publish: Option<Publish>,
     ) -> Self {
         let (started, started_at) = (clock.now(), clock.wall());
-        Self { hub, node: node.into(), health, metrics, clock, started, started_at, publish }
+        Self { hub, node: node.into(), health, metrics, clock, started, started_at, publish, members: Arc::default() }
+    }
+
+    /// One of several nodes, once it has joined them.
+    #[must_use]
+    pub fn among(self, members: Arc<OnceLock<Members>>) -> Self {
+        Self { members, ..self }
     }
 }
 

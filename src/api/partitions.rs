@@ -1,7 +1,6 @@
 //! Partitions and the cluster over HTTP.
 //!
-//! Owns these routes. This version is one node: it owns every partition, and there is nowhere to move
-//! one to.
+//! Owns these routes.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -12,7 +11,9 @@ use super::answer;
 use super::request::{InPartition, JsonBody};
 use crate::error::{Code, Problem};
 use crate::handle::PartitionView;
+use crate::peer::Members;
 use crate::position::PartitionId;
+use crate::store::owners::Holder;
 use crate::subscription::Name;
 use crate::subscription::fields::{Fields, invalid};
 
@@ -48,7 +49,7 @@ pub(super) async fn resume(
     Ok(answer::ok(&answer::partition(&state.hub.pause(false).await?)))
 }
 
-/// `POST /v1/partitions/{backend}/{number}/move`. Where it is already, it can stay.
+/// `POST /v1/partitions/{backend}/{number}/move`. Answered before the hand-over.
 pub(super) async fn transfer(
     State(state): State<ApiState>,
     InPartition(partition): InPartition,
@@ -57,10 +58,16 @@ pub(super) async fn transfer(
     let fields = Fields::new(&body, "", &["node"])?;
     let node = Name::new(fields.text("node")?).map_err(|rule| invalid(rule.to_string()).at("node"))?;
     let view = find(&state, partition).await?;
-    if view.owner.as_deref() == Some(node.as_str()) {
-        return Ok(answer::ok(&answer::partition(&view)));
+    let Some(members) = state.members.get() else {
+        if view.owner.as_deref() == Some(node.as_str()) {
+            return Ok(answer::ok(&answer::partition(&view)));
+        }
+        return Err(invalid("this hub runs alone: there is no other node to move a partition to").at("node"));
+    };
+    if !members.view().nodes.contains_key(node.as_str()) {
+        return Err(invalid(format!("there is no node {node}; GET /v1/cluster lists them")).at("node"));
     }
-    Err(invalid("this hub runs alone: there is no other node to move a partition to").at("node"))
+    Ok(answer::ok(&answer::partition(&state.hub.move_to(node.as_str().into()).await?)))
 }
 
 async fn find(state: &ApiState, wanted: Option<PartitionId>) -> Result<PartitionView, Problem> {
@@ -69,22 +76,43 @@ async fn find(state: &ApiState, wanted: Option<PartitionId>) -> Result<Partition
     found.ok_or_else(|| Problem::new(Code::NotFound, "no such partition; GET /v1/partitions lists them"))
 }
 
-/// `GET /v1/cluster`.
+/// `GET /v1/cluster`. Also while no node owns the partition.
 pub(super) async fn cluster(State(state): State<ApiState>) -> Result<Response, Problem> {
-    let views = state.hub.partitions().await?;
+    let views = state.hub.partitions().await.unwrap_or_default();
     let owned = |view: &PartitionView| -> Value {
         json!({"partition": view.partition, "owner": view.owner.as_deref(), "epoch": view.epoch})
     };
+    let members = state.members.get().map(Members::view).unwrap_or_default();
+    let address = members.nodes.get(&state.node).and_then(|node| node.address.clone());
+    let own = json!({
+        "node": &*state.node,
+        "address": address,
+        "version": env!("CARGO_PKG_VERSION"),
+        "startedAt": answer::time(state.started_at),
+        "live": state.health.is_live(),
+        "ready": state.health.is_ready(),
+    });
+    // Whether another one is ready it says itself.
+    let other = |node: &Holder| -> Value {
+        json!({
+            "node": &*node.node,
+            "address": node.address.as_deref(),
+            "version": node.version.as_deref(),
+            "startedAt": node.started_at.map(answer::time),
+            "live": true,
+            "ready": null,
+        })
+    };
+    let others = members.nodes.values().filter(|node| node.node != state.node).map(other);
+    let mut ring: Vec<_> =
+        members.shares().into_iter().map(|(node, share)| json!({"node": &*node, "share": share})).collect();
+    if ring.is_empty() {
+        ring.push(json!({"node": &*state.node, "share": 1.0}));
+    }
     Ok(answer::ok(&json!({
         "node": &*state.node,
-        "nodes": [{
-            "node": &*state.node,
-            "version": env!("CARGO_PKG_VERSION"),
-            "startedAt": answer::time(state.started_at),
-            "live": state.health.is_live(),
-            "ready": state.health.is_ready(),
-        }],
+        "nodes": std::iter::once(own).chain(others).collect::<Vec<_>>(),
         "leases": views.iter().map(owned).collect::<Vec<_>>(),
-        "ring": [{"node": &*state.node, "share": 1.0}],
+        "ring": ring,
     })))
 }

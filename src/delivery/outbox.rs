@@ -4,7 +4,7 @@
 //! carries. The partition's loop puts items in; the session's transport takes frames out. Items hold
 //! references into the window, never bodies of their own. Knows nothing of matching or of stores.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -79,13 +79,33 @@ pub(super) enum Item {
     Expired(Expired),
     Closed(CloseReason),
     /// The extra lane's catch-ups, anew.
-    Extra(BTreeMap<Revision, Position>),
+    Extra(CatchUps),
     /// A subscription is served no further than this for now, whatever its part of the session says.
     Blocked(SubscriptionIndex, Withheld),
     /// It goes on, or is gone.
     Unblocked(SubscriptionIndex),
     /// Everything that started up to this revision is now covered.
     Known(Revision),
+}
+
+/// Catch-ups as cursors name them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CatchUps {
+    places: BTreeMap<Revision, Position>,
+    /// Names that are no subscription's start: those of filters that replaced others.
+    replaced: BTreeSet<Revision>,
+}
+
+impl CatchUps {
+    /// One of a subscription with this name, which is its start's unless its filter was replaced since. Those that share
+    /// a name share the lowest position.
+    pub(super) fn add(&mut self, name: Revision, is_start: bool, position: Position) {
+        let entry = self.places.entry(name).or_insert(position);
+        *entry = (*entry).min(position);
+        if !is_start {
+            self.replaced.insert(name);
+        }
+    }
 }
 
 /// A subscription that waits for a write: what cursors name it by, and what it has had.
@@ -135,19 +155,20 @@ pub(super) struct Written {
     pub(super) last_substantial: u64,
     position: Position,
     known: Revision,
-    extra: BTreeMap<Revision, Position>,
+    extra: CatchUps,
     blocked: BTreeMap<SubscriptionIndex, Withheld>,
     seq: u64,
 }
 
 impl Written {
     pub(super) fn at(place: &Place) -> Self {
-        Self { position: place.position, known: place.known, extra: place.unfinished.clone(), ..Self::default() }
+        let extra = CatchUps { places: place.unfinished.clone(), ..CatchUps::default() };
+        Self { position: place.position, known: place.known, extra, ..Self::default() }
     }
 
     /// The cursor's part for the partition.
     pub(super) fn place(&self) -> Place {
-        let mut unfinished = self.extra.clone();
+        let mut unfinished = self.extra.places.clone();
         for Withheld { name, position } in self.blocked.values() {
             let entry = unfinished.entry(*name).or_insert(*position);
             *entry = (*entry).min(*position);
@@ -155,9 +176,15 @@ impl Written {
         if unfinished.len() <= limits::cursor_catchups_max {
             return Place { position: self.position, known: self.known, unfinished };
         }
-        // Too many to name: no further than the one that is furthest behind.
-        let position = unfinished.into_values().fold(self.position, Position::min);
-        Place { position, known: self.known, unfinished: BTreeMap::new() }
+        // Too many to name: claim to know none of them, so that each starts from its stored start; what has been
+        // replaced, or is being replaced, has no such start to fall back on and holds the position instead.
+        let CatchUps { places, replaced } = &self.extra;
+        let first = places.keys().find(|name| !replaced.contains(*name));
+        let first = first.map_or(u64::MAX, |name| name.0.saturating_sub(1));
+        let held = self.blocked.values().map(|withheld| withheld.position);
+        let held = held.chain(replaced.iter().filter_map(|name| places.get(name)).copied());
+        let position = held.fold(self.position, Position::min);
+        Place { position, known: self.known.min(Revision(first)), unfinished: BTreeMap::new() }
     }
 
     fn apply(&mut self, item: &Item) {
@@ -186,7 +213,7 @@ impl Written {
         match lane {
             LaneName::Main => self.position = self.position.max(to),
             LaneName::Extra => {
-                for position in self.extra.values_mut() {
+                for position in self.extra.places.values_mut() {
                     *position = (*position).max(to);
                 }
             }
@@ -395,12 +422,17 @@ impl Outbox {
     }
 
     /// Sets what the next cursor says, after a cut.
-    pub(super) fn restart(&self, place: &Place, blocked: BTreeMap<SubscriptionIndex, Withheld>) {
+    pub(super) fn restart(
+        &self,
+        (position, known): (Position, Revision),
+        extra: CatchUps,
+        blocked: BTreeMap<SubscriptionIndex, Withheld>,
+    ) {
         let mut state = self.lock();
         let written = &mut state.written;
-        written.position = place.position;
-        written.known = place.known;
-        written.extra.clone_from(&place.unfinished);
+        written.position = position;
+        written.known = known;
+        written.extra = extra;
         written.blocked = blocked;
     }
 
@@ -632,16 +664,20 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_catch_ups_to_name_the_furthest_behind_counts() {
+    fn too_many_catch_ups_to_name_are_not_claimed_to_be_known() {
         let name = |number: u32| (Revision(u64::from(number)), position(100 + number));
         let most = limits::cursor_catchups_max as u32;
         let mut written = Written::at(&Place { position: position(500), known: Revision(900), ..Place::default() });
-        written.apply(&Item::Extra((1..=most).map(name).collect()));
+        let catch_ups = CatchUps { places: (10..10 + most).map(name).collect(), replaced: [Revision(14)].into() };
+        written.apply(&Item::Extra(catch_ups));
         assert_eq!(written.place().unfinished.len(), limits::cursor_catchups_max);
-        let withheld = Withheld { name: Revision(77_000), position: position(99) };
+        let withheld = Withheld { name: Revision(77_000), position: position(120) };
         written.apply(&Item::Blocked(SubscriptionIndex(1), withheld));
-        let lowest = Place { position: position(99), known: Revision(900), ..Place::default() };
-        assert_eq!(written.place(), lowest);
+        let place = |at| Place { position: position(at), known: Revision(9), ..Place::default() };
+        assert_eq!(written.place(), place(114), "one that was replaced has no start of its own");
+        let withheld = Withheld { name: Revision(77_000), position: position(99) };
+        written.apply(&Item::Blocked(SubscriptionIndex(2), withheld));
+        assert_eq!(written.place(), place(99));
     }
 
     #[test]

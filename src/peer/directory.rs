@@ -110,7 +110,10 @@ impl Directory {
     pub(super) async fn gone(&self, former: &Holder) {
         let mut owner = self.owner.clone();
         let is_another = |now: &Option<Owner>| now.as_ref().is_none_or(|now| now.holder != *former);
-        let _ = owner.wait_for(is_another).await;
+        if owner.wait_for(is_another).await.is_err() {
+            // Nobody follows it any more: the hub is going down, and what is under way may come to its end.
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -20,21 +20,25 @@ use crate::tasks::Kind;
 pub struct Forward {
     directory: Directory,
     places: Arc<Semaphore>,
+    /// Sessions may have to wait for their turn at the owner: that must not hold up acks.
+    openings: Arc<Semaphore>,
 }
 
 impl Forward {
     /// To whom the directory says.
     pub fn new(directory: Directory) -> Self {
-        Self { directory, places: Arc::new(Semaphore::new(limits::peer_questions_max)) }
+        let places = || Arc::new(Semaphore::new(limits::peer_questions_max));
+        Self { directory, places: places(), openings: places() }
     }
 
     /// Passes on what comes; without an owner it is dropped, which answers it. Says in `health` that this node serves
     /// the partition through another. Returns when nothing can come any more. Cancel-safe.
     pub async fn run(&self, commands: &mut mpsc::Receiver<Command>, health: &Component) {
         let mut owners = self.directory.owners();
-        owners.mark_changed();
+        if owners.borrow().is_some() {
+            owners.mark_changed();
+        }
         loop {
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let command = tokio::select! {
                 command = commands.recv() => command,
                 Ok(()) = owners.changed() => {
@@ -50,6 +54,9 @@ impl Forward {
             };
             let Some(command) = command else { return };
             let Some(owner) = self.directory.owner() else { continue };
+            let places = if matches!(command, Command::Open(..)) { &self.openings } else { &self.places };
+            // More than that are not kept waiting, but told to come again.
+            let Ok(place) = Arc::clone(places).try_acquire_owned() else { continue };
             let asker = Asker { directory: self.directory.clone(), owner };
             let name = format!("question to {}", asker.owner.holder.node);
             self.directory.tasks.spawn(Kind::Session, name, async move {

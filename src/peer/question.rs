@@ -2,6 +2,8 @@
 //!
 //! Owns the reading of each command as a question, and each question's answer.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,7 @@ pub(super) enum Question {
     Explain(Box<ExplainQuery>),
     Partitions,
     Pause(bool),
+    Move(Arc<str>),
 }
 
 /// The owner's answer.
@@ -74,6 +77,7 @@ pub(super) async fn answer(hub: &HubHandle, question: Question) -> Result<Vec<u8
         Question::Explain(query) => encode(&hub.explain(*query).await),
         Question::Partitions => encode(&hub.partitions().await),
         Question::Pause(pause) => encode(&hub.pause(pause).await),
+        Question::Move(node) => encode(&hub.move_to(node).await),
     }
 }
 
@@ -108,17 +112,29 @@ pub(super) async fn pass_on(asker: &Asker, command: Command) {
         Command::Gateway(gateway, reply) => told(asker, &Question::Gateway(gateway), reply).await,
         Command::DeleteGateway(gateway, reply) => told(asker, &Question::DeleteGateway(gateway), reply).await,
         Command::ParkGateway(gateway, reply) => told(asker, &Question::ParkGateway(gateway), reply).await,
-        Command::SetCursor(gateway, target, reply) => told(asker, &Question::SetCursor(gateway, target), reply).await,
         // A mark is noted by the owner's own publishers only.
         Command::Ack(gateway, cursor, None, reply) => told(asker, &Question::Ack(gateway, cursor), reply).await,
         Command::Explain(query, reply) => told(asker, &Question::Explain(query), reply).await,
         Command::Pause(pause, reply) => told(asker, &Question::Pause(pause), reply).await,
+        Command::Move(node, reply) => told(asker, &Question::Move(node), reply).await,
         Command::Subscriptions(query, reply) => listed(asker, &Question::Subscriptions(query), reply).await,
         Command::Gateways(reply) => listed(asker, &Question::Gateways, reply).await,
         Command::Partitions(reply) => listed(asker, &Question::Partitions, reply).await,
-        Command::Open(hello, reply) => drop(reply.send(session::open(asker, hello).await)),
-        // The owner's own business. Dropping a command answers it.
-        Command::Ack(_, _, Some(_), _)
+        Command::SetCursor(gateway, target, reply) if !matches!(target, CursorTarget::Cursor(_)) => {
+            told(asker, &Question::SetCursor(gateway, target), reply).await;
+        }
+        // Whoever has gone away meanwhile must not end the session of who has not.
+        Command::Open(hello, mut reply) if hello.transport.mode() == DeliveryMode::Stream => {
+            let opened = tokio::select! {
+                opened = session::open(asker, hello) => opened,
+                () = reply.closed() => return,
+            };
+            let _ = reply.send(opened);
+        }
+        // The owner's own business, its publishers' for example. Dropping a command answers it.
+        Command::Open(..)
+        | Command::SetCursor(..)
+        | Command::Ack(_, _, Some(_), _)
         | Command::Unserved(..)
         | Command::Marks(_)
         | Command::Removed(_)
@@ -129,7 +145,9 @@ pub(super) async fn pass_on(asker: &Asker, command: Command) {
 }
 
 async fn told<T: DeserializeOwned>(asker: &Asker, question: &Question, reply: Reply<Result<T, Problem>>) {
-    let _ = reply.send(asker.ask(question).await);
+    if !reply.is_closed() {
+        let _ = reply.send(asker.ask(question).await);
+    }
 }
 
 /// Without an answer the question is dropped, which says that the owner is unknown.

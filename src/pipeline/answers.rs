@@ -18,6 +18,8 @@ use crate::handle::{
 use crate::matching::Difference;
 use crate::observe::metrics as names;
 use crate::position::{ClusterTime, Epoch, Position};
+use crate::store::placements::{self, PlacementRecord};
+use crate::store::{CommitError, Expect, Write};
 use crate::subscription::{GatewayId, StartAt};
 use crate::tasks::Kind;
 
@@ -206,6 +208,19 @@ impl Partition {
             Command::Pause(pause, reply) => {
                 self.paused = pause;
                 drop(reply.send(Ok(self.partition_view())));
+            }
+            Command::Move(node, reply) => {
+                let key = placements::key(&self.machine.partition());
+                let value = Some(PlacementRecord { node }.encode());
+                let (store, fence, view) = (Arc::clone(&self.store), self.fence.clone(), self.partition_view());
+                self.tasks.spawn(Kind::StoreWriter, "writing a record", async move {
+                    let written = store.commit(&fence, &[Write { key, expect: Expect::Anything, value }]).await;
+                    let unwritten = |error: CommitError| {
+                        Problem::new(Code::StoreUnavailable, format!("whether it will be moved is unknown: {error}"))
+                            .retry_after(1)
+                    };
+                    drop(reply.send(written.map(|_| view).map_err(unwritten)));
+                });
             }
             Command::Disconnect { gateway, session } => self.machine.on_disconnect(&gateway, session),
             Command::Register(..)

@@ -10,13 +10,14 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc;
 
+use super::turns::Turns;
 use super::{BACKOFF_MAX, BACKOFF_MIN, End, Heartbeats, Live, OUTCOMES_MAX, Openings, Partition, Waiting};
 use crate::clock::Clock;
 use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Checkpointed, Machine, MachineConfig, Outcome, Stored, WriteId};
 use crate::handle::{Command, HubHandle};
 use crate::observe::health::Component;
-use crate::peer::Forward;
+use crate::peer::{Forward, Members};
 use crate::position::{Epoch, Position};
 use crate::source::{ChangeSource, Description, SourceError};
 use crate::store::checkpoint::{self, CheckpointRecord};
@@ -27,6 +28,8 @@ use crate::store::{
 };
 use crate::tasks::Tasks;
 
+/// How long gateways have for their last acks when a tenure ends.
+const LAST_ACKS: Duration = Duration::from_secs(1);
 /// How long callers wait for the store before they are told that it does not answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -48,6 +51,8 @@ pub struct PartitionConfig {
     pub forward: Option<Forward>,
     /// What the ownership key says of this node.
     pub holder: Holder,
+    /// Which nodes could own the partition, where there can be others.
+    pub members: Option<Members>,
     /// Says how the partition fares.
     pub health: Component,
     /// How long a drain may take.
@@ -63,21 +68,35 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
     let shutdown = config.tasks.shutdown_token();
     // Whether the tenure before ended with a source that was another, or had gone back.
     let mut broken_off = false;
+    let mut turns = Turns::new(&config);
     while !shutdown.is_cancelled() {
-        let Some((mut partition, owned)) = begin(&config, std::mem::take(&mut broken_off), &mut commands).await else {
+        let begun = begin(&config, std::mem::take(&mut broken_off), &mut turns, &mut commands).await;
+        let Some((mut partition, owned)) = begun else {
+            // Gateways that are connected here send their last acks.
+            let last = meanwhile(config.forward.as_ref(), &config.health, &mut commands);
+            let _ = tokio::time::timeout(LAST_ACKS, last).await;
             return;
         };
         config.handle.set_owner(true);
         let end = partition.serve(&mut commands, owned.ownership).await;
-        config.handle.set_owner(false);
         match end {
-            End::Shutdown => return partition.drain(&mut commands, config.grace).await,
+            End::Shutdown => {
+                partition.drain(&mut commands, config.grace).await;
+                return config.handle.set_owner(false);
+            }
             End::Lost => {}
+            End::HandOver(node) => {
+                tracing::info!(%node, "handing over");
+                turns = partition.turns.clone();
+                partition.drain(&mut commands, config.grace).await;
+                turns.let_go(node);
+            }
             End::Anew => {
                 broken_off = true;
                 partition.give_up(config.grace).await;
             }
         }
+        config.handle.set_owner(false);
     }
 }
 
@@ -85,25 +104,45 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
 async fn begin(
     config: &PartitionConfig,
     broken_off: bool,
+    turns: &mut Turns,
     commands: &mut mpsc::Receiver<Command>,
 ) -> Option<(Partition, Owned)> {
     let mut wait = BACKOFF_MIN;
     loop {
         let shutdown = config.tasks.shutdown_token();
         let attempt = async {
+            turns.wait().await;
             let key = owners::key(&config.machine.partition);
             let owned = config.store.acquire(&key, &config.holder).await.map_err(|error| error.to_string())?;
-            let (machine, described) = load(config, broken_off, &owned.fence).await?;
-            Ok::<_, String>((machine, described, owned))
+            if let Some(node) = turns.whose_turn(config.store.as_ref()).await {
+                give_back(config, &owned.fence).await;
+                return Ok(Begun::LetGo(node));
+            }
+            match load(config, broken_off, &owned.fence).await {
+                Ok((machine, described)) => Ok(Begun::Loaded(Box::new(machine), described, owned)),
+                Err(reason) => {
+                    // Another node may be able to.
+                    give_back(config, &owned.fence).await;
+                    Err(reason)
+                }
+            }
         };
         let result = tokio::select! {
             () = shutdown.cancelled() => return None,
             result = attempt => result,
-            () = meanwhile(config, commands) => return None,
+            () = meanwhile(config.forward.as_ref(), &config.health, commands) => return None,
         };
         match result {
-            Ok((machine, described, owned)) => {
-                return Some((partition(config, machine, described, owned.fence.clone()), owned));
+            Ok(Begun::Loaded(machine, described, owned)) => {
+                let mut partition = partition(config, *machine, described, owned.fence.clone());
+                turns.taken();
+                partition.turns = turns.clone();
+                return Some((partition, owned));
+            }
+            Ok(Begun::LetGo(node)) => {
+                tracing::info!(%node, "it is another node's turn");
+                turns.let_go(node);
+                continue;
             }
             Err(reason) => {
                 tracing::warn!(partition = %config.machine.partition, %reason, "cannot begin; trying again");
@@ -114,18 +153,34 @@ async fn begin(
         tokio::select! {
             () = shutdown.cancelled() => return None,
             () = pause => {}
-            () = meanwhile(config, commands) => return None,
+            () = meanwhile(config.forward.as_ref(), &config.health, commands) => return None,
         }
         wait = (wait * 2).min(BACKOFF_MAX);
     }
 }
 
 /// While this node does not own the partition: whoever does is asked. Returns when nothing can come any more.
-async fn meanwhile(config: &PartitionConfig, commands: &mut mpsc::Receiver<Command>) {
-    match &config.forward {
-        Some(forward) => forward.run(commands, &config.health).await,
+pub async fn meanwhile(forward: Option<&Forward>, health: &Component, commands: &mut mpsc::Receiver<Command>) {
+    match forward {
+        Some(forward) => forward.run(commands, health).await,
         // Dropping a command answers it: nobody owns the partition yet.
         None => while commands.recv().await.is_some() {},
+    }
+}
+
+/// What an attempt to begin came to.
+enum Begun {
+    Loaded(Box<Machine>, Description, Owned),
+    /// Won, and given back: this node should have it.
+    LetGo(Arc<str>),
+}
+
+/// So that others need not wait for the lease. Where there are no others nothing is gained by it.
+async fn give_back(config: &PartitionConfig, fence: &Fence) {
+    if config.members.is_some()
+        && let Err(error) = config.store.release(fence).await
+    {
+        tracing::warn!(%error, "ownership could not be given back; others wait for the lease");
     }
 }
 
@@ -164,6 +219,7 @@ fn partition(config: &PartitionConfig, machine: Machine, described: Description,
         fenced: false,
         ownership: Ownership::Held,
         history_lost: false,
+        turns: Turns::new(config),
     }
 }
 
@@ -305,7 +361,8 @@ impl Partition {
     /// Ends all sessions, takes their last acks, writes what is durable and gives ownership up.
     async fn drain(mut self, commands: &mut mpsc::Receiver<Command>, grace: Duration) {
         self.machine.close_all(CloseReason::Draining);
-        let until = tokio::time::Instant::now() + grace / 2;
+        // One that takes nothing must not hold up the next owner.
+        let until = tokio::time::Instant::now() + (grace / 2).min(LAST_ACKS);
         while self.outboxes.iter().any(|outbox| outbox.strong_count() > 0) {
             self.perform();
             tokio::select! {

@@ -71,6 +71,7 @@ async fn a_source_that_does_not_answer_holds_up_nothing_else() {
         handle: of_loop,
         forward: None,
         holder: Holder::named("hub-1"),
+        members: None,
         health,
         grace,
         heartbeat_writes: false,

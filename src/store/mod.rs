@@ -2,7 +2,7 @@
 //!
 //! Owns the trait behind which etcd and redb look the same: a revisioned key-value store in which an
 //! owner's every write is refused once it is no longer the owner. One file a key family
-//! (`subscriptions.rs`, `gateways.rs`, `cursors.rs`, `checkpoint.rs`, `streams.rs`, `owners.rs`) holds that family's layout and
+//! (`subscriptions.rs`, `gateways.rs`, `cursors.rs`, `checkpoint.rs`, `streams.rs`, `owners.rs`, `placements.rs`) holds that family's layout and
 //! codec. Knows nothing of what the records mean to a session.
 
 pub mod checkpoint;
@@ -11,6 +11,7 @@ pub mod etcd;
 pub mod faulty;
 pub mod gateways;
 pub mod owners;
+pub mod placements;
 pub mod redb;
 pub mod streams;
 pub mod subscriptions;

@@ -1,16 +1,17 @@
-//! Who owns a partition: `owners/{partition}`.
+//! Who owns a partition, `owners/{partition}`, and which nodes there are, `nodes/{node}`.
 //!
-//! Owns the family's layout and codec. The key lives under its owner's lease, and its creation is the ownership
+//! Owns the families' layout and codec. The key lives under its owner's lease, and its creation is the ownership
 //! (`Fence`); what it says tells other nodes whom to ask.
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Key;
 use crate::position::PartitionId;
 
-/// What an ownership key says.
+/// What either key says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Holder {
@@ -19,6 +20,20 @@ pub struct Holder {
     /// Where other nodes reach its gRPC listener, `host:port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Arc<str>>,
+    /// Its release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Arc<str>>,
+    /// When it was started: it tells a node from the one before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<DateTime<Utc>>,
+}
+
+/// Every node's key begins so.
+pub const NODES: &str = "nodes/";
+
+/// The key that a node has while it lives.
+pub fn node_key(node: &str) -> Key {
+    Key(format!("{NODES}{node}"))
 }
 
 /// The key whose creation is a partition's ownership.
@@ -29,7 +44,7 @@ pub fn key(partition: &PartitionId) -> Key {
 impl Holder {
     /// A node that nobody else asks.
     pub fn named(node: impl Into<Arc<str>>) -> Self {
-        Self { node: node.into(), address: None }
+        Self { node: node.into(), address: None, version: None, started_at: None }
     }
 
     /// The stored value.

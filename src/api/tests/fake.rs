@@ -232,6 +232,7 @@ impl Model {
                 };
                 let _ = reply.send(demanded(&gateway).and(mine));
             }
+            Command::Move(_, reply) => drop(reply.send(Ok(self.partition()))),
             Command::Explain(query, reply) => drop(reply.send(self.explain(&query))),
             Command::Partitions(reply) => drop(reply.send(vec![self.partition()])),
             Command::Pause(pause, reply) => {

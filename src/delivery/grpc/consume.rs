@@ -101,7 +101,7 @@ fn asked(hello: Hello) -> Result<(handle::Hello, Packer), Status> {
         cursor: hello.cursor.map(|text| CursorText(text.into())),
         transport: Transport::Grpc,
         auto_ack: false,
-        unacked_bytes_max: hello.max_unacked_bytes,
+        unacked_bytes_max: hello.max_unacked_bytes.min(limits::unacked_bytes_max),
         node: None,
     };
     Ok((hello, Packer::new(format, bytes_max)))

@@ -62,6 +62,8 @@ pub struct Grpc {
 /// A peer that is gone without a word is found out by pings.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the listener stays for the owner's last acks.
+const LAST_ACKS: Duration = Duration::from_secs(2);
 
 impl Grpc {
     /// Serves until `shutdown`, and then until the streams have ended, which the hub sees to.
@@ -76,8 +78,11 @@ impl Grpc {
         if self.publish.is_some() {
             health.set_serving::<IngestServer<ingest::Publisher>>().await;
         }
+        let of_ending = self.hub.clone();
         let ending = async move {
             shutdown.await;
+            // Other nodes' gateways have last acks, too.
+            let _ = tokio::time::timeout(LAST_ACKS, of_ending.disowned()).await;
             health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
             health.set_not_serving::<DeliveryServer<consume::Deliveries>>().await;
             health.set_not_serving::<RegistryServer<registry::Registrations>>().await;

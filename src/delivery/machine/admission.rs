@@ -2,16 +2,13 @@
 //!
 //! Owns the choice of a lane for them and what the gateway's cursors may say meanwhile.
 
-use std::collections::BTreeMap;
-
 use super::lane::{Lane, Mode};
 use super::state::{GatewayIndex, SubLane};
 use super::{Machine, Mistake};
 use crate::change::Flags;
-use crate::delivery::outbox::{Item, LaneName};
+use crate::delivery::outbox::{CatchUps, Item, LaneName};
 use crate::matching::SubscriptionIndex;
 use crate::position::Position;
-use crate::store::Revision;
 
 impl Machine {
     /// Subscriptions whose writes are confirmed enter service, each from its floor.
@@ -152,12 +149,10 @@ impl Machine {
             extra.add(sub, &self.subs[sub.0 as usize], floor);
             self.subs[sub.0 as usize].lane = SubLane::Extra;
         }
-        let mut progress: BTreeMap<Revision, Position> = BTreeMap::new();
+        let mut progress = CatchUps::default();
         for (_, member) in &extra.members {
-            let name = self.subs[member.sub.0 as usize].name();
-            let position = member.floor.max(extra.at);
-            let entry = progress.entry(name).or_insert(position);
-            *entry = (*entry).min(position);
+            let sub = &self.subs[member.sub.0 as usize];
+            progress.add(sub.name(), !sub.is_replaced(), member.floor.max(extra.at));
         }
         session.outbox.push(Item::Extra(progress));
         self.gateways[index.0].session = Some(session);
@@ -180,7 +175,7 @@ impl Machine {
         {
             self.alight(gateway, LaneName::Extra, extra);
             session.extra = None;
-            session.outbox.push(Item::Extra(BTreeMap::new()));
+            session.outbox.push(Item::Extra(CatchUps::default()));
         }
         session.outbox.push(Item::Unblocked(index));
         self.gateways[gateway.0].session = Some(session);

@@ -3,14 +3,12 @@
 //! Owns reading the window for lanes, the join, and what is said where the live stream's history is lost. How
 //! the source is read for them is in `rides`.
 
-use std::collections::BTreeMap;
-
 use super::compose::resync_item;
 use super::lane::{Lane, Mode};
 use super::state::{GatewayIndex, SubLane};
 use super::{Machine, Mistake};
 use crate::change::{Flags, ResyncReason};
-use crate::delivery::outbox::{Item, LaneName, Outbox};
+use crate::delivery::outbox::{CatchUps, Item, LaneName, Outbox};
 use crate::delivery::window::Entry;
 use crate::position::Position;
 
@@ -45,7 +43,7 @@ impl Machine {
                     self.subs[sub.0 as usize].lane = SubLane::Main;
                 }
                 session.extra = None;
-                session.outbox.push(Item::Extra(BTreeMap::new()));
+                session.outbox.push(Item::Extra(CatchUps::default()));
             }
         }
         // A reading is for nobody who could not take what it brings.

@@ -16,7 +16,7 @@ use crate::change::ResyncReason;
 use crate::clock::Instant;
 use crate::cursor::{Cursor, Place, Serial};
 use crate::delivery::frame::{CloseReason, Expired, ExpiredReason};
-use crate::delivery::outbox::{Identity, Item, LaneName, Outbox};
+use crate::delivery::outbox::{CatchUps, Identity, Item, LaneName, Outbox};
 use crate::error::{Code, Problem};
 use crate::handle::{DeliveryMode, Hello};
 use crate::limits;
@@ -365,7 +365,7 @@ impl Machine {
         let mut main = Lane::new(Mode::Window, place.position, &self.clock);
         let mut lowest: Option<Position> = None;
         let mut extra: Option<Lane> = None;
-        let mut unfinished: BTreeMap<Revision, Position> = BTreeMap::new();
+        let mut unfinished = CatchUps::default();
         let mut blocked = BTreeMap::new();
         let unripe = members.iter().any(|sub| self.subs[sub.0 as usize].is_unripe(self.reached));
         let is_live = place.position >= self.reached && !unripe;
@@ -385,8 +385,7 @@ impl Machine {
                 let extra = extra.get_or_insert_with(|| Lane::new(Mode::Waiting, floor, &self.clock));
                 extra.at = extra.at.min(floor);
                 extra.add(sub_index, sub, floor);
-                let entry = unfinished.entry(sub.name()).or_insert(floor);
-                *entry = (*entry).min(floor);
+                unfinished.add(sub.name(), !sub.is_replaced(), floor);
             } else if !is_live {
                 main.add(sub_index, sub, floor);
                 lowest = Some(lowest.map_or(floor, |lowest| lowest.min(floor)));
@@ -407,7 +406,7 @@ impl Machine {
         }
         let known = self.known(index);
         let Some(session) = &mut self.gateways[index.0].session else { return };
-        session.outbox.restart(&Place { position: place.position, known, unfinished }, blocked);
+        session.outbox.restart((place.position, known), unfinished, blocked);
         session.main = main;
         session.extra = extra;
         self.busy.insert(index);

@@ -122,6 +122,11 @@ impl Sub {
         self.start_revision.max(self.current().generation)
     }
 
+    /// Whether that is a filter that replaced another since it began.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.name() != self.start_revision
+    }
+
     /// What a cursor whose maker knew everything up to `known` may name it by. He may have known more: what he says to
     /// know may lag behind.
     pub(super) fn names_for(&self, known: Revision) -> impl Iterator<Item = Revision> {

@@ -1,26 +1,41 @@
 //! Several hubs of one store: any of them serves any call, whoever owns the partition.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bson::doc;
 use reqwest::Method;
 use serde_json::{Value, json};
 use streamer::clock::Clock;
 use streamer::config::{Config, StoreKind};
+use streamer::ring::Ring;
 
 use super::consumers::{Change, Said, Session, Transport};
 use super::registration::{post, subscription};
 use super::servers::{self, Server};
-use super::site::{Running, Site, document, soon, until};
-use crate::support::etcd::unique_prefix;
+use super::site::{PARTITION, Running, Site, document, soon, until};
+
+/// Names of nodes in the order in which the partition is theirs while those before are away.
+fn nodes() -> Vec<Arc<str>> {
+    let mut left: BTreeSet<Arc<str>> = ["hub-a", "hub-b", "hub-c"].map(Arc::from).into();
+    let mut ordered = Vec::new();
+    while let Some(next) = Ring::new(left.iter().cloned()).member(PARTITION).cloned() {
+        left.remove(&next);
+        ordered.push(next);
+    }
+    ordered
+}
 
 const TRANSPORTS: [Transport; 3] = [Transport::Sse, Transport::GrpcJson, Transport::GrpcBson];
 
 /// A store for several hubs.
-async fn shared(site: &Site) -> (Server, Config) {
+pub(super) async fn shared(site: &Site) -> (Server, Config) {
     let etcd = servers::etcd().await;
     let mut config = site.config();
     config.store.kind = StoreKind::Etcd;
     config.store.endpoints = vec![etcd.address.clone()];
-    config.store.prefix = unique_prefix();
+    config.store.prefix = format!("/{}", site.database);
     (etcd, config)
 }
 
@@ -55,9 +70,10 @@ async fn owner(hub: &Running) -> Value {
 async fn any_node_answers_any_call() {
     let site = Site::new().await;
     let (_etcd, config) = shared(&site).await;
-    let first = node(&config, "hub-a").await;
-    let edge = node(&config, "hub-b").await;
-    assert_eq!(owner(&edge).await, "hub-a");
+    let names = nodes();
+    let first = node(&config, &names[0]).await;
+    let edge = node(&config, &names[1]).await;
+    assert_eq!(owner(&edge).await, *names[0]);
     let path = "/v1/gateways/gw/subscriptions/s";
 
     let (status, made) = post(&edge, &subscription("gw", "s", "c")).await;
@@ -129,8 +145,9 @@ async fn any_node_answers_any_call() {
 async fn a_stream_is_the_same_at_any_node() {
     let site = Site::new().await;
     let (_etcd, config) = shared(&site).await;
-    let first = node(&config, "hub-a").await;
-    let edge = node(&config, "hub-b").await;
+    let names = nodes();
+    let first = node(&config, &names[0]).await;
+    let edge = node(&config, &names[1]).await;
     for transport in TRANSPORTS {
         let (here, there) = (format!("edge-{transport:?}"), format!("owner-{transport:?}"));
         for gateway in [&here, &there] {
@@ -168,7 +185,7 @@ async fn a_stream_is_the_same_at_any_node() {
         }
         assert_eq!(told[0], told[1]);
         let (_, view) = first.get(&format!("/v1/gateways/{here}")).await;
-        assert_eq!((&view["session"]["node"], &view["state"]), (&json!("hub-b"), &json!("live")), "{view}");
+        assert_eq!((&view["session"]["node"], &view["state"]), (&json!(*names[1]), &json!("live")), "{view}");
         // The ack has reached the owner: at the other node nothing comes again.
         let mut again = until("an ack that counts", async || {
             let mut session = first.open(transport, &here, None).await;
@@ -187,9 +204,10 @@ async fn a_stream_is_the_same_at_any_node() {
 async fn a_gateway_elsewhere_comes_back_with_its_cursor_when_the_owner_goes() {
     let site = Site::new().await;
     let (_etcd, config) = shared(&site).await;
-    let first = node(&config, "hub-a").await;
-    let edge = node(&config, "hub-b").await;
-    let third = node(&config, "hub-c").await;
+    let names = nodes();
+    let first = node(&config, &names[0]).await;
+    let edge = node(&config, &names[1]).await;
+    let third = node(&config, &names[2]).await;
     assert_eq!(post(&third, &subscription("gw", "s", "c")).await.0, 201);
     let mut session = third.open(Transport::GrpcJson, "gw", None).await;
     write(&site, "a").await;
@@ -207,7 +225,7 @@ async fn a_gateway_elsewhere_comes_back_with_its_cursor_when_the_owner_goes() {
     let mut left = [Some(edge), Some(third)];
     for round in 0..2 {
         let hub = left[round].as_ref().unwrap();
-        let name = ["hub-b", "hub-c"][round];
+        let name = &names[1 + round];
         let mut session = until("a session", async || {
             let (http, grpc) = (hub.http_url(), hub.grpc_url());
             Session::try_open(Transport::GrpcBson, &http, &grpc, "gw", Some(cursor.clone())).await
@@ -224,8 +242,108 @@ async fn a_gateway_elsewhere_comes_back_with_its_cursor_when_the_owner_goes() {
         }
     }
     let last = left[1].take().unwrap();
-    until("the last one as owner", async || (owner(&last).await == "hub-c").then_some(())).await;
+    until("the last one as owner", async || (owner(&last).await == *names[2]).then_some(())).await;
     last.drain().await;
+    site.remove().await;
+}
+
+/// Writes one document after the other until it is told to stop; how many.
+async fn keep_writing(site: &Site, stop: &AtomicBool) -> usize {
+    let mut written = 0;
+    while !stop.load(Ordering::Relaxed) {
+        write(site, &format!("{written:05}")).await;
+        written += 1;
+    }
+    write(site, "end").await;
+    written
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_goes_where_it_is_wanted_and_loses_nothing_on_the_way() {
+    let site = Site::new().await;
+    let (_etcd, config) = shared(&site).await;
+    let names = nodes();
+    let first = node(&config, &names[0]).await;
+    let second = node(&config, &names[1]).await;
+    assert_eq!(post(&first, &subscription("gw", "s", "c")).await.0, 201);
+    let path = "/v1/partitions/default/0/move";
+    let nowhere = json!({ "node": "hub-z" });
+    let (status, problem) = second.call(Method::POST, path, Some(&nowhere)).await;
+    assert_eq!((status, &problem["field"]), (422, &json!("node")), "{problem}");
+
+    let stop = AtomicBool::new(false);
+    let moving = async {
+        for node in [&names[1], &names[0], &names[1]] {
+            let wanted = json!({ "node": **node });
+            until("a move that is taken", async || {
+                (second.call(Method::POST, path, Some(&wanted)).await.0 == 200).then_some(())
+            })
+            .await;
+            until("the other owner", async || (owner(&first).await == **node).then_some(())).await;
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    // One gateway, now at this node and now at that one.
+    let reading = async {
+        let (mut keys, mut cursor, mut turn) = (Vec::new(), None, 0);
+        while keys.last().is_none_or(|key| key != "end") {
+            let hub = [&first, &second][turn % 2];
+            turn += 1;
+            let mut session = until("a session", async || {
+                Session::try_open(TRANSPORTS[turn % 3], &hub.http_url(), &hub.grpc_url(), "gw", cursor.clone()).await
+            })
+            .await;
+            while let Some(said) = soon("a message", session.next()).await {
+                match said {
+                    Said::Change(change) => {
+                        keys.push(change.key.clone());
+                        cursor = Some(change.cursor);
+                        if keys.last().is_some_and(|key| key == "end") {
+                            break;
+                        }
+                    }
+                    Said::Closed(reason) => assert_eq!(reason, "draining"),
+                    _ => {}
+                }
+            }
+        }
+        keys
+    };
+    let (written, keys, ()) = tokio::join!(keep_writing(&site, &stop), reading, moving);
+    let mut expected: Vec<_> = (0..written).map(|number| format!("{number:05}")).collect();
+    expected.push("end".into());
+    assert_eq!(keys, expected);
+
+    for hub in [&first, &second] {
+        let (status, cluster) = hub.get("/v1/cluster").await;
+        let named = |list: &Value| -> BTreeSet<String> {
+            list.as_array().unwrap().iter().map(|one| one["node"].as_str().unwrap().to_owned()).collect()
+        };
+        let both: BTreeSet<String> = names[..2].iter().map(ToString::to_string).collect();
+        assert_eq!((status, named(&cluster["nodes"]), named(&cluster["ring"])), (200, both.clone(), both), "{cluster}");
+        assert_eq!(cluster["leases"][0]["owner"], *names[1]);
+        assert!(cluster["nodes"].as_array().unwrap().iter().all(|node| node["address"].is_string()), "{cluster}");
+    }
+    // Where it is wanted is gone: back to whom the ring says.
+    second.drain().await;
+    until("the first one as owner", async || (owner(&first).await == *names[0]).then_some(())).await;
+    first.drain().await;
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_takes_what_is_its_own() {
+    let site = Site::new().await;
+    let (_etcd, config) = shared(&site).await;
+    let names = nodes();
+    let second = node(&config, &names[1]).await;
+    assert_eq!(owner(&second).await, *names[1]);
+    let third = node(&config, &names[2]).await;
+    let first = node(&config, &names[0]).await;
+    until("the first choice as owner", async || (owner(&third).await == *names[0]).then_some(())).await;
+    for hub in [third, second, first] {
+        hub.drain().await;
+    }
     site.remove().await;
 }
 

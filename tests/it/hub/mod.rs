@@ -6,6 +6,7 @@ mod consumers;
 mod costly;
 mod exactness;
 mod exchanged;
+mod failover;
 mod history;
 mod idle;
 mod lifecycle;

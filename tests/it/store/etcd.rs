@@ -128,7 +128,7 @@ async fn a_key_of_ours_without_a_lease_is_cleared_away() {
     let (url, _server) = Etcd::shared().await;
     let prefix = unique_prefix();
     let mut client = Client::connect([&url], None).await.unwrap();
-    client.put(format!("{prefix}/owner/p/0"), "n", None).await.unwrap();
+    client.put(format!("{prefix}/owner/p/0"), Holder::named("n").encode(), None).await.unwrap();
     let store = open_etcd(&url, &prefix, LONG_SECONDS).await;
     let owned = own(store.as_ref(), "n").await;
     store.commit(&owned.fence, &[put("a", Expect::Absent, "1")]).await.unwrap();
