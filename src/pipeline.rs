@@ -31,6 +31,7 @@ use crate::handle::{Command, HubHandle, Word};
 use crate::observe::health::Component;
 use crate::position::{ClusterTime, Position};
 use crate::source::{ChangeSource, Description, Reading, SourceError};
+use crate::store::placements::PlacementRecord;
 use crate::store::{CommitError, Fence, Ownership, Store, Write};
 use crate::tasks::{Kind, Tasks};
 
@@ -119,7 +120,9 @@ struct Partition {
     backoff: Duration,
     /// The source's idleness, where it is to be written to.
     heartbeats: Option<Heartbeats>,
-    paused: bool,
+    /// What an operator wants, and whether that is being stored.
+    placement: PlacementRecord,
+    placing: Arc<AtomicBool>,
     waiting: Waiting,
     /// Those of transports, and those of publishers, which may all come at once and must hold up nobody else.
     openings: [Openings; 2],
@@ -174,7 +177,7 @@ impl Partition {
                 self.machine.close_all(CloseReason::Draining);
                 return End::Anew;
             }
-            let reads = !self.paused && self.ownership == Ownership::Held && !self.is_held_back();
+            let reads = !self.placement.paused && self.ownership == Ownership::Held && !self.is_held_back();
             let opens =
                 self.openings.iter().filter_map(Openings::due).min().filter(|_| self.ownership == Ownership::Held);
             // Every branch is cancel-safe: channels, timers, notifications.
@@ -343,7 +346,7 @@ impl Partition {
     /// Where nothing has come since the last look and someone waits, the source is made to move on.
     fn nudge_if_idle(&mut self) {
         let changes = self.machine.counters().changes;
-        let waited_for = self.machine.session_count() > 0 && !self.paused;
+        let waited_for = self.machine.session_count() > 0 && !self.placement.paused;
         let Some(heartbeats) = &mut self.heartbeats else { return };
         let idle = std::mem::replace(&mut heartbeats.changes, changes) == changes;
         if !(idle && waited_for) || heartbeats.under_way.swap(true, Ordering::Relaxed) {

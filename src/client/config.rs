@@ -22,6 +22,9 @@ pub enum BodyFormat {
 pub struct ClientConfig {
     /// The hub's gRPC address, such as `http://127.0.0.1:7701`.
     pub endpoint: String,
+    /// The same of other nodes of its cluster: each connection is made to the next one, so that the loss of a node costs
+    /// one attempt.
+    pub other_endpoints: Vec<String>,
     /// Whose deliveries are consumed. One client a gateway: the newest session wins.
     pub gateway_id: String,
     /// How bodies travel; BSON by default.
@@ -67,6 +70,7 @@ impl ClientConfig {
     pub fn new(endpoint: impl Into<String>, gateway_id: impl Into<String>) -> Self {
         Self {
             endpoint: endpoint.into(),
+            other_endpoints: Vec::new(),
             gateway_id: gateway_id.into(),
             body: BodyFormat::default(),
             max_unacked_bytes: 0,

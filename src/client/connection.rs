@@ -21,7 +21,7 @@ pub(super) enum Ended {
 
 /// How sessions are made.
 pub(super) enum Route {
-    Grpc(Box<tonic::transport::Endpoint>),
+    Grpc(grpc::Nodes),
     Nats(Box<jetstream::Route>),
 }
 
@@ -35,7 +35,7 @@ impl Route {
     /// The addresses, checked.
     pub(super) fn new(config: &ClientConfig, tasks: &Tasks) -> Result<Self, Error> {
         match &config.nats {
-            None => Ok(Self::Grpc(Box::new(grpc::endpoint(config)?))),
+            None => Ok(Self::Grpc(grpc::Nodes::new(config)?)),
             Some(nats) => Ok(Self::Nats(Box::new(jetstream::Route::new(nats, &config.gateway_id, tasks.clone())?))),
         }
     }
@@ -45,7 +45,7 @@ impl Connection {
     /// Resumes from `cursor`, where the transport keeps no place of its own.
     pub(super) async fn open(route: &Route, config: &ClientConfig, cursor: Option<String>) -> Result<Self, Ended> {
         Ok(match route {
-            Route::Grpc(endpoint) => Self::Grpc(Box::new(grpc::Connection::open(endpoint, config, cursor).await?)),
+            Route::Grpc(nodes) => Self::Grpc(Box::new(grpc::Connection::open(nodes.next(), config, cursor).await?)),
             Route::Nats(route) => Self::Nats(Box::new(jetstream::Connection::open(route, config).await?)),
         })
     }

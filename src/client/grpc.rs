@@ -4,6 +4,7 @@
 //! nothing of what is handed over.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -34,10 +35,29 @@ pub(super) struct Connection {
     responses: Streaming<ConsumeResponse>,
 }
 
-/// The address, checked.
-pub(super) fn endpoint(config: &ClientConfig) -> Result<Endpoint, Error> {
-    let bad = |reason: String| Error::Endpoint { endpoint: config.endpoint.clone(), reason };
-    let endpoint = Endpoint::from_shared(config.endpoint.clone()).map_err(|error| bad(error.to_string()))?;
+/// The nodes that a session can be opened at.
+pub(super) struct Nodes {
+    endpoints: Vec<Endpoint>,
+    next: AtomicUsize,
+}
+
+impl Nodes {
+    /// Their addresses, checked.
+    pub(super) fn new(config: &ClientConfig) -> Result<Self, Error> {
+        let addresses = std::iter::once(&config.endpoint).chain(&config.other_endpoints);
+        let endpoints = addresses.map(|address| endpoint(address, config)).collect::<Result<_, _>>()?;
+        Ok(Self { endpoints, next: AtomicUsize::new(0) })
+    }
+
+    /// Where the next connection is made to.
+    pub(super) fn next(&self) -> &Endpoint {
+        &self.endpoints[self.next.fetch_add(1, Ordering::Relaxed) % self.endpoints.len()]
+    }
+}
+
+fn endpoint(address: &str, config: &ClientConfig) -> Result<Endpoint, Error> {
+    let bad = |reason: String| Error::Endpoint { endpoint: address.to_owned(), reason };
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| bad(error.to_string()))?;
     let uri = endpoint.uri();
     if uri.scheme_str() != Some("http") || uri.host().is_none() {
         return Err(bad("it begins with http:// and names a host".to_owned()));

@@ -160,7 +160,8 @@ async fn read(store: &dyn Store) -> Result<Read, Unavailable> {
     let (wanted, _) = store.scan(placements::PREFIX).await?;
     let holders = nodes.iter().filter_map(|entry| Holder::decode(&entry.value).ok());
     let nodes = holders.map(|holder| (Arc::clone(&holder.node), holder)).collect();
-    let wanted = wanted.iter().filter_map(placements::read).map(|(partition, record)| (partition, record.node));
+    let wanted = wanted.iter().filter_map(placements::read);
+    let wanted = wanted.filter_map(|(partition, record)| Some((partition, record.node?)));
     Ok((nodes, wanted.collect()))
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use metrics::{counter, gauge};
 
@@ -103,6 +104,30 @@ impl Partition {
 
     fn openings_of(&mut self, mode: DeliveryMode) -> &mut Openings {
         &mut self.openings[usize::from(mode == DeliveryMode::Nats)]
+    }
+
+    /// What an operator wants takes effect here at once, and is answered when it is stored: the next owner must know it.
+    fn place(&mut self, wanted: PlacementRecord, reply: Reply<Result<PartitionView, Problem>>) {
+        if self.placing.swap(true, Ordering::Relaxed) {
+            let detail = "another pause, resume or move of this partition is being stored";
+            return drop(reply.send(Err(Problem::new(Code::RateLimited, detail).retry_after(1))));
+        }
+        let write = Write {
+            key: placements::key(self.machine.partition()),
+            expect: Expect::Anything,
+            value: Some(wanted.encode()),
+        };
+        self.placement = wanted;
+        let (store, fence, view) = (Arc::clone(&self.store), self.fence.clone(), self.partition_view());
+        let placing = Arc::clone(&self.placing);
+        self.tasks.spawn(Kind::StoreWriter, "writing a placement", async move {
+            let written = store.commit(&fence, &[write]).await;
+            placing.store(false, Ordering::Relaxed);
+            let unwritten = |error: CommitError| {
+                Problem::new(Code::StoreUnavailable, format!("whether it is stored is unknown: {error}")).retry_after(1)
+            };
+            drop(reply.send(written.map(|_| view).map_err(unwritten)));
+        });
     }
 
     /// Commands that depend on what the source has just said of itself.
@@ -205,22 +230,11 @@ impl Partition {
             }
             Command::Explain(query, reply) => drop(reply.send(self.machine.explain(&query))),
             Command::Partitions(reply) => drop(reply.send(vec![self.partition_view()])),
-            Command::Pause(pause, reply) => {
-                self.paused = pause;
-                drop(reply.send(Ok(self.partition_view())));
+            Command::Pause(paused, reply) => {
+                self.place(PlacementRecord { paused, ..self.placement.clone() }, reply);
             }
             Command::Move(node, reply) => {
-                let key = placements::key(&self.machine.partition());
-                let value = Some(PlacementRecord { node }.encode());
-                let (store, fence, view) = (Arc::clone(&self.store), self.fence.clone(), self.partition_view());
-                self.tasks.spawn(Kind::StoreWriter, "writing a record", async move {
-                    let written = store.commit(&fence, &[Write { key, expect: Expect::Anything, value }]).await;
-                    let unwritten = |error: CommitError| {
-                        Problem::new(Code::StoreUnavailable, format!("whether it will be moved is unknown: {error}"))
-                            .retry_after(1)
-                    };
-                    drop(reply.send(written.map(|_| view).map_err(unwritten)));
-                });
+                self.place(PlacementRecord { node: Some(node), ..self.placement.clone() }, reply);
             }
             Command::Disconnect { gateway, session } => self.machine.on_disconnect(&gateway, session),
             Command::Register(..)
@@ -329,7 +343,7 @@ impl Partition {
     fn partition_view(&self) -> PartitionView {
         let lag = self.lag_seconds();
         let state = match &self.live {
-            _ if self.paused => "paused",
+            _ if self.placement.paused => "paused",
             _ if self.history_lost => "history_lost",
             super::Live::Backoff(..) | super::Live::Opening(..) => "backoff",
             super::Live::Reading(_) if lag.is_some_and(|seconds| seconds > 2.0) => "catching_up",

@@ -22,6 +22,7 @@ use crate::position::{Epoch, Position};
 use crate::source::{ChangeSource, Description, SourceError};
 use crate::store::checkpoint::{self, CheckpointRecord};
 use crate::store::owners::{self, Holder};
+use crate::store::placements::{self, PlacementRecord};
 use crate::store::writer::commit_definitely;
 use crate::store::{
     Entry, Fence, Owned, Ownership, Revision, Store, Unavailable, Write, cursors, gateways, subscriptions,
@@ -119,7 +120,7 @@ async fn begin(
                 return Ok(Begun::LetGo(node));
             }
             match load(config, broken_off, &owned.fence).await {
-                Ok((machine, described)) => Ok(Begun::Loaded(Box::new(machine), described, owned)),
+                Ok(loaded) => Ok(Begun::Loaded(loaded, owned)),
                 Err(reason) => {
                     // Another node may be able to.
                     give_back(config, &owned.fence).await;
@@ -133,8 +134,8 @@ async fn begin(
             () = meanwhile(config.forward.as_ref(), &config.health, commands) => return None,
         };
         match result {
-            Ok(Begun::Loaded(machine, described, owned)) => {
-                let mut partition = partition(config, *machine, described, owned.fence.clone());
+            Ok(Begun::Loaded(loaded, owned)) => {
+                let mut partition = partition(config, loaded, owned.fence.clone());
                 turns.taken();
                 partition.turns = turns.clone();
                 return Some((partition, owned));
@@ -170,9 +171,16 @@ pub async fn meanwhile(forward: Option<&Forward>, health: &Component, commands: 
 
 /// What an attempt to begin came to.
 enum Begun {
-    Loaded(Box<Machine>, Description, Owned),
+    Loaded(Loaded, Owned),
     /// Won, and given back: this node should have it.
     LetGo(Arc<str>),
+}
+
+/// What a tenure begins with.
+struct Loaded {
+    machine: Box<Machine>,
+    described: Description,
+    placement: PlacementRecord,
 }
 
 /// So that others need not wait for the lease. Where there are no others nothing is gained by it.
@@ -184,7 +192,8 @@ async fn give_back(config: &PartitionConfig, fence: &Fence) {
     }
 }
 
-fn partition(config: &PartitionConfig, machine: Machine, described: Description, fence: Fence) -> Partition {
+fn partition(config: &PartitionConfig, loaded: Loaded, fence: Fence) -> Partition {
+    let Loaded { machine, described, placement } = loaded;
     config.health.ok();
     tracing::info!(
         partition = %config.machine.partition,
@@ -193,7 +202,7 @@ fn partition(config: &PartitionConfig, machine: Machine, described: Description,
         "serving"
     );
     Partition {
-        machine,
+        machine: *machine,
         handle: config.handle.clone(),
         source: Arc::clone(&config.source),
         store: Arc::clone(&config.store),
@@ -203,7 +212,8 @@ fn partition(config: &PartitionConfig, machine: Machine, described: Description,
         live: Live::Backoff(tokio::time::Instant::now()),
         backoff: BACKOFF_MIN,
         heartbeats: config.heartbeat_writes.then(Heartbeats::default),
-        paused: false,
+        placement,
+        placing: Arc::default(),
         waiting: Waiting::default(),
         openings: [Openings::new(config.clock.clone()), Openings::new(config.clock.clone())],
         replays: super::Replays::new(Arc::clone(&config.source), config.tasks.clone(), config.machine.rides_max),
@@ -224,7 +234,7 @@ fn partition(config: &PartitionConfig, machine: Machine, described: Description,
 }
 
 /// The machine as the store has it. The starting position is durable before this returns.
-async fn load(config: &PartitionConfig, broken_off: bool, fence: &Fence) -> Result<(Machine, Description), String> {
+async fn load(config: &PartitionConfig, broken_off: bool, fence: &Fence) -> Result<Loaded, String> {
     let describe = config.source.describe().await;
     let described = describe.map_err(|error: SourceError| error.to_string())?;
     let text = |error: Unavailable| error.to_string();
@@ -249,7 +259,10 @@ async fn load(config: &PartitionConfig, broken_off: bool, fence: &Fence) -> Resu
     let load = move || Machine::load(machine, clock, reached, now.max(reached), checkpointed, stored);
     // A hundred thousand filters take a while to compile.
     let machine = tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?;
-    Ok((machine.map_err(|error| error.to_string())?, described))
+    let placement = config.store.get(&placements::key(&config.machine.partition)).await.map_err(text)?;
+    let placement = placement.map(|entry| PlacementRecord::decode(&entry.value)).transpose();
+    let placement = placement.map_err(|error| format!("the stored placement: {error}"))?.unwrap_or_default();
+    Ok(Loaded { machine: Box::new(machine.map_err(|error| error.to_string())?), described, placement })
 }
 
 /// Sabotage: a subscription that begins at the present, so that no cursor, not even one that its gateway

@@ -1,4 +1,4 @@
-//! Where an operator wants a partition: `placements/{partition}`.
+//! What an operator wants of a partition: `placements/{partition}`.
 //!
 //! Owns the family's layout and codec.
 
@@ -13,11 +13,15 @@ use crate::position::PartitionId;
 pub const PREFIX: &str = "placements/";
 
 /// What an operator wants.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlacementRecord {
-    /// On this node, while it lives.
-    pub node: Arc<str>,
+    /// To be on this node, while it lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Arc<str>>,
+    /// Not to be read, whoever owns it.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// Where it is stored.
@@ -27,12 +31,17 @@ pub fn key(partition: &PartitionId) -> Key {
 
 /// The partition, as text, and what is wanted; `None` if nobody can read it.
 pub fn read(entry: &Entry) -> Option<(Arc<str>, PlacementRecord)> {
-    Some((entry.key.0.strip_prefix(PREFIX)?.into(), serde_json::from_slice(&entry.value).ok()?))
+    Some((entry.key.0.strip_prefix(PREFIX)?.into(), PlacementRecord::decode(&entry.value).ok()?))
 }
 
 impl PlacementRecord {
     /// The stored value.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a record is plain data")
+    }
+
+    /// Reads a stored value.
+    pub fn decode(value: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(value)
     }
 }

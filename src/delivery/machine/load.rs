@@ -114,6 +114,11 @@ impl Machine {
             self.gateways[gateway.0].place = Place::default();
             self.gateways[gateway.0].quiet = false;
         }
+        // Without a stored cursor it is told of a break with history by where its subscriptions began.
+        let place = &self.gateways[gateway.0].place;
+        if self.is_broken_off(record.start) && (*place == Place::default() || record.start < place.position) {
+            self.gateways[gateway.0].place = Place { position: record.start, ..Place::default() };
+        }
         let (mut segments, mut refused) = (Vec::new(), false);
         for (old, (spec, filter)) in record.superseded.iter().zip(superseded) {
             refused |= filter.is_none();

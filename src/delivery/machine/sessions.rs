@@ -287,7 +287,9 @@ impl Machine {
         match self.own(index, cursor) {
             // What a quiet gateway has acked says less than that it is quiet.
             Some((serial, place))
-                if !(gateway.quiet && serial >= gateway.serial && place.position <= stored.position) =>
+                if !(gateway.quiet && serial >= gateway.serial && place.position <= stored.position)
+                    // Nothing it has acked is of the present history: it must be told.
+                    || (serial >= gateway.serial && self.is_broken_off(place.position)) =>
             {
                 (self.place_of(index, serial, place), true)
             }

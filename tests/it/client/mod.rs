@@ -45,6 +45,28 @@ async fn welcomed(hub: &mut FakeHub, cursor: Option<&str>) -> Session {
 }
 
 #[tokio::test]
+async fn when_a_node_is_gone_it_goes_on_at_the_next_one() {
+    let (mut first, mut second) = (FakeHub::start().await, FakeHub::start().await);
+    let others = ClientConfig { other_endpoints: vec![second.endpoint()], ..config(&first) };
+    let mut client = Client::connect(others, State::default()).unwrap();
+    let mut session = welcomed(&mut first, None).await;
+    session.send(change(1, 10, "c1", &["a"])).await;
+    let one = next_change(&mut client).await;
+    client.ack(&one.cursor);
+    assert_eq!(session.ack().await, "c1");
+    drop((session, first));
+
+    let session = welcomed(&mut second, Some("c1")).await;
+    session.send(change(1, 11, "d1", &["a"])).await;
+    assert_eq!(next_change(&mut client).await.position.time.0, 11);
+    // The first one is tried again, in vain, and the second one in its turn.
+    drop(session);
+    let session = welcomed(&mut second, Some("c1")).await;
+    session.send(change(1, 12, "e1", &["a"])).await;
+    assert_eq!(next_change(&mut client).await.position.time.0, 12);
+}
+
+#[tokio::test]
 async fn it_hands_over_acks_and_presents_only_what_was_acked() {
     let mut hub = FakeHub::start().await;
     let mut client = connect(&hub, State::default());
@@ -277,6 +299,12 @@ async fn closing_says_the_last_ack() {
 async fn an_address_that_is_none_is_said_at_once() {
     for endpoint in ["", "127.0.0.1:7701", "ftp://host", "http://"] {
         let refused = Client::connect(ClientConfig::new(endpoint, "gw-1"), State::default());
+        assert!(matches!(refused, Err(Error::Endpoint { .. })), "{endpoint}");
+        let other = ClientConfig {
+            other_endpoints: vec![endpoint.to_owned()],
+            ..ClientConfig::new("http://127.0.0.1:7701", "gw-1")
+        };
+        let refused = Client::connect(other, State::default());
         assert!(matches!(refused, Err(Error::Endpoint { .. })), "{endpoint}");
     }
 }

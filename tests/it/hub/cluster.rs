@@ -332,6 +332,31 @@ async fn a_partition_goes_where_it_is_wanted_and_loses_nothing_on_the_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_outlives_its_owner() {
+    let site = Site::new().await;
+    let (_etcd, config) = shared(&site).await;
+    let names = nodes();
+    let first = node(&config, &names[0]).await;
+    let second = node(&config, &names[1]).await;
+    assert_eq!(post(&first, &subscription("gw", "s", "c")).await.0, 201);
+    let path = "/v1/partitions/default/0";
+    let (status, view) = second.call(Method::POST, &format!("{path}/pause"), None).await;
+    assert_eq!((status, &view["state"]), (200, &json!("paused")));
+    first.drain().await;
+    until("the other owner", async || (owner(&second).await == *names[1]).then_some(())).await;
+    assert_eq!(second.get(path).await.1["state"], "paused");
+    write(&site, "a").await;
+    assert_eq!(second.call(Method::POST, &format!("{path}/resume"), None).await.0, 200);
+    let mut session = second.open(Transport::Sse, "gw", None).await;
+    assert_eq!(change(&mut session).await.key, "a");
+    second.drain().await;
+    let third = node(&config, &names[2]).await;
+    assert_ne!(third.get(path).await.1["state"], "paused");
+    third.drain().await;
+    site.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_joins_takes_what_is_its_own() {
     let site = Site::new().await;
     let (_etcd, config) = shared(&site).await;

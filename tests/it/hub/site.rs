@@ -174,7 +174,11 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// `STREAMER_TEST_LOG=1` prints what it logs.
     pub(super) async fn start(config: &Config, clock: Clock) -> Self {
+        if std::env::var_os("STREAMER_TEST_LOG").is_some() {
+            let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_test_writer().try_init();
+        }
         let starting = Hub::start(config, Backend::Mongo, Tasks::new(), clock, Metrics::install(), None);
         let hub = starting.await.unwrap();
         until("a hub that is ready", async || hub.is_ready().then_some(())).await;

@@ -347,6 +347,29 @@ fn a_restored_deployment_is_said_until_it_is_acked() {
     assert_eq!(reason(&hub.open(Some(&before))), RESTORED);
 }
 
+/// A hub that finds out within its first second has written no page of cursors.
+#[test]
+fn who_has_no_cursor_stored_is_told_of_a_break_as_well() {
+    for presents in [false, true] {
+        let mut hub = Hub::new();
+        let frames = hub.open(None);
+        let before = cursor(progress(&frames)).to_string();
+        hub.ack(progress(&frames));
+        let pages = cursors::prefix(&hub.config.partition);
+        hub.store.entries.retain(|key, _| !key.starts_with(&pages));
+        hub.restore_deployment();
+        let frames = hub.open(presents.then_some(&before));
+        assert_eq!(owed(&frames), Some((ResyncReason::Restored, hub.restored.unwrap())), "{presents}");
+        hub.ack(&frames[1]);
+        assert_eq!(reason(&hub.open(None)), None, "{presents}");
+        // Who comes later has lost nothing.
+        hub.remove_and_register();
+        hub.store.entries.retain(|key, _| !key.starts_with(&pages));
+        hub.crash();
+        assert_eq!(reason(&hub.open(None)), None, "{presents}");
+    }
+}
+
 #[test]
 fn a_break_with_history_is_found_in_a_later_epoch() {
     let mut hub = Hub::new();
