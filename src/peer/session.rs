@@ -36,7 +36,7 @@ pub(super) async fn open(asker: &Asker, mut hello: Hello) -> Result<Session, Pro
     let open = Open { partition: asker.directory.partition.to_string(), hello: encode(&hello)?.into() };
     let (requests, receiver) = mpsc::channel(1);
     let first = ServeRequest { request: Some(Request::Open(open)) };
-    requests.try_send(first).map_err(|error| unreachable(error))?;
+    requests.try_send(first).map_err(unreachable)?;
     let mut client = asker.owner.client().ok_or_else(|| unreachable("it has no address"))?;
     let opening = async {
         let responses = client.serve(ReceiverStream::new(receiver)).await;

@@ -284,17 +284,13 @@ impl Machine {
     pub(super) fn start(&self, index: GatewayIndex, cursor: Option<&Cursor>) -> (Place, bool) {
         let gateway = &self.gateways[index.0];
         let stored = if gateway.quiet { self.effective(index) } else { gateway.place.clone() };
-        match self.own(index, cursor) {
-            // What a quiet gateway has acked says less than that it is quiet.
-            Some((serial, place))
-                if !(gateway.quiet && serial >= gateway.serial && place.position <= stored.position)
-                    // Nothing it has acked is of the present history: it must be told.
-                    || (serial >= gateway.serial && self.is_broken_off(place.position)) =>
-            {
-                (self.place_of(index, serial, place), true)
-            }
-            _ => (stored, false),
+        let Some((serial, place)) = self.own(index, cursor) else { return (stored, false) };
+        // What a quiet gateway has acked says less than that it is quiet, unless that was of a history that is no more.
+        let says_less = gateway.quiet && serial >= gateway.serial && place.position <= stored.position;
+        if says_less && !self.is_broken_off(place.position) {
+            return (stored, false);
         }
+        (self.place_of(index, serial, place), true)
     }
 
     /// A presented cursor, if it is one of this gateway's present life and has a say.
