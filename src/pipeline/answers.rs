@@ -234,6 +234,7 @@ impl Partition {
                 self.place(PlacementRecord { paused, ..self.placement.clone() }, reply);
             }
             Command::Move(node, reply) => {
+                self.turns.asked();
                 self.place(PlacementRecord { node: Some(node), ..self.placement.clone() }, reply);
             }
             Command::Disconnect { gateway, session } => self.machine.on_disconnect(&gateway, session),

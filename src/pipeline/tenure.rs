@@ -67,11 +67,12 @@ pub struct PartitionConfig {
 /// Serves a partition, tenure after tenure, until shutdown.
 pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>) {
     let shutdown = config.tasks.shutdown_token();
-    // Whether the tenure before ended with a source that was another, or had gone back.
-    let mut broken_off = false;
+    // The epoch in which a tenure ended because its source was another, or had gone back. Whoever serves it next begins
+    // a new one: that may be another node, and then nothing is broken off when it is this one's turn again.
+    let mut broken_off = None;
     let mut turns = Turns::new(&config);
     while !shutdown.is_cancelled() {
-        let begun = begin(&config, std::mem::take(&mut broken_off), &mut turns, &mut commands).await;
+        let begun = begin(&config, broken_off, &mut turns, &mut commands).await;
         let Some((mut partition, owned)) = begun else {
             // Gateways that are connected here send their last acks.
             let last = meanwhile(config.forward.as_ref(), &config.health, &mut commands);
@@ -93,7 +94,7 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
                 turns.let_go(node);
             }
             End::Anew => {
-                broken_off = true;
+                broken_off = Some(partition.machine.reached().epoch);
                 partition.give_up(config.grace).await;
             }
         }
@@ -104,7 +105,7 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
 /// Wins the partition and loads it. `None` at shutdown.
 async fn begin(
     config: &PartitionConfig,
-    broken_off: bool,
+    broken_off: Option<Epoch>,
     turns: &mut Turns,
     commands: &mut mpsc::Receiver<Command>,
 ) -> Option<(Partition, Owned)> {
@@ -234,7 +235,7 @@ fn partition(config: &PartitionConfig, loaded: Loaded, fence: Fence) -> Partitio
 }
 
 /// The machine as the store has it. The starting position is durable before this returns.
-async fn load(config: &PartitionConfig, broken_off: bool, fence: &Fence) -> Result<Loaded, String> {
+async fn load(config: &PartitionConfig, broken_off: Option<Epoch>, fence: &Fence) -> Result<Loaded, String> {
     let describe = config.source.describe().await;
     let described = describe.map_err(|error: SourceError| error.to_string())?;
     let text = |error: Unavailable| error.to_string();
@@ -279,7 +280,7 @@ fn forget(entry: &mut Entry, now: Position) -> Result<(), serde_json::Error> {
 fn resume(
     config: &PartitionConfig,
     entry: Option<Entry>,
-    broken_off: bool,
+    broken_off: Option<Epoch>,
     described: &Description,
 ) -> Result<(Checkpointed, Position), String> {
     let definition = config.source.definition();
@@ -295,7 +296,7 @@ fn resume(
     let next = Epoch(epoch.0 + 1);
     let is_other = matches!((&record.identity, &identity), (Some(old), Some(new)) if old != new);
     let is_ahead = record.position.time > described.now.next();
-    if is_other || is_ahead || broken_off {
+    if is_other || is_ahead || broken_off == Some(epoch) {
         tracing::error!(checkpoint = %record.position, "another deployment, or a restored one: starting at the present");
         let position = now(next);
         let restored = Some(position);

@@ -86,6 +86,11 @@ impl Turns {
         self.instead = None;
     }
 
+    /// An operator has just said where it is to be: whoever did not take it before may now.
+    pub(super) fn asked(&mut self) {
+        self.declined = None;
+    }
+
     /// In a tenure, regularly: the node that is to have it, if it is time.
     pub(super) fn hand_over(&mut self) -> Option<Arc<str>> {
         let view = self.members.as_ref()?.view();
@@ -169,6 +174,9 @@ mod tests {
             assert_eq!(turns.hand_over(), None);
             clock.advance(Duration::from_secs(1));
         }
+        let mut asked = turns.clone();
+        asked.asked();
+        assert_eq!(asked.hand_over(), Some("hub-b".into()));
         clock.advance(Duration::from_secs(1));
         assert_eq!(turns.hand_over(), Some("hub-b".into()));
         // It took it, and is gone long after.

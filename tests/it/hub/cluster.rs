@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bson::doc;
 use reqwest::Method;
@@ -280,6 +281,7 @@ async fn a_partition_goes_where_it_is_wanted_and_loses_nothing_on_the_way() {
             })
             .await;
             until("the other owner", async || (owner(&first).await == **node).then_some(())).await;
+            tokio::time::sleep(Duration::from_secs(6)).await;
         }
         stop.store(true, Ordering::Relaxed);
     };
