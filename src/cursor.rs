@@ -2,7 +2,7 @@
 //!
 //! Owns the cursor's meaning and its opaque text. A cursor names, for each partition, a position, the
 //! store revision up to which its maker knew every subscription, and the progress of unfinished
-//! catch-ups (`docs/decisions/0003-cursors.md`). Knows nothing of who makes or stores them.
+//! catch-ups (`docs/decisions/0003-cursors.md`). With several partitions it is the cursors of each, side by side. Knows nothing of who makes or stores them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +26,37 @@ impl CursorText {
         &self.0
     }
 }
+
+impl CursorText {
+    /// One text of several partitions' cursors, each of which knows its own.
+    pub fn joined<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
+        let texts: Vec<&str> = parts.into_iter().map(Self::as_str).collect();
+        Self(texts.join(SEPARATOR).into())
+    }
+
+    /// The reverse of [`Self::joined`], by partition.
+    pub fn parts(&self) -> Result<BTreeMap<PartitionId, Self>, NotACursor> {
+        if self.0.len() > limits::cursor_text_bytes_max {
+            return Err(NotACursor);
+        }
+        let part = |text: &str| {
+            let partition = Cursor::decode(text)?.places.into_keys().next().ok_or(NotACursor)?;
+            Ok((partition, Self(text.into())))
+        };
+        self.0.split(SEPARATOR).map(part).collect()
+    }
+
+    /// A partition's part of several; `None` where there is no such part.
+    pub fn for_partition(&self, partition: &PartitionId) -> Option<Self> {
+        if !self.0.contains(SEPARATOR) {
+            return None;
+        }
+        self.parts().ok()?.remove(partition)
+    }
+}
+
+/// Between the parts of several partitions: no base64 has it.
+const SEPARATOR: &str = ".";
 
 impl fmt::Display for CursorText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,6 @@
-//! The hub's handle: what the interfaces may ask of it.
+//! A partition's handle: what may be asked of it.
 //!
-//! Owns the questions and answers between the interfaces (HTTP, gRPC, SSE) and a partition's loop.
+//! Owns the questions and answers between the hub's edge (`edge`) and a partition's loop.
 //! Every call is one command in the loop's queue and one answer, so that each takes effect at an
 //! exact position. Knows nothing of HTTP or gRPC.
 
@@ -86,8 +86,17 @@ pub struct Hello {
     pub auto_ack: bool,
     /// Deliveries pause while more than this is unacked; 0 for no limit.
     pub unacked_bytes_max: u64,
+    /// The session's number: newer sessions have greater ones, whatever node they are opened at. Taken by the edge.
+    pub number: u64,
     /// The node that the gateway is connected to, if that is another than the partition's owner.
     pub node: Option<Arc<str>>,
+}
+
+impl Hello {
+    /// From the last acked cursor on, without any limit.
+    pub fn new(gateway: GatewayId, transport: Transport) -> Self {
+        Self { gateway, cursor: None, transport, auto_ack: false, unacked_bytes_max: 0, number: 0, node: None }
+    }
 }
 
 /// Where a subscription stands.
@@ -311,7 +320,7 @@ mod stored {
 }
 
 /// Compiles filters where it holds nobody up.
-async fn compile(specs: Vec<Spec>) -> Result<Vec<Result<Compiled, Problem>>, Problem> {
+pub(crate) async fn compile(specs: Vec<Spec>) -> Result<Vec<Result<Compiled, Problem>>, Problem> {
     let work = move || {
         let compiled = |spec: Spec| Filter::compile(&spec).map(|filter| Compiled { spec, filter });
         specs.into_iter().map(compiled).collect()
@@ -320,9 +329,15 @@ async fn compile(specs: Vec<Spec>) -> Result<Vec<Result<Compiled, Problem>>, Pro
     tokio::task::spawn_blocking(work).await.map_err(failed)
 }
 
+/// Compiles one.
+pub(crate) async fn compile_one(spec: Spec) -> Result<Compiled, Problem> {
+    let missing = || Err(Problem::new(Code::CelCompilationFailed, "the filter cannot be compiled"));
+    compile(vec![spec]).await?.pop().unwrap_or_else(missing)
+}
+
 /// One question to a partition's loop.
 #[derive(Debug)]
-#[allow(missing_docs, reason = "each is the method of `HubHandle` of the same name")]
+#[allow(missing_docs, reason = "each is the method of `PartitionHandle` of the same name")]
 pub enum Command {
     Register(Vec<Compiled>, Reply<Vec<Result<Registered, Problem>>>),
     Replace(Box<Compiled>, Reply<Result<SubscriptionView, Problem>>),
@@ -336,7 +351,7 @@ pub enum Command {
     Gateway(GatewayId, Reply<Result<GatewayView, Problem>>),
     DeleteGateway(GatewayId, Reply<Result<(), Problem>>),
     ParkGateway(GatewayId, Reply<Result<(), Problem>>),
-    SetCursor(GatewayId, CursorTarget, Reply<Result<(), Problem>>),
+    SetCursor(GatewayId, CursorTarget, u64, Reply<Result<(), Problem>>),
     Open(Hello, Reply<Result<Session, Problem>>),
     Ack(GatewayId, CursorText, Option<Mark>, Reply<Result<(), Problem>>),
     Unserved(usize, Reply<Vec<Unserved>>),
@@ -345,7 +360,8 @@ pub enum Command {
     Record(Key, Reply<Result<Option<Entry>, Unavailable>>),
     PutRecord(Write, Reply<Result<Revision, CommitError>>),
     Explain(Box<ExplainQuery>, Reply<Result<Explained, Problem>>),
-    Partitions(Reply<Vec<PartitionView>>),
+    Known(Vec<SubscriptionKey>, Reply<Vec<SubscriptionKey>>),
+    View(Reply<PartitionView>),
     Pause(bool, Reply<Result<PartitionView, Problem>>),
     Move(Arc<str>, Reply<Result<PartitionView, Problem>>),
     /// A session's end, told by dropping it.
@@ -355,19 +371,25 @@ pub enum Command {
     },
 }
 
-/// Asks the hub. Cheap to clone.
+/// Asks a partition. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct HubHandle {
+pub struct PartitionHandle {
+    id: PartitionId,
     commands: mpsc::Sender<Command>,
     is_owner: watch::Sender<bool>,
 }
 
-impl HubHandle {
+impl PartitionHandle {
     /// A handle and the loop's end of it. The queue holds `commands_max` commands; callers past that
     /// wait.
-    pub fn new(commands_max: usize) -> (Self, mpsc::Receiver<Command>) {
+    pub fn new(id: PartitionId, commands_max: usize) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(commands_max);
-        (Self { commands, is_owner: watch::Sender::new(false) }, receiver)
+        (Self { id, commands, is_owner: watch::Sender::new(false) }, receiver)
+    }
+
+    /// Which one.
+    pub fn id(&self) -> &PartitionId {
+        &self.id
     }
 
     /// Whether this node owns the partition, as far as it knows.
@@ -403,19 +425,34 @@ impl HubHandle {
         }
         let mut answers = match good.is_empty() {
             true => Vec::new(),
-            false => self.ask(|reply| Command::Register(good, reply)).await?,
+            false => self.register_compiled(good).await?,
         }
         .into_iter();
         let gone = || Err(Problem::new(Code::OwnerUnknown, "the hub is shutting down").retry_after(1));
         Ok(results.into_iter().map(|result| result.and_then(|()| answers.next().unwrap_or_else(gone))).collect())
     }
 
+    /// Likewise, with filters that have been compiled.
+    pub(crate) async fn register_compiled(
+        &self,
+        items: Vec<Compiled>,
+    ) -> Result<Vec<Result<Registered, Problem>>, Problem> {
+        self.ask(|reply| Command::Register(items, reply)).await
+    }
+
     /// Replaces a subscription's filter at one position.
     pub async fn replace(&self, spec: Spec) -> Result<SubscriptionView, Problem> {
-        let mut compiled = compile(vec![spec]).await?;
-        let missing = || Problem::new(Code::CelCompilationFailed, "the filter cannot be compiled");
-        let compiled = compiled.pop().ok_or_else(missing)??;
-        self.ask(|reply| Command::Replace(Box::new(compiled), reply)).await?
+        self.replace_compiled(compile_one(spec).await?).await
+    }
+
+    /// Likewise, with a filter that has been compiled.
+    pub(crate) async fn replace_compiled(&self, item: Compiled) -> Result<SubscriptionView, Problem> {
+        self.ask(|reply| Command::Replace(Box::new(item), reply)).await?
+    }
+
+    /// Those of these subscriptions that are here.
+    pub async fn known(&self, keys: Vec<SubscriptionKey>) -> Result<Vec<SubscriptionKey>, Problem> {
+        self.ask(|reply| Command::Known(keys, reply)).await
     }
 
     /// Removes a subscription for good.
@@ -472,12 +509,12 @@ impl HubHandle {
         self.ask(|reply| Command::ParkGateway(gateway, reply)).await?
     }
 
-    /// An operator's rewind or skip.
-    pub async fn set_cursor(&self, gateway: GatewayId, target: CursorTarget) -> Result<(), Problem> {
-        self.ask(|reply| Command::SetCursor(gateway, target, reply)).await?
+    /// An operator's rewind or skip, which takes a session's number.
+    pub async fn set_cursor(&self, gateway: GatewayId, target: CursorTarget, number: u64) -> Result<(), Problem> {
+        self.ask(|reply| Command::SetCursor(gateway, target, number, reply)).await?
     }
 
-    /// Opens a session; an older one of the same gateway ends.
+    /// Opens a session; an older one of the same gateway ends. One that is older itself says that it is superseded.
     pub async fn open(&self, hello: Hello) -> Result<Session, Problem> {
         self.ask(|reply| Command::Open(hello, reply)).await?
     }
@@ -524,9 +561,9 @@ impl HubHandle {
         self.ask(|reply| Command::Explain(Box::new(query), reply)).await?
     }
 
-    /// All partitions.
-    pub async fn partitions(&self) -> Result<Vec<PartitionView>, Problem> {
-        self.ask(Command::Partitions).await
+    /// How it is.
+    pub async fn view(&self) -> Result<PartitionView, Problem> {
+        self.ask(Command::View).await
     }
 
     /// Stops (`true`) or goes on reading.

@@ -3,34 +3,37 @@
 //! Owns which parts a hub is made of and the order in which they start and end. Knows nothing of what
 //! any of them does.
 
+mod partitions;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::future::join_all;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use wildmatch::WildMatch;
 
+use self::partitions::Starting;
 use crate::api::{self, ApiState};
 use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
 use crate::delivery::grpc::{Grpc, SubscriptionTexts};
 use crate::delivery::machine::MachineConfig;
 use crate::delivery::nats::Publishers;
+use crate::edge::{HubHandle, Numbers};
 use crate::error::Problem;
-use crate::handle::HubHandle;
+use crate::handle::PartitionHandle;
 use crate::limits;
 use crate::matching::BloomUse;
 use crate::nats::{Endpoint, Login, StreamConfig};
 use crate::observe::health::{Component, Health};
 use crate::observe::metrics::Metrics;
-use crate::peer::{Answers, Directory, DirectoryConfig, Forward, Members};
-use crate::pipeline::{self, PartitionConfig};
+use crate::peer::{Answers, Directory, Forward, Members};
+use crate::pipeline::PartitionConfig;
 use crate::position::{Epoch, PartitionId, Position};
 use crate::sabotage::Sabotage;
-use crate::source::log::{EventLog, EventLogConfig, LogSource, Publication};
-use crate::source::mongo::{MongoConfig, MongoSource};
-use crate::source::{ChangeSource, SourceError};
+use crate::source::log::{EventLog, EventLogConfig, Publication};
 use crate::store::Store;
 use crate::store::etcd::{EtcdConfig, EtcdStore};
 use crate::store::owners::Holder;
@@ -38,8 +41,6 @@ use crate::store::redb::RedbStore;
 use crate::subscription::Spec;
 use crate::tasks::{Kind, Tasks};
 
-/// Commands that wait for a partition's loop; callers past that wait themselves.
-const COMMANDS_MAX: usize = 1024;
 /// Changes that one turn takes from the window for catch-ups: about a millisecond's work.
 const TURN_CHANGES_MAX: usize = 1_000;
 
@@ -98,44 +99,74 @@ impl Hub {
             Backend::Log(log) => Some(Arc::clone(log)),
             Backend::Mongo => None,
         };
-        let (handle, mut commands) = HubHandle::new(COMMANDS_MAX);
+        let numbers = Numbers::stored();
+        let (handle, mut seats) = partitions::seats(config, &backend, numbers.clone(), &health, sabotage)?;
+        let ended = || StartError::Failed("told to end before it had started".into());
         let joined = Arc::default();
         let interfaces = Interfaces { handle: &handle, config, health: &health, clock: &clock, tasks: &tasks };
         interfaces.serve(http, grpc, metrics, log, Arc::clone(&joined));
-        let of_partition = health.component(format!("partition {}", partition_id(config)));
-        let ended = || StartError::Failed("told to end before it had started".into());
-        let store = tokio::select! {
-            store = open_store(config, &tasks, &clock) => store?,
+        let store = {
             // Dropping a command answers it: nobody can be asked yet.
-            () = async { while commands.recv().await.is_some() {} } => return Err(ended()),
+            let unanswered = seats.iter_mut().map(|seat| async { while seat.commands.recv().await.is_some() {} });
+            tokio::select! {
+                store = open_store(config, &tasks, &clock) => store?,
+                _ = join_all(unanswered) => return Err(ended()),
+            }
         };
+        numbers.open(&store);
         watch_store(Arc::clone(&store), &health, &tasks);
-        let cluster = Cluster::join(config, grpc_address, &store, &tasks, &clock, &joined);
-        // A node that cannot read the backend serves it through others meanwhile.
-        let source = tokio::select! {
-            source = open_source(config, backend, &tasks, &of_partition, sabotage) => source?,
-            () = pipeline::meanwhile(cluster.forward.as_ref(), &of_partition, &mut commands) => return Err(ended()),
-        };
-        let mut publishers = publishers(config, &handle, &tasks, &clock, &health);
-        publishers.mistake = sabotage.and_then(Sabotage::of_nats);
-        tasks.spawn(Kind::Housekeeping, "publishers", publishers.run());
+        let ids: Vec<PartitionId> = seats.iter().map(|seat| seat.id.clone()).collect();
+        let cluster = Cluster::join(config, grpc_address, &ids, &store, &tasks, &clock, &joined);
+        let of_nats = health.component("nats");
+        // Nobody waits for it yet.
+        of_nats.ok();
         let grace = Duration::from_secs(config.shutdown.grace_seconds);
-        let partition = PartitionConfig {
-            machine: machine_config(config, sabotage),
-            source,
-            store,
-            tasks: tasks.clone(),
-            clock,
-            handle: handle.clone(),
-            forward: cluster.forward,
-            holder: cluster.holder,
-            members: cluster.members,
-            health: of_partition,
-            grace,
-            heartbeat_writes: config.backends.0.first().is_some_and(|backend| backend.heartbeat_writes),
-            sabotage: sabotage == Some(Sabotage::Forget),
-        };
-        tasks.spawn(Kind::Partition, partition_id(config).to_string(), pipeline::run(partition, commands));
+        let mut tried = Vec::new();
+        for (number, seat) in seats.into_iter().enumerate() {
+            let mut publishers = publishers(config, &seat.handle, &tasks, &clock, &numbers, of_nats.clone());
+            publishers.mistake = sabotage.and_then(Sabotage::of_nats);
+            let forward = cluster.directories.as_ref().map(|all| Forward::new(all[number].clone()));
+            // One write moves all streams of a deployment on.
+            let heartbeat_writes = seat.origin.heartbeat_writes() && seat.id.number() == 0;
+            let begin = {
+                let (machine, store) = (machine_config(config, seat.id.clone(), sabotage), Arc::clone(&store));
+                let (tasks, clock, forward) = (tasks.clone(), clock.clone(), forward.clone());
+                let (holder, members) = (cluster.holder.clone(), cluster.members.clone());
+                let (handle, health, partitions) = (seat.handle, seat.health.clone(), seat.partitions);
+                let sabotage = sabotage == Some(Sabotage::Forget);
+                move |source| PartitionConfig {
+                    machine,
+                    source,
+                    store,
+                    tasks,
+                    clock,
+                    handle,
+                    forward,
+                    partitions,
+                    holder,
+                    members,
+                    health,
+                    grace,
+                    heartbeat_writes,
+                    sabotage,
+                }
+            };
+            let starting = Starting {
+                id: seat.id,
+                origin: seat.origin,
+                partition: Box::new(begin),
+                publishers,
+                commands: seat.commands,
+                forward,
+                health: seat.health,
+                tasks: tasks.clone(),
+            };
+            tried.push(starting.spawn());
+        }
+        // A backend that is away is waited for; one that refuses is the operator's business, and at once.
+        for tried in join_all(tried).await {
+            tried.map_err(|_| ended())??;
+        }
         Ok(Self { http: http_address, grpc: grpc_address, handle, tasks, health, grace })
     }
 
@@ -191,13 +222,15 @@ async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, StartEr
 struct Cluster {
     holder: Holder,
     members: Option<Members>,
-    forward: Option<Forward>,
+    /// Of each partition.
+    directories: Option<Vec<Directory>>,
 }
 
 impl Cluster {
     fn join(
         config: &Config,
         grpc: SocketAddr,
+        partitions: &[PartitionId],
         store: &Arc<dyn Store>,
         tasks: &Tasks,
         clock: &Clock,
@@ -211,14 +244,12 @@ impl Cluster {
             started_at: Some(clock.wall()),
         };
         if config.store.kind != StoreKind::Etcd {
-            return Self { holder, members: None, forward: None };
+            return Self { holder, members: None, directories: None };
         }
         let members = Members::join(holder.clone(), Arc::clone(store), tasks);
         let _ = joined.set(members.clone());
-        let (partition, node) = (partition_id(config), Arc::clone(&holder.node));
-        let (store, tasks) = (Arc::clone(store), tasks.clone());
-        let forward = Forward::new(Directory::follow(DirectoryConfig { partition, node, store, tasks }));
-        Self { holder, members: Some(members), forward: Some(forward) }
+        let directories = Directory::follow(partitions, &holder.node, Arc::clone(store), tasks);
+        Self { holder, members: Some(members), directories: Some(directories) }
     }
 }
 
@@ -261,8 +292,7 @@ impl Interfaces<'_> {
             })
         });
         let texts = SubscriptionTexts { read: Spec::from_json, write: api::answer::subscription };
-        let peers = (config.store.kind == StoreKind::Etcd)
-            .then(|| Answers { hub: handle.clone(), partition: partition_id(config) });
+        let peers = (config.store.kind == StoreKind::Etcd).then(|| Answers { hub: handle.clone() });
         let services = Grpc { hub: handle.clone(), tasks: tasks.clone(), texts, publish, peers };
         let shutdown = tasks.shutdown_token();
         tasks.spawn(Kind::Listener, "grpc", async move {
@@ -289,7 +319,14 @@ async fn publish_all(log: &EventLog, events: &[Value]) -> Result<Vec<Result<Stri
     Ok(results.into_iter().map(|result| result.map(|()| position())).collect())
 }
 
-fn publishers(config: &Config, hub: &HubHandle, tasks: &Tasks, clock: &Clock, health: &Health) -> Publishers {
+fn publishers(
+    config: &Config,
+    hub: &PartitionHandle,
+    tasks: &Tasks,
+    clock: &Clock,
+    numbers: &Numbers,
+    health: Component,
+) -> Publishers {
     let nats = config.nats.clone();
     let login = match (nats.user, nats.password, nats.token, nats.nkey, nats.credentials) {
         (Some(name), Some(password), ..) => Login::User { name, password },
@@ -298,14 +335,12 @@ fn publishers(config: &Config, hub: &HubHandle, tasks: &Tasks, clock: &Clock, he
         (.., Some(file)) => Login::Credentials(file),
         _ => Login::Nobody,
     };
-    // Nobody waits for it yet.
-    let of_nats = health.component("nats");
-    of_nats.ok();
     Publishers {
         hub: hub.clone(),
+        numbers: numbers.clone(),
         tasks: tasks.clone(),
         clock: clock.clone(),
-        health: of_nats,
+        health,
         endpoint: Endpoint { url: nats.url, login, ca_file: nats.ca, certificate: nats.certificate.zip(nats.key) },
         stream: StreamConfig {
             name: nats.stream,
@@ -313,23 +348,19 @@ fn publishers(config: &Config, hub: &HubHandle, tasks: &Tasks, clock: &Clock, he
             replicas: nats.replicas,
         },
         connections: nats.connections as usize,
-        partition: partition_id(config),
+        partition: hub.id().clone(),
         mistake: None,
     }
 }
 
-fn partition_id(config: &Config) -> PartitionId {
-    let name = config.backends.0.first().map_or("default", |backend| backend.name.as_str());
-    PartitionId::new(name, 0)
-}
-
-fn machine_config(config: &Config, sabotage: Option<Sabotage>) -> MachineConfig {
+fn machine_config(config: &Config, partition: PartitionId, sabotage: Option<Sabotage>) -> MachineConfig {
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let shares = config.memory.shares(config.window.bytes);
+    let shares =
+        config.memory.shares(config.window.bytes, config.sessions.outbox_bytes, config.backends.partition_count());
     MachineConfig {
-        partition: partition_id(config),
+        partition,
         node: config.node.id.as_str().into(),
-        window_bytes_max: bytes(config.window.bytes),
+        window_bytes_max: bytes(shares.window),
         outbox_bytes_max: bytes(config.sessions.outbox_bytes),
         hold_bytes_max: limits::checkpoint_hold_bytes,
         rides_max: shares.readings,
@@ -339,6 +370,7 @@ fn machine_config(config: &Config, sabotage: Option<Sabotage>) -> MachineConfig 
         quota_gateway: config.quotas.gateway as usize,
         quota_tenant: config.quotas.tenant as usize,
         quota_global: config.quotas.global as usize,
+        catchups_max: config.backends.catchups_max(),
         sessions_max: config.sessions.max as usize,
         park_seconds: config.sessions.park_seconds,
         nats_gateways: config.nats.gateways.iter().map(|pattern| WildMatch::new(pattern)).collect(),
@@ -346,39 +378,6 @@ fn machine_config(config: &Config, sabotage: Option<Sabotage>) -> MachineConfig 
         shadow_every: config.matching.shadow_every,
         seed: rand::random(),
         mistake: sabotage.and_then(Sabotage::of_machine),
-    }
-}
-
-async fn open_source(
-    config: &Config,
-    backend: Backend,
-    tasks: &Tasks,
-    health: &Component,
-    sabotage: Option<Sabotage>,
-) -> Result<Arc<dyn ChangeSource>, StartError> {
-    if let Backend::Log(log) = backend {
-        return Ok(Arc::new(LogSource::new(log)));
-    }
-    let backend = config.backends.0.first().ok_or_else(|| StartError::Misconfigured("backends: none".into()))?;
-    let mut mongo = MongoConfig::new(backend.uri.clone());
-    mongo.database.clone_from(&backend.database);
-    mongo.collections = (!backend.collections.is_empty()).then(|| backend.collections.clone());
-    let layout = serde_json::to_value(&backend.layout).and_then(serde_json::from_value);
-    mongo.layout = layout.map_err(|error| StartError::Misconfigured(format!("backends.layout: {error}")))?;
-    mongo.patience = Duration::from_secs(backend.answer_seconds.into());
-    mongo.mistake = sabotage.and_then(Sabotage::of_source);
-    let mut wait = Duration::from_millis(500);
-    loop {
-        match MongoSource::connect(mongo.clone(), tasks.clone()).await {
-            Ok(source) => return Ok(Arc::new(source)),
-            Err(SourceError::Unavailable(detail)) => {
-                tracing::warn!(backend = %backend.name, %detail, "the backend does not answer; trying again");
-                health.failing(detail);
-            }
-            Err(error) => return Err(StartError::Misconfigured(format!("backend {}: {error}", backend.name))),
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(10));
     }
 }
 

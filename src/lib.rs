@@ -12,6 +12,7 @@ pub mod cmd;
 pub mod config;
 pub mod cursor;
 pub mod delivery;
+pub mod edge;
 pub mod error;
 pub mod handle;
 pub mod hub;

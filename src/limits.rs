@@ -101,6 +101,13 @@ pub const cursor_text_bytes_max: usize = 4 << 10;
 /// Unfinished catch-ups that one cursor names; past that, cursors say less and replay more.
 pub const cursor_catchups_max: usize = 64;
 
+/// A window that gives way to others has at least this, unless it is configured with less.
+pub const window_bytes_least: u64 = 4 << 20;
+/// A partition's part of a cursor without catch-ups and without the backend's name: ten numbers and a checksum.
+pub const cursor_part_bytes_max: usize = 72;
+/// What one catch-up adds to it.
+pub const cursor_catchup_bytes_max: usize = 31;
+
 /// A gRPC response where `hello` names no other limit.
 pub const grpc_message_bytes_default: usize = 4 << 20;
 /// The least limit that `hello` may name: a change without its body must fit.
@@ -182,4 +189,4 @@ const _: () = assert!(grpc_message_bytes_min <= grpc_message_bytes_default);
 const _: () = assert!(grpc_message_bytes_default <= grpc_message_bytes_max);
 const _: () = assert!(source_batch_bytes_max >= 1 << 20);
 // A catch-up in a cursor takes at most 10 bytes of revision and 21 of position; base64 adds a third.
-const _: () = assert!((cursor_catchups_max * 31 + 200) * 4 / 3 < cursor_text_bytes_max);
+const _: () = assert!((cursor_catchups_max * cursor_catchup_bytes_max + 200) * 4 / 3 < cursor_text_bytes_max);

@@ -7,6 +7,7 @@
 mod answers;
 mod openings;
 mod replays;
+mod split;
 mod tenure;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ use crate::clock::{Clock, Instant, every};
 use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Effect, Machine, Outcome, WriteId};
 use crate::delivery::outbox::Outbox;
-use crate::handle::{Command, HubHandle, Word};
+use crate::handle::{Command, PartitionHandle, Word};
 use crate::observe::health::Component;
 use crate::position::{ClusterTime, Position};
 use crate::source::{ChangeSource, Description, Reading, SourceError};
@@ -109,7 +110,7 @@ struct Heartbeats {
 
 struct Partition {
     machine: Machine,
-    handle: HubHandle,
+    handle: PartitionHandle,
     source: Arc<dyn ChangeSource>,
     store: Arc<dyn Store>,
     fence: Fence,

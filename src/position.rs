@@ -231,10 +231,21 @@ impl Serialize for PartitionId {
 
 impl<'de> Deserialize<'de> for PartitionId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let parts = text.rsplit_once('/').and_then(|(backend, number)| Some((backend, number.parse().ok()?)));
-        let (backend, number) = parts.ok_or_else(|| de::Error::custom("not a partition"))?;
-        Ok(Self::new(backend, number))
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// A text that names no partition.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a partition is <backend>/<number>")]
+pub struct NotAPartition;
+
+impl FromStr for PartitionId {
+    type Err = NotAPartition;
+
+    fn from_str(text: &str) -> Result<Self, NotAPartition> {
+        let (backend, number) = text.rsplit_once('/').ok_or(NotAPartition)?;
+        Ok(Self::new(backend, number.parse().map_err(|_| NotAPartition)?))
     }
 }
 

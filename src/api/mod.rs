@@ -33,8 +33,8 @@ pub use server::serve;
 
 use crate::clock::{Clock, Instant};
 use crate::delivery::sse;
+use crate::edge::HubHandle;
 use crate::error::Problem;
-use crate::handle::HubHandle;
 use crate::observe::health::Health;
 use crate::observe::metrics::Metrics;
 use crate::peer::Members;

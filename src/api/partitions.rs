@@ -10,7 +10,7 @@ use super::ApiState;
 use super::answer;
 use super::request::{InPartition, JsonBody};
 use crate::error::{Code, Problem};
-use crate::handle::PartitionView;
+use crate::handle::{PartitionHandle, PartitionView};
 use crate::peer::Members;
 use crate::position::PartitionId;
 use crate::store::owners::Holder;
@@ -28,7 +28,7 @@ pub(super) async fn read(
     State(state): State<ApiState>,
     InPartition(partition): InPartition,
 ) -> Result<Response, Problem> {
-    Ok(answer::ok(&answer::partition(&find(&state, partition).await?)))
+    Ok(answer::ok(&answer::partition(&handle(&state, partition.as_ref())?.view().await?)))
 }
 
 /// `POST /v1/partitions/{backend}/{number}/pause`.
@@ -36,8 +36,7 @@ pub(super) async fn pause(
     State(state): State<ApiState>,
     InPartition(partition): InPartition,
 ) -> Result<Response, Problem> {
-    find(&state, partition).await?;
-    Ok(answer::ok(&answer::partition(&state.hub.pause(true).await?)))
+    Ok(answer::ok(&answer::partition(&handle(&state, partition.as_ref())?.pause(true).await?)))
 }
 
 /// `POST /v1/partitions/{backend}/{number}/resume`.
@@ -45,8 +44,7 @@ pub(super) async fn resume(
     State(state): State<ApiState>,
     InPartition(partition): InPartition,
 ) -> Result<Response, Problem> {
-    find(&state, partition).await?;
-    Ok(answer::ok(&answer::partition(&state.hub.pause(false).await?)))
+    Ok(answer::ok(&answer::partition(&handle(&state, partition.as_ref())?.pause(false).await?)))
 }
 
 /// `POST /v1/partitions/{backend}/{number}/move`. Answered before the hand-over.
@@ -57,7 +55,8 @@ pub(super) async fn transfer(
 ) -> Result<Response, Problem> {
     let fields = Fields::new(&body, "", &["node"])?;
     let node = Name::new(fields.text("node")?).map_err(|rule| invalid(rule.to_string()).at("node"))?;
-    let view = find(&state, partition).await?;
+    let partition = handle(&state, partition.as_ref())?;
+    let view = partition.view().await?;
     let Some(members) = state.members.get() else {
         if view.owner.as_deref() == Some(node.as_str()) {
             return Ok(answer::ok(&answer::partition(&view)));
@@ -67,12 +66,11 @@ pub(super) async fn transfer(
     if !members.view().nodes.contains_key(node.as_str()) {
         return Err(invalid(format!("there is no node {node}; GET /v1/cluster lists them")).at("node"));
     }
-    Ok(answer::ok(&answer::partition(&state.hub.move_to(node.as_str().into()).await?)))
+    Ok(answer::ok(&answer::partition(&partition.move_to(node.as_str().into()).await?)))
 }
 
-async fn find(state: &ApiState, wanted: Option<PartitionId>) -> Result<PartitionView, Problem> {
-    let views = state.hub.partitions().await?;
-    let found = wanted.and_then(|wanted| views.into_iter().find(|view| view.partition == wanted));
+fn handle<'a>(state: &'a ApiState, wanted: Option<&PartitionId>) -> Result<&'a PartitionHandle, Problem> {
+    let found = wanted.and_then(|wanted| state.hub.partition(wanted));
     found.ok_or_else(|| Problem::new(Code::NotFound, "no such partition; GET /v1/partitions lists them"))
 }
 

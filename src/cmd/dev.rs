@@ -11,7 +11,8 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
 use crate::delivery::frame::Frame;
 use crate::delivery::json;
-use crate::handle::{Hello, HubHandle, Transport};
+use crate::edge::HubHandle;
+use crate::handle::{Hello, Transport};
 use crate::hub::{self, Backend, Hub};
 use crate::observe;
 use crate::observe::metrics::Metrics;
@@ -115,9 +116,7 @@ async fn print_matches(hub: HubHandle, tasks: Tasks, output: Output) -> anyhow::
         tracing::debug!(%problem, "not ready yet");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let transport = Transport::Grpc;
-    let hello =
-        Hello { gateway: gateway.clone(), cursor: None, transport, auto_ack: true, unacked_bytes_max: 0, node: None };
+    let hello = Hello { auto_ack: true, ..Hello::new(gateway.clone(), Transport::Grpc) };
     let mut session = hub.open(hello).await?;
     let shutdown = tasks.shutdown_token();
     loop {

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use super::layout::{Layout, Place};
-use super::{Backend, Config, Nats, Store, StoreKind};
+use super::{Backend, Backends, Config, Nats, Store, StoreKind};
 use crate::limits;
 use crate::observe::log;
 use crate::subscription::Name;
@@ -21,11 +21,7 @@ pub(super) fn check(config: &Config) -> Result<(), Broken> {
         return broken("grpc.listen", "is the same address as http.listen");
     }
     store(&config.store)?;
-    match config.backends.0.as_slice() {
-        [] => return broken("backends", "at least one [[backends]] is needed"),
-        [one] => backend(one)?,
-        _ => return broken("backends", "more than one backend is not in this version yet"),
-    }
+    backends(&config.backends)?;
     nats(&config.nats)?;
     let positive = [
         ("quotas.gateway", u64::from(config.quotas.gateway)),
@@ -43,20 +39,50 @@ pub(super) fn check(config: &Config) -> Result<(), Broken> {
             return broken(setting, "must be at least 1");
         }
     }
-    let (memory, outbox) = (config.memory.bytes, config.sessions.outbox_bytes);
-    if config.window.bytes > memory {
-        return broken("window.bytes", format!("is more than memory.bytes ({memory}), which holds it"));
-    }
-    if config.memory.shares(config.window.bytes).outboxes < outbox {
-        let least = config.window.bytes + outbox + 2 * limits::reading_bytes_max;
-        let holds = "the window, one outbox (sessions.outbox_bytes) and two readings of the source";
-        return broken("memory.bytes", format!("must be at least {least}, for {holds}"));
-    }
+    memory(config)?;
     if let Err(reason) = log::parse_filter(&config.log.filter) {
         return broken("log.filter", reason);
     }
     if config.embedded.path.as_os_str().is_empty() {
         return broken("embedded.path", "is empty");
+    }
+    Ok(())
+}
+
+fn memory(config: &Config) -> Result<(), Broken> {
+    let (memory, window, outbox) = (config.memory.bytes, config.window.bytes, config.sessions.outbox_bytes);
+    let partitions = config.backends.partition_count();
+    if window > memory {
+        return broken("window.bytes", format!("is more than memory.bytes ({memory}), which holds it"));
+    }
+    let shares = config.memory.shares(window, outbox, partitions);
+    if shares.outboxes >= outbox && shares.window >= window.min(limits::window_bytes_least) {
+        return Ok(());
+    }
+    let holds = "the window, one outbox (sessions.outbox_bytes) and two readings of the source";
+    let rest = outbox + 2 * limits::reading_bytes_max;
+    if partitions == 1 {
+        return broken("memory.bytes", format!("must be at least {}, for {holds}", window + rest));
+    }
+    let least = partitions as u64 * (window.min(limits::window_bytes_least) + rest);
+    broken("memory.bytes", format!("must be at least {least} for {partitions} partitions, each with {holds}"))
+}
+
+fn backends(backends: &Backends) -> Result<(), Broken> {
+    if backends.0.is_empty() {
+        return broken("backends", "at least one [[backends]] is needed");
+    }
+    for (index, one) in backends.0.iter().enumerate() {
+        backend(index, one)?;
+        if backends.0[..index].iter().any(|other| other.name == one.name) {
+            return broken(format!("backends[{index}].name"), "is another backend's name, too");
+        }
+    }
+    if backends.partition_count() > 1 && backends.catchups_max() == 0 {
+        let count = backends.partition_count();
+        let reason =
+            format!("{count} partitions in all are more than a cursor has room for; use fewer, or shorter names");
+        return broken("backends", reason);
     }
     Ok(())
 }
@@ -152,8 +178,8 @@ fn store(store: &Store) -> Result<(), Broken> {
     }
 }
 
-fn backend(backend: &Backend) -> Result<(), Broken> {
-    let at = |field: &str| format!("backends[0].{field}");
+fn backend(index: usize, backend: &Backend) -> Result<(), Broken> {
+    let at = |field: &str| format!("backends[{index}].{field}");
     name(&at("name"), &backend.name)?;
     if !["mongodb://", "mongodb+srv://"].iter().any(|scheme| backend.uri.starts_with(scheme)) {
         return broken(at("uri"), "must start with mongodb:// or mongodb+srv://");
@@ -161,13 +187,11 @@ fn backend(backend: &Backend) -> Result<(), Broken> {
     if !(1..=3600).contains(&backend.answer_seconds) {
         return broken(at("answer_seconds"), "must be 1 to 3600");
     }
-    match backend.partitions {
-        0 => return broken(at("partitions"), "must be at least 1"),
-        1 => {}
-        _ => return broken(at("partitions"), "more than one partition is not in this version yet"),
+    if backend.partitions == 0 {
+        return broken(at("partitions"), "must be at least 1");
     }
-    if !backend.tenants.is_empty() {
-        return broken(at("tenants"), "divides tenants among several backends, which are not in this version yet");
+    if let Some(index) = backend.tenants.iter().position(String::is_empty) {
+        return broken(at(&format!("tenants[{index}]")), "is empty; `*` stands for any characters, `?` for one");
     }
     if backend.database.as_deref() == Some("") {
         return broken(at("database"), "is empty; leave it out to watch the whole deployment");

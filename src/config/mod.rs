@@ -351,9 +351,27 @@ impl Default for Matching {
     }
 }
 
+impl Backends {
+    /// Of all backends together.
+    pub fn partition_count(&self) -> usize {
+        self.0.iter().map(|backend| usize::from(backend.partitions)).sum()
+    }
+
+    /// How many catch-ups a partition's part of a cursor may name, so that all parts fit together.
+    pub fn catchups_max(&self) -> usize {
+        let name = self.0.iter().map(|backend| backend.name.len()).max().unwrap_or_default();
+        // Base64 makes four of three.
+        let bytes = limits::cursor_text_bytes_max * 3 / 4 / self.partition_count().max(1);
+        let left = bytes.saturating_sub(limits::cursor_part_bytes_max + name);
+        (left / limits::cursor_catchup_bytes_max).min(limits::cursor_catchups_max)
+    }
+}
+
 /// How the memory's bytes are shared out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shares {
+    /// For the window.
+    pub window: u64,
     /// Catch-ups that read the source at once.
     pub readings: usize,
     /// For all outboxes together.
@@ -361,11 +379,16 @@ pub struct Shares {
 }
 
 impl Memory {
-    /// What is left beside the window: half of it for readings at most, and the live one has its part, too.
-    pub fn shares(&self, window_bytes: u64) -> Shares {
-        let rest = self.bytes.saturating_sub(window_bytes);
+    /// Of one of so many partitions. What is left beside the window: half of it for readings at most, and the live one has
+    /// its part, too. Several partitions' windows give way to the rest.
+    pub fn shares(&self, window_bytes: u64, outbox_bytes: u64, partitions: usize) -> Shares {
+        let bytes = self.bytes / partitions.max(1) as u64;
+        let most = bytes.saturating_sub(outbox_bytes + 2 * limits::reading_bytes_max).min(bytes / 2);
+        let window = if partitions > 1 { window_bytes.min(most) } else { window_bytes };
+        let rest = bytes.saturating_sub(window);
         let readings = (rest / 2 / limits::reading_bytes_max).clamp(1, limits::readings_max as u64);
         Shares {
+            window,
             readings: readings as usize,
             outboxes: rest.saturating_sub((readings + 1) * limits::reading_bytes_max),
         }

@@ -162,7 +162,7 @@ fn variables_override_the_file() {
 #[test]
 fn a_list_takes_one_more_but_not_a_hole() {
     let second = fault("", &[("STREAMER__BACKENDS__1__URI", "mongodb://b/")]);
-    assert_eq!(second, "STREAMER__BACKENDS__1__URI: backends: more than one backend is not in this version yet");
+    assert_eq!(second, "hub.toml: backends[1].name: is another backend's name, too");
     let far = fault("", &[("STREAMER__BACKENDS__5__URI", "mongodb://b/")]);
     assert_eq!(far, "STREAMER__BACKENDS__5__URI: backends: found a table, expected a list");
 }
@@ -211,9 +211,21 @@ fn broken_rules_name_the_setting_and_who_set_it() {
             "grpc.listen: [::]:1 is not a loopback address and needs authentication, which this version does not have yet",
         ),
         ("[grpc]\nlisten = \"127.0.0.1:7700\"", "grpc.listen: is the same address as http.listen"),
-        ("[[backends]]\n[[backends]]", "backends: more than one backend is not in this version yet"),
+        ("[[backends]]\n[[backends]]", "backends[1].name: is another backend's name, too"),
         ("backends = []", "backends: at least one [[backends]] is needed"),
-        ("[[backends]]\npartitions = 2", "backends[0].partitions: more than one partition is not in this version yet"),
+        ("[[backends]]\npartitions = 0", "backends[0].partitions: must be at least 1"),
+        (
+            "[[backends]]\npartitions = 40",
+            "backends: 40 partitions in all are more than a cursor has room for; use fewer, or shorter names",
+        ),
+        (
+            "[[backends]]\ntenants = [\"\"]",
+            "backends[0].tenants[0]: is empty; `*` stands for any characters, `?` for one",
+        ),
+        (
+            "[memory]\nbytes = 600000000\n[[backends]]\npartitions = 12",
+            "memory.bytes: must be at least 754974720 for 12 partitions, each with the window, one outbox (sessions.outbox_bytes) and two readings of the source",
+        ),
         ("[[backends]]\nuri = \"http://x\"", "backends[0].uri: must start with mongodb:// or mongodb+srv://"),
         ("[store]\nendpoints = []", "store.endpoints: at least one address is needed"),
         (

@@ -14,7 +14,6 @@ use super::budget::Budget;
 use super::frame::{CloseReason, Closed, Delivery, Expired, Frame, Matched, Progress, Resync, Welcome};
 use crate::change::{Flags, ResyncReason};
 use crate::cursor::{Cursor, Place, Serial};
-use crate::limits;
 use crate::matching::SubscriptionIndex;
 use crate::position::{PartitionId, Position};
 use crate::store::Revision;
@@ -158,12 +157,14 @@ pub(super) struct Written {
     extra: CatchUps,
     blocked: BTreeMap<SubscriptionIndex, Withheld>,
     seq: u64,
+    /// How many catch-ups a cursor may name.
+    catchups_max: usize,
 }
 
 impl Written {
-    pub(super) fn at(place: &Place) -> Self {
+    pub(super) fn at(place: &Place, catchups_max: usize) -> Self {
         let extra = CatchUps { places: place.unfinished.clone(), ..CatchUps::default() };
-        Self { position: place.position, known: place.known, extra, ..Self::default() }
+        Self { position: place.position, known: place.known, extra, catchups_max, ..Self::default() }
     }
 
     /// The cursor's part for the partition.
@@ -173,7 +174,7 @@ impl Written {
             let entry = unfinished.entry(*name).or_insert(*position);
             *entry = (*entry).min(*position);
         }
-        if unfinished.len() <= limits::cursor_catchups_max {
+        if unfinished.len() <= self.catchups_max {
             return Place { position: self.position, known: self.known, unfinished };
         }
         // Too many to name: claim to know none of them, so that each starts from its stored start; what has been
@@ -231,6 +232,8 @@ pub(super) struct Identity {
     pub(super) session: u64,
     pub(super) heartbeat_seconds: u32,
     pub(super) unacked_bytes_max: u64,
+    /// How many catch-ups a cursor may name.
+    pub(super) catchups_max: usize,
     /// Changes up to here may have been delivered before, and are flagged so.
     pub(super) redelivered_until: Option<Position>,
 }
@@ -285,7 +288,12 @@ impl Outbox {
         drained: Arc<Notify>,
         budget: Arc<Budget>,
     ) -> Self {
-        let state = State { written: Written::at(place), low_mark_bytes, has_taken: true, ..State::default() };
+        let state = State {
+            written: Written::at(place, identity.catchups_max),
+            low_mark_bytes,
+            has_taken: true,
+            ..State::default()
+        };
         Self { identity, state: Mutex::new(state), filled: Notify::new(), drained, budget }
     }
 
@@ -625,6 +633,7 @@ fn is_substantial(item: &Item) -> bool {
 mod tests {
     use super::*;
     use crate::delivery::testing::{change, partition, position};
+    use crate::limits;
 
     fn outbox(unacked_bytes_max: u64) -> Outbox {
         let identity = Identity {
@@ -634,6 +643,7 @@ mod tests {
             session: 1,
             heartbeat_seconds: 20,
             unacked_bytes_max,
+            catchups_max: limits::cursor_catchups_max,
             redelivered_until: None,
         };
         let place = Place { position: position(0), ..Place::default() };
@@ -667,7 +677,8 @@ mod tests {
     fn too_many_catch_ups_to_name_are_not_claimed_to_be_known() {
         let name = |number: u32| (Revision(u64::from(number)), position(100 + number));
         let most = limits::cursor_catchups_max as u32;
-        let mut written = Written::at(&Place { position: position(500), known: Revision(900), ..Place::default() });
+        let place = Place { position: position(500), known: Revision(900), ..Place::default() };
+        let mut written = Written::at(&place, limits::cursor_catchups_max);
         let catch_ups = CatchUps { places: (10..10 + most).map(name).collect(), replaced: [Revision(14)].into() };
         written.apply(&Item::Extra(catch_ups));
         assert_eq!(written.place().unfinished.len(), limits::cursor_catchups_max);

@@ -4,8 +4,8 @@
 //! hub as an ack. Knows nothing of transports.
 
 use crate::cursor::CursorText;
+use crate::edge::HubHandle;
 use crate::error::Problem;
-use crate::handle::HubHandle;
 use crate::subscription::GatewayId;
 
 /// Everything up to this cursor has been handed to the connection. Whether it arrived is not known.

@@ -1,15 +1,16 @@
 //! A session as its transport sees it: frames out, and its end by dropping it.
 //!
 //! Owns the transport's end of a session. The loop's end is `delivery::machine`; between them lies the
-//! outbox, here or at another node. Knows nothing of the transport.
+//! outbox, here or at another node, or several of them. Knows nothing of the transport.
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::frame::Frame;
+use super::frame::{CloseReason, Closed, Frame};
 use super::outbox::Outbox;
-use crate::handle::HubHandle;
+use crate::edge::Merged;
+use crate::handle::PartitionHandle;
 use crate::peer::Remote;
 use crate::subscription::GatewayId;
 
@@ -23,20 +24,32 @@ pub struct Session {
 
 #[derive(Debug)]
 enum Feed {
-    Outbox { outbox: Arc<Outbox>, hub: HubHandle, gateway: GatewayId },
+    Outbox { outbox: Arc<Outbox>, hub: PartitionHandle, gateway: GatewayId },
     Remote(Box<Remote>),
+    Merged(Box<Merged>),
+    Over(CloseReason),
     Script(mpsc::Receiver<Vec<Frame>>),
 }
 
 impl Session {
     /// A session of this gateway that takes from `outbox`.
-    pub fn new(hub: HubHandle, gateway: GatewayId, number: u64, outbox: Arc<Outbox>) -> Self {
+    pub fn new(hub: PartitionHandle, gateway: GatewayId, number: u64, outbox: Arc<Outbox>) -> Self {
         Self { number, feed: Feed::Outbox { outbox, hub, gateway }, finished: false }
     }
 
     /// A session that another node serves.
     pub(crate) fn remote(number: u64, remote: Remote) -> Self {
         Self { number, feed: Feed::Remote(Box::new(remote)), finished: false }
+    }
+
+    /// Sessions of several partitions as one.
+    pub(crate) fn merged(number: u64, merged: Merged) -> Self {
+        Self { number, feed: Feed::Merged(Box::new(merged)), finished: false }
+    }
+
+    /// A session that has ended before it began.
+    pub(crate) fn over(number: u64, reason: CloseReason) -> Self {
+        Self { number, feed: Feed::Over(reason), finished: false }
     }
 
     /// A session that hands over whatever is sent into the other end: for tests of transports.
@@ -55,6 +68,8 @@ impl Session {
         match &self.feed {
             Feed::Outbox { outbox, .. } => outbox.ending().await,
             Feed::Remote(remote) => remote.ending().await,
+            Feed::Merged(merged) => merged.ending().await,
+            Feed::Over(_) => {}
             Feed::Script(frames) => {
                 while !frames.is_closed() {
                     tokio::task::yield_now().await
@@ -73,6 +88,8 @@ impl Session {
         let frames = match &mut self.feed {
             Feed::Script(frames) => frames.recv().await?,
             Feed::Remote(remote) => remote.next(bytes_max).await,
+            Feed::Merged(merged) => merged.next(bytes_max).await,
+            Feed::Over(reason) => vec![Frame::Closed(Closed { reason: *reason })],
             Feed::Outbox { outbox, .. } => loop {
                 outbox.ready().await;
                 let frames = outbox.take(bytes_max);

@@ -26,8 +26,9 @@ use super::receipt::{Accepted, Durable};
 use super::session::Session;
 use crate::clock::every;
 use crate::cursor::CursorText;
+use crate::edge::HubHandle;
 use crate::error::{Code, Problem};
-use crate::handle::{Hello, HubHandle, Transport};
+use crate::handle::{Hello, Transport};
 use crate::limits;
 use crate::subscription::{GatewayId, Name};
 
@@ -58,12 +59,9 @@ async fn consume(
     let gateway = name_of(gateway)?;
     let asked = asked_of(&uri)?;
     let hello = Hello {
-        gateway: gateway.clone(),
         cursor: last_event_id(&headers)?.or(asked.cursor),
-        transport: Transport::Sse,
         auto_ack: asked.auto_ack,
-        unacked_bytes_max: 0,
-        node: None,
+        ..Hello::new(gateway.clone(), Transport::Sse)
     };
     let session = hub.open(hello).await?;
     let keeper = asked.auto_ack.then(|| Keeper::new(hub, gateway));

@@ -13,8 +13,9 @@ use super::frame::{Delivery, Frame, Matched, Progress, Welcome};
 use super::session::Session;
 use crate::change::{Change, Flags, Operation, Scope};
 use crate::cursor::CursorText;
+use crate::edge::HubHandle;
 use crate::error::{Code, Problem};
-use crate::handle::{Command, Hello, HubHandle};
+use crate::handle::{Command, Hello};
 use crate::position::{ClusterTime, Epoch, PartitionId, Position};
 use crate::subscription::Name;
 
@@ -91,7 +92,7 @@ pub(super) struct FakeHub {
 
 impl FakeHub {
     pub(super) fn new() -> Self {
-        let (handle, commands) = HubHandle::new(16);
+        let (handle, commands) = HubHandle::single(16);
         Self { handle, commands }
     }
 

@@ -37,8 +37,17 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    components: BTreeMap<String, Report>,
+    components: BTreeMap<String, Line>,
     condemned: Option<String>,
+}
+
+#[derive(Debug)]
+struct Line {
+    report: Report,
+    /// It has reported nothing yet.
+    is_starting: bool,
+    /// One of several of which one alone is of use.
+    is_one_of: bool,
 }
 
 /// What one component says of itself.
@@ -56,7 +65,7 @@ pub struct Report {
 /// The answer of `/health`.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct View {
-    /// The worst of all components.
+    /// The worst of all components; of the partitions, `degraded` while one of them works.
     pub status: Status,
     /// Whether the process can go on; otherwise only a restart helps.
     pub live: bool,
@@ -79,9 +88,19 @@ impl Health {
     /// Adds a component, which is `failing` ("starting") until it reports otherwise: the hub is not
     /// ready before all have.
     pub fn component(&self, name: impl Into<String>) -> Component {
-        let component = Component { health: self.clone(), name: name.into() };
-        component.failing("starting");
-        component
+        self.add(name.into(), false)
+    }
+
+    /// Likewise, one of several: once all of them have reported, the hub is ready if one of them works.
+    pub fn one_of(&self, name: impl Into<String>) -> Component {
+        self.add(name.into(), true)
+    }
+
+    fn add(&self, name: String, is_one_of: bool) -> Component {
+        let reason = Some("starting".into());
+        let report = Report { status: Status::Failing, reason, since: self.inner.clock.wall() };
+        self.state().components.insert(name.clone(), Line { report, is_starting: true, is_one_of });
+        Component { health: self.clone(), name }
     }
 
     /// Says that nothing but a restart will help.
@@ -102,24 +121,27 @@ impl Health {
     /// Everything, at this moment.
     pub fn view(&self) -> View {
         let state = self.state();
-        let mut components = state.components.clone();
+        let lines = state.components.iter();
+        let mut components: BTreeMap<_, _> = lines.map(|(name, line)| (name.clone(), line.report.clone())).collect();
         if let Some(reason) = &state.condemned {
             let since = self.inner.clock.wall();
             let report = Report { status: Status::Failing, reason: Some(reason.clone()), since };
             components.insert("process".to_owned(), report);
         }
-        let status = components.values().map(|report| report.status).max().unwrap_or(Status::Failing);
+        let status = if state.condemned.is_some() { Status::Failing } else { state.status() };
         View { status, live: state.condemned.is_none(), ready: state.is_ready(), components }
     }
 
     fn report(&self, name: &str, status: Status, reason: Option<String>) {
         let now = self.inner.clock.wall();
         let mut state = self.state();
-        match state.components.get_mut(name) {
-            Some(report) if report.status == status => report.reason = reason,
-            _ => {
-                state.components.insert(name.to_owned(), Report { status, reason, since: now });
-            }
+        // One that was removed says no more.
+        let Some(line) = state.components.get_mut(name) else { return };
+        line.is_starting = false;
+        if line.report.status == status {
+            line.report.reason = reason;
+        } else {
+            line.report = Report { status, reason, since: now };
         }
     }
 
@@ -130,8 +152,21 @@ impl Health {
 
 impl State {
     fn is_ready(&self) -> bool {
-        let works = |report: &Report| report.status != Status::Failing;
-        self.condemned.is_none() && !self.components.is_empty() && self.components.values().all(works)
+        let is_starting = self.components.values().any(|line| line.is_starting);
+        self.condemned.is_none() && !is_starting && self.status() != Status::Failing
+    }
+
+    /// What all add up to. Of those of which one is enough all must fail for the hub to fail.
+    fn status(&self) -> Status {
+        let of = |is_one_of| {
+            let lines = self.components.values().filter(move |line: &&Line| line.is_one_of == is_one_of);
+            lines.map(|line| line.report.status)
+        };
+        let worst = of(true).max().map(|worst| match of(true).min() {
+            Some(Status::Failing) => worst,
+            _ => worst.min(Status::Degraded),
+        });
+        of(false).chain(worst).max().unwrap_or(Status::Failing)
     }
 }
 
@@ -188,6 +223,23 @@ mod tests {
         assert_eq!(health.view().status, Status::Failing);
         store.remove();
         assert!(health.is_ready());
+    }
+
+    #[test]
+    fn one_of_several_is_enough_once_all_have_said_how_they_are() {
+        let health = Health::new(Clock::manual());
+        let (first, second) = (health.one_of("partition a/0"), health.one_of("partition b/0"));
+        first.ok();
+        assert!(!health.is_ready(), "the second has not started");
+        second.failing("its backend does not answer");
+        assert!(health.is_ready());
+        assert_eq!(health.view().status, Status::Degraded);
+        health.component("store").failing("no answer");
+        assert!(!health.is_ready());
+        health.component("store").ok();
+        first.failing("nor does this one's");
+        assert!(!health.is_ready());
+        assert_eq!(health.view().status, Status::Failing);
     }
 
     #[test]

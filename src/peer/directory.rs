@@ -1,7 +1,8 @@
 //! Who owns a partition, as the store says.
 //!
-//! Owns the following of the ownership key, and the connection to the node that it names.
+//! Owns the following of the ownership keys, and the connections to the nodes that they name.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use crate::clock::every;
 use crate::limits;
 use crate::position::PartitionId;
 use crate::proto::peer::peer_client::PeerClient;
-use crate::store::Store;
 use crate::store::owners::{self, Holder};
+use crate::store::{Key, Store};
 use crate::tasks::{Kind, Tasks};
 
-/// How often the key is looked at.
+/// How often the keys are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A node that is frozen, or behind a cut link, is given up after both.
@@ -24,18 +25,6 @@ const PING_EVERY: Duration = Duration::from_secs(3);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// HTTP/2 flow control: a backlog must not wait for window updates.
 const WINDOW_BYTES: u32 = 16 << 20;
-
-/// What a directory is made of.
-pub struct DirectoryConfig {
-    /// Of which partition.
-    pub partition: PartitionId,
-    /// This node's name.
-    pub node: Arc<str>,
-    /// Where ownership is decided.
-    pub store: Arc<dyn Store>,
-    /// Starts its task.
-    pub tasks: Tasks,
-}
 
 /// The partition's owner, as far as it is known here. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -80,20 +69,23 @@ impl Owner {
 }
 
 impl Directory {
-    /// Follows the key until shutdown.
-    pub fn follow(config: DirectoryConfig) -> Self {
-        let (told, owner) = watch::channel(None);
-        let (partition, tasks) = (config.partition.clone(), config.tasks.clone());
-        let node = Arc::clone(&config.node);
-        let name = format!("owner of {partition}");
-        tasks.spawn(Kind::Housekeeping, name, async move {
-            let shutdown = config.tasks.shutdown_token();
+    /// Follows these partitions' keys until shutdown: one of it for each.
+    pub fn follow(partitions: &[PartitionId], node: &Arc<str>, store: Arc<dyn Store>, tasks: &Tasks) -> Vec<Self> {
+        let mut told = HashMap::new();
+        let directory = |partition: &PartitionId| {
+            let (sender, owner) = watch::channel(None);
+            told.insert(owners::key(partition), sender);
+            Self { partition: partition.clone(), node: Arc::clone(node), tasks: tasks.clone(), owner }
+        };
+        let directories = partitions.iter().map(directory).collect();
+        let (node, shutdown) = (Arc::clone(node), tasks.shutdown_token());
+        tasks.spawn(Kind::Housekeeping, "owners", async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = look(&config, &told) => {}
+                () = look(store.as_ref(), &node, &told) => {}
             }
         });
-        Self { partition, node, tasks, owner }
+        directories
     }
 
     /// Another node that owns the partition, if one does.
@@ -117,21 +109,29 @@ impl Directory {
     }
 }
 
-async fn look(config: &DirectoryConfig, told: &watch::Sender<Option<Owner>>) {
-    let key = owners::key(&config.partition);
+type Told = HashMap<Key, watch::Sender<Option<Owner>>>;
+
+async fn look(store: &dyn Store, node: &Arc<str>, told: &Told) {
     let mut looks = every(LOOK_EVERY);
     loop {
         looks.tick().await;
-        // While the store does not answer, who owned it last does so until its lease is over.
-        let Ok(entry) = config.store.get(&key).await else { continue };
-        let holder = entry.and_then(|entry| Holder::decode(&entry.value).ok());
-        let holder = holder.filter(|holder| holder.node != config.node);
-        told.send_if_modified(|known| {
-            let is_same = known.as_ref().map(|owner| &owner.holder) == holder.as_ref();
-            if !is_same {
-                *known = holder.map(Owner::new);
+        // While the store does not answer, who owned them last does so until its lease is over.
+        let Ok((entries, _)) = store.scan(owners::OWNERS).await else { continue };
+        let mut holders: HashMap<Key, Holder> = HashMap::new();
+        for entry in entries {
+            if let Ok(holder) = Holder::decode(&entry.value) {
+                holders.insert(entry.key, holder);
             }
-            !is_same
-        });
+        }
+        for (key, told) in told {
+            let holder = holders.remove(key).filter(|holder| holder.node != *node);
+            told.send_if_modified(|known| {
+                let is_same = known.as_ref().map(|owner| &owner.holder) == holder.as_ref();
+                if !is_same {
+                    *known = holder.map(Owner::new);
+                }
+                !is_same
+            });
+        }
     }
 }

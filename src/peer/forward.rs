@@ -16,7 +16,7 @@ use crate::proto::peer::AskRequest;
 use crate::tasks::Kind;
 
 /// Passes commands on to the partition's owner.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Forward {
     directory: Directory,
     places: Arc<Semaphore>,

@@ -4,7 +4,7 @@
 //! command of the interfaces becomes a question to the owner (`question.rs`), a session one whose frames are asked for
 //! (`session.rs`). Knows nothing of what they mean (`docs/decisions/0007-several-hubs.md`).
 //!
-//! - `directory.rs`: who owns the partition, followed in the store; `members.rs`: which nodes there are, and which of them
+//! - `directory.rs`: who owns which partition, followed in the store; `members.rs`: which nodes there are, and which of them
 //!   should own it;
 //! - `forward.rs`: the edge's end; `server.rs`: the owner's.
 
@@ -18,7 +18,7 @@ mod session;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use self::directory::{Directory, DirectoryConfig};
+pub use self::directory::Directory;
 pub use self::forward::Forward;
 pub use self::members::{Choice, Members, View};
 pub use self::server::Answers;

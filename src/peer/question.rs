@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::{encode, session};
 use crate::cursor::CursorText;
 use crate::error::Problem;
-use crate::handle::{Command, CursorTarget, DeliveryMode, ExplainQuery, HubHandle, ListQuery, Reply};
+use crate::handle::{Command, CursorTarget, DeliveryMode, ExplainQuery, ListQuery, PartitionHandle, Reply};
 use crate::peer::forward::Asker;
 use crate::subscription::{GatewayId, Spec, SubscriptionId, SubscriptionKey};
 
-/// One question to the owner: each is the method of `HubHandle` of the same name.
+/// One question to the owner: each is the method of `PartitionHandle` of the same name.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Question {
     /// The subscriptions as they are stored.
@@ -30,16 +30,17 @@ pub(super) enum Question {
     Gateway(GatewayId),
     DeleteGateway(GatewayId),
     ParkGateway(GatewayId),
-    SetCursor(GatewayId, CursorTarget),
+    SetCursor(GatewayId, CursorTarget, u64),
     Ack(GatewayId, CursorText),
     Explain(Box<ExplainQuery>),
-    Partitions,
+    Known(Vec<SubscriptionKey>),
+    View,
     Pause(bool),
     Move(Arc<str>),
 }
 
 /// The owner's answer.
-pub(super) async fn answer(hub: &HubHandle, question: Question) -> Result<Vec<u8>, Problem> {
+pub(super) async fn answer(hub: &PartitionHandle, question: Question) -> Result<Vec<u8>, Problem> {
     match question {
         Question::Register(specs) => {
             let mut results = Vec::with_capacity(specs.len());
@@ -72,10 +73,11 @@ pub(super) async fn answer(hub: &HubHandle, question: Question) -> Result<Vec<u8
         Question::Gateway(gateway) => encode(&hub.gateway(gateway).await),
         Question::DeleteGateway(gateway) => encode(&hub.delete_gateway(gateway).await),
         Question::ParkGateway(gateway) => encode(&hub.park_gateway(gateway).await),
-        Question::SetCursor(gateway, target) => encode(&hub.set_cursor(gateway, target).await),
+        Question::SetCursor(gateway, target, number) => encode(&hub.set_cursor(gateway, target, number).await),
         Question::Ack(gateway, cursor) => encode(&hub.ack(gateway, cursor).await),
         Question::Explain(query) => encode(&hub.explain(*query).await),
-        Question::Partitions => encode(&hub.partitions().await),
+        Question::Known(keys) => encode(&hub.known(keys).await),
+        Question::View => encode(&hub.view().await),
         Question::Pause(pause) => encode(&hub.pause(pause).await),
         Question::Move(node) => encode(&hub.move_to(node).await),
     }
@@ -119,9 +121,10 @@ pub(super) async fn pass_on(asker: &Asker, command: Command) {
         Command::Move(node, reply) => told(asker, &Question::Move(node), reply).await,
         Command::Subscriptions(query, reply) => listed(asker, &Question::Subscriptions(query), reply).await,
         Command::Gateways(reply) => listed(asker, &Question::Gateways, reply).await,
-        Command::Partitions(reply) => listed(asker, &Question::Partitions, reply).await,
-        Command::SetCursor(gateway, target, reply) if !matches!(target, CursorTarget::Cursor(_)) => {
-            told(asker, &Question::SetCursor(gateway, target), reply).await;
+        Command::Known(keys, reply) => listed(asker, &Question::Known(keys), reply).await,
+        Command::View(reply) => listed(asker, &Question::View, reply).await,
+        Command::SetCursor(gateway, target, number, reply) if !matches!(target, CursorTarget::Cursor(_)) => {
+            told(asker, &Question::SetCursor(gateway, target, number), reply).await;
         }
         // Whoever has gone away meanwhile must not end the session of who has not.
         Command::Open(hello, mut reply) if hello.transport.mode() == DeliveryMode::Stream => {

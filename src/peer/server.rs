@@ -5,9 +5,9 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{decode, encode, question};
 use crate::delivery::session::Session;
+use crate::edge::HubHandle;
 use crate::error::Problem;
-use crate::handle::{Hello, HubHandle};
-use crate::position::PartitionId;
+use crate::handle::{Hello, PartitionHandle};
 use crate::proto::peer::peer_server::Peer;
 use crate::proto::peer::serve_request::Request as Asked;
 use crate::proto::peer::serve_response::Response as Said;
@@ -18,8 +18,6 @@ use crate::proto::peer::{AskRequest, AskResponse, ServeRequest, ServeResponse};
 pub struct Answers {
     /// Whom it asks.
     pub hub: HubHandle,
-    /// Of which partition.
-    pub partition: PartitionId,
 }
 
 fn refused(problem: &Problem) -> Status {
@@ -28,11 +26,10 @@ fn refused(problem: &Problem) -> Status {
 
 impl Answers {
     /// Refuses what would have to be passed on: two nodes with old views would send it in circles.
-    fn check(&self, partition: &str) -> Result<(), Status> {
-        if partition == self.partition.to_string() && self.hub.is_owner() {
-            return Ok(());
-        }
-        Err(Status::unavailable(format!("this node does not own {partition}")))
+    fn owned(&self, partition: &str) -> Result<&PartitionHandle, Status> {
+        let found = partition.parse().ok().and_then(|id| self.hub.partition(&id));
+        let owned = found.filter(|partition| partition.is_owner());
+        owned.ok_or_else(|| Status::unavailable(format!("this node does not own {partition}")))
     }
 }
 
@@ -42,9 +39,9 @@ impl Peer for Answers {
 
     async fn ask(&self, request: Request<AskRequest>) -> Result<Response<AskResponse>, Status> {
         let AskRequest { partition, question } = request.into_inner();
-        self.check(&partition)?;
+        let partition = self.owned(&partition)?;
         let question = decode(&question).map_err(|problem| refused(&problem))?;
-        let answer = question::answer(&self.hub, question).await.map_err(|problem| refused(&problem))?;
+        let answer = question::answer(partition, question).await.map_err(|problem| refused(&problem))?;
         Ok(Response::new(AskResponse { answer: answer.into() }))
     }
 
@@ -53,9 +50,9 @@ impl Peer for Answers {
         let Some(ServeRequest { request: Some(Asked::Open(open)) }) = requests.message().await? else {
             return Err(Status::invalid_argument("the first request is `open`"));
         };
-        self.check(&open.partition)?;
+        let partition = self.owned(&open.partition)?;
         let hello: Hello = decode(&open.hello).map_err(|problem| refused(&problem))?;
-        let opened = self.hub.open(hello).await;
+        let opened = partition.open(hello).await;
         let number = opened.as_ref().map(Session::number).map_err(Clone::clone);
         let opened_text = encode(&number).map_err(|problem| refused(&problem))?;
         let first = stream::once(async move { Ok(said(Said::Opened(opened_text.into()))) });

@@ -55,7 +55,7 @@ impl Partition {
         if self.ownership != crate::store::Ownership::Held {
             // Dropping the command answers OWNER_UNKNOWN; what only looks is answered all the same.
             match command {
-                Command::Partitions(reply) => drop(reply.send(vec![self.partition_view()])),
+                Command::View(reply) => drop(reply.send(self.partition_view())),
                 Command::Disconnect { gateway, session } => self.machine.on_disconnect(&gateway, session),
                 Command::Ack(gateway, cursor, mark, reply) => {
                     drop(reply.send(self.acked(&gateway, &cursor, mark)));
@@ -134,10 +134,10 @@ impl Partition {
     pub(super) fn on_command_described(&mut self, command: Command) {
         match command {
             Command::Register(items, reply) => self.register(items, reply),
-            Command::SetCursor(gateway, target, reply) => match self.target_of(&target) {
+            Command::SetCursor(gateway, target, number, reply) => match self.target_of(&target) {
                 Ok(target) => {
                     let waiter = self.waiting.add(Caller::Done(reply));
-                    self.machine.on_move(&gateway, &target, waiter);
+                    self.machine.on_move(&gateway, &target, number, waiter);
                 }
                 Err(problem) => drop(reply.send(Err(problem))),
             },
@@ -229,7 +229,11 @@ impl Partition {
                 });
             }
             Command::Explain(query, reply) => drop(reply.send(self.machine.explain(&query))),
-            Command::Partitions(reply) => drop(reply.send(vec![self.partition_view()])),
+            Command::Known(mut keys, reply) => {
+                keys.retain(|key| self.machine.knows(key));
+                drop(reply.send(keys));
+            }
+            Command::View(reply) => drop(reply.send(self.partition_view())),
             Command::Pause(paused, reply) => {
                 self.place(PlacementRecord { paused, ..self.placement.clone() }, reply);
             }
@@ -328,6 +332,7 @@ impl Partition {
                         self.outboxes.push(Arc::downgrade(&outbox));
                         Session::new(self.handle.clone(), gateway, number, outbox)
                     }
+                    Answer::Over(reason, number) => Session::over(number, reason),
                     other => unreachable!("a hello is answered by a session, not by {other:?}"),
                 });
                 // If the caller is gone, the session ends by being dropped here.
@@ -386,12 +391,12 @@ impl Partition {
                 "the index and the reference disagree: a bug, please report"
             );
         }
-        counter!(names::DELIVERED_CHANGES).absolute(counters.deliveries);
-        counter!(names::OVERFLOWS).absolute(counters.overflows);
+        counter!(names::DELIVERED_CHANGES, "partition" => partition.clone()).absolute(counters.deliveries);
+        counter!(names::OVERFLOWS, "partition" => partition.clone()).absolute(counters.overflows);
         counter!(names::RESYNCS, "partition" => partition.clone()).absolute(counters.resyncs);
-        gauge!(names::CATCHUPS).set(self.machine.catch_up_count() as f64);
-        gauge!(names::SUBSCRIPTIONS).set(self.machine.subscription_count() as f64);
-        gauge!(names::SESSIONS).set(self.machine.session_count() as f64);
+        gauge!(names::CATCHUPS, "partition" => partition.clone()).set(self.machine.catch_up_count() as f64);
+        gauge!(names::SUBSCRIPTIONS, "partition" => partition.clone()).set(self.machine.subscription_count() as f64);
+        gauge!(names::SESSIONS, "partition" => partition.clone()).set(self.machine.session_count() as f64);
         gauge!(names::WINDOW_BYTES, "partition" => partition.clone()).set(self.machine.window_bytes() as f64);
         if let Some(lag) = self.lag_seconds() {
             gauge!(names::PARTITION_LAG, "partition" => partition.clone()).set(lag);

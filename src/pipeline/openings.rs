@@ -92,8 +92,7 @@ mod tests {
     fn ask(openings: &mut Openings, number: usize) -> Answer {
         let (reply, answer) = oneshot::channel();
         let gateway = GatewayId::new(&format!("gw-{number}")).unwrap();
-        let (transport, auto_ack) = (Transport::Grpc, false);
-        openings.push((Hello { gateway, cursor: None, transport, auto_ack, unacked_bytes_max: 0, node: None }, reply));
+        openings.push((Hello::new(gateway, Transport::Grpc), reply));
         answer
     }
 

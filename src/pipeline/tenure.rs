@@ -11,11 +11,11 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc;
 
 use super::turns::Turns;
-use super::{BACKOFF_MAX, BACKOFF_MIN, End, Heartbeats, Live, OUTCOMES_MAX, Openings, Partition, Waiting};
+use super::{BACKOFF_MAX, BACKOFF_MIN, End, Heartbeats, Live, OUTCOMES_MAX, Openings, Partition, Waiting, split};
 use crate::clock::Clock;
 use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Checkpointed, Machine, MachineConfig, Outcome, Stored, WriteId};
-use crate::handle::{Command, HubHandle};
+use crate::handle::{Command, PartitionHandle};
 use crate::observe::health::Component;
 use crate::peer::{Forward, Members};
 use crate::position::{Epoch, Position};
@@ -32,7 +32,7 @@ use crate::tasks::Tasks;
 /// How long gateways have for their last acks when a tenure ends.
 const LAST_ACKS: Duration = Duration::from_secs(1);
 /// How long callers wait for the store before they are told that it does not answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a partition is made of.
 pub struct PartitionConfig {
@@ -47,9 +47,11 @@ pub struct PartitionConfig {
     /// Tells the time.
     pub clock: Clock,
     /// For new sessions.
-    pub handle: HubHandle,
+    pub handle: PartitionHandle,
     /// Whom to ask while another node owns the partition, where there can be others.
     pub forward: Option<Forward>,
+    /// Into how many partitions the backend is split.
+    pub partitions: u16,
     /// What the ownership key says of this node.
     pub holder: Holder,
     /// Which nodes could own the partition, where there can be others.
@@ -114,13 +116,18 @@ async fn begin(
         let shutdown = config.tasks.shutdown_token();
         let attempt = async {
             turns.wait().await;
+            split::may_begin(config).await?;
             let key = owners::key(&config.machine.partition);
             let owned = config.store.acquire(&key, &config.holder).await.map_err(|error| error.to_string())?;
             if let Some(node) = turns.whose_turn(config.store.as_ref()).await {
                 give_back(config, &owned.fence).await;
                 return Ok(Begun::LetGo(node));
             }
-            match load(config, broken_off, &owned.fence).await {
+            let loaded = match split::ensure(config, &owned.fence).await {
+                Ok(()) => load(config, broken_off, &owned.fence).await,
+                Err(reason) => Err(reason),
+            };
+            match loaded {
                 Ok(loaded) => Ok(Begun::Loaded(loaded, owned)),
                 Err(reason) => {
                     // Another node may be able to.
@@ -184,11 +191,9 @@ struct Loaded {
     placement: PlacementRecord,
 }
 
-/// So that others need not wait for the lease. Where there are no others nothing is gained by it.
+/// So that others need not wait for the lease.
 async fn give_back(config: &PartitionConfig, fence: &Fence) {
-    if config.members.is_some()
-        && let Err(error) = config.store.release(fence).await
-    {
+    if let Err(error) = config.store.release(fence).await {
         tracing::warn!(%error, "ownership could not be given back; others wait for the lease");
     }
 }
@@ -239,11 +244,11 @@ async fn load(config: &PartitionConfig, broken_off: Option<Epoch>, fence: &Fence
     let describe = config.source.describe().await;
     let described = describe.map_err(|error: SourceError| error.to_string())?;
     let text = |error: Unavailable| error.to_string();
-    let backend = config.machine.partition.backend();
-    let entry = config.store.get(&checkpoint::key(&config.machine.partition)).await.map_err(text)?;
-    let (mut subscriptions, revision) = config.store.scan(&subscriptions::prefix(backend)).await.map_err(text)?;
-    let (gateways, _) = config.store.scan(&gateways::prefix(backend)).await.map_err(text)?;
-    let (cursors, _) = config.store.scan(&cursors::prefix(&config.machine.partition)).await.map_err(text)?;
+    let partition = &config.machine.partition;
+    let entry = config.store.get(&checkpoint::key(partition)).await.map_err(text)?;
+    let (mut subscriptions, revision) = config.store.scan(&subscriptions::prefix(partition)).await.map_err(text)?;
+    let (gateways, _) = config.store.scan(&gateways::prefix(partition)).await.map_err(text)?;
+    let (cursors, _) = config.store.scan(&cursors::prefix(partition)).await.map_err(text)?;
     let (mut checkpointed, mut reached) = resume(config, entry, broken_off, &described)?;
     let now = Position::boundary(reached.epoch, described.now.next());
     if config.sabotage {

@@ -40,6 +40,7 @@ fn machine() -> MachineConfig {
         memory_bytes_max: 1 << 20,
         outbox_bytes_soft: 1 << 18,
         turn_changes_max: 1_000,
+        catchups_max: crate::limits::cursor_catchups_max,
         sessions_max: 100,
         quota_gateway: 10,
         quota_tenant: 10,
@@ -58,7 +59,7 @@ async fn a_source_that_does_not_answer_holds_up_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let (tasks, clock) = (Tasks::new(), Clock::system());
     let store = RedbStore::open(&folder.path().join("store.redb"), &tasks).unwrap();
-    let (handle, commands) = HubHandle::new(8);
+    let (handle, commands) = PartitionHandle::new(PartitionId::new("default", 0), 8);
     let health = Health::new(clock.clone()).component("partition");
     let (of_loop, grace) = (handle.clone(), Duration::from_secs(1));
     let source = Arc::new(Frozen);
@@ -71,6 +72,7 @@ async fn a_source_that_does_not_answer_holds_up_nothing_else() {
         handle: of_loop,
         forward: None,
         holder: Holder::named("hub-1"),
+        partitions: 1,
         members: None,
         health,
         grace,
@@ -80,13 +82,13 @@ async fn a_source_that_does_not_answer_holds_up_nothing_else() {
     tasks.spawn(Kind::Partition, "default/0", run(config, commands));
     let answered = tokio::time::timeout(Duration::from_secs(20), async {
         // While the loop has not begun it owns nothing.
-        while handle.partitions().await.is_err() {
+        while handle.view().await.is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         // By now it has asked the source.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        handle.partitions().await
+        handle.view().await
     });
-    let views = answered.await.expect("an answer comes").expect("the partition is owned");
-    assert_eq!(views[0].state, "backoff");
+    let view = answered.await.expect("an answer comes").expect("the partition is owned");
+    assert_eq!(view.state, "backoff");
 }

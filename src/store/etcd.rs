@@ -23,7 +23,7 @@ use etcd_client::{
 };
 
 use super::owners::Holder;
-use super::{CommitError, Entry, Expect, Fence, Key, Owned, Revision, Store, Unavailable, Write, check};
+use super::{CommitError, Entry, Expect, Fence, Key, Owned, Revision, Store, Unavailable, Write, check, numbers};
 use crate::clock::Clock;
 use crate::limits;
 use crate::tasks::Tasks;
@@ -279,6 +279,11 @@ impl Store for EtcdStore {
             value: pair.value().to_vec(),
             revision: Revision(pair.mod_revision() as u64),
         }))
+    }
+
+    async fn number(&self) -> Result<u64, Unavailable> {
+        let put = self.trouble.call(self.kv.clone().put(self.path(&numbers()), Vec::new(), None)).await?;
+        Ok(revision_of(put.header()) as u64)
     }
 
     async fn commit(&self, fence: &Fence, writes: &[Write]) -> Result<Revision, CommitError> {

@@ -105,6 +105,11 @@ impl Store for FaultyStore {
         self.inner.release(fence).await
     }
 
+    async fn number(&self) -> Result<u64, Unavailable> {
+        self.read()?;
+        self.inner.number().await
+    }
+
     async fn scan(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), Unavailable> {
         self.read()?;
         self.inner.scan(prefix).await

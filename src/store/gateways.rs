@@ -1,4 +1,4 @@
-//! Stored gateways: `gateways/{backend}/{gateway}`.
+//! Stored gateways: `gateways/{partition}/{gateway}`.
 //!
 //! Owns the family's layout and codec. Written when a gateway is born, when it connects and when an
 //! operator changes how it is served. A cursor that it presents is stored with the session that
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Key, Revision};
 use crate::change::ResyncReason;
 use crate::cursor::Place;
-use crate::position::Position;
+use crate::position::{PartitionId, Position};
 use crate::subscription::{DeliveryMode, GatewayId};
 
 /// A gateway as stored.
@@ -69,19 +69,19 @@ pub struct Moved {
     pub redelivered_until: Position,
 }
 
-/// The prefix of a backend's gateways.
-pub fn prefix(backend: &str) -> String {
-    format!("gateways/{backend}/")
+/// The prefix of a partition's gateways.
+pub fn prefix(partition: &PartitionId) -> String {
+    format!("gateways/{partition}/")
 }
 
 /// Where a gateway is stored.
-pub fn key(backend: &str, gateway: &GatewayId) -> Key {
-    Key(format!("{}{gateway}", prefix(backend)))
+pub fn key(partition: &PartitionId, gateway: &GatewayId) -> Key {
+    Key(format!("{}{gateway}", prefix(partition)))
 }
 
 /// The reverse of [`key`].
-pub fn parse_key(backend: &str, key: &Key) -> Option<GatewayId> {
-    GatewayId::new(key.0.strip_prefix(&prefix(backend))?).ok()
+pub fn parse_key(partition: &PartitionId, key: &Key) -> Option<GatewayId> {
+    GatewayId::new(key.0.strip_prefix(&prefix(partition))?).ok()
 }
 
 impl Moved {

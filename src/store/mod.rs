@@ -2,7 +2,8 @@
 //!
 //! Owns the trait behind which etcd and redb look the same: a revisioned key-value store in which an
 //! owner's every write is refused once it is no longer the owner. One file a key family
-//! (`subscriptions.rs`, `gateways.rs`, `cursors.rs`, `checkpoint.rs`, `streams.rs`, `owners.rs`, `placements.rs`) holds that family's layout and
+//! (`subscriptions.rs`, `gateways.rs`, `cursors.rs`, `checkpoint.rs`, `streams.rs`, `owners.rs`, `placements.rs`,
+//! `splits.rs`) holds that family's layout and
 //! codec. Knows nothing of what the records mean to a session.
 
 pub mod checkpoint;
@@ -13,6 +14,7 @@ pub mod gateways;
 pub mod owners;
 pub mod placements;
 pub mod redb;
+pub mod splits;
 pub mod streams;
 pub mod subscriptions;
 pub mod writer;
@@ -72,6 +74,11 @@ impl Write {
     pub fn size_bytes(&self) -> usize {
         self.key.0.len() + self.value.as_ref().map_or(0, Vec::len)
     }
+}
+
+/// What is written for a number: its revision is the number.
+fn numbers() -> Key {
+    Key("numbers".into())
 }
 
 /// Refuses what no store takes, so that all refuse alike: too many writes, too many bytes, or two
@@ -161,6 +168,9 @@ pub trait Store: Send + Sync + 'static {
     /// Writes all or nothing, if every condition and the fence hold. At most
     /// `limits::store_txn_operations_max` writes and `limits::store_txn_bytes_max` bytes.
     async fn commit(&self, fence: &Fence, writes: &[Write]) -> Result<Revision, CommitError>;
+
+    /// A number that is greater than any that was given before, to whomever. Needs no ownership.
+    async fn number(&self) -> Result<u64, Unavailable>;
 
     /// For health: `None` when the store answered last time, else what is wrong.
     fn trouble(&self) -> Option<String>;

@@ -36,9 +36,12 @@ pub fn node_key(node: &str) -> Key {
     Key(format!("{NODES}{node}"))
 }
 
+/// Every ownership key begins so.
+pub const OWNERS: &str = "owners/";
+
 /// The key whose creation is a partition's ownership.
 pub fn key(partition: &PartitionId) -> Key {
-    Key(format!("owners/{partition}"))
+    Key(format!("{OWNERS}{partition}"))
 }
 
 impl Holder {

@@ -11,7 +11,9 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::owners::Holder;
-use super::{CommitError, Entry, Expect, Fence, Key, Owned, Ownership, Revision, Store, Unavailable, Write, check};
+use super::{
+    CommitError, Entry, Expect, Fence, Key, Owned, Ownership, Revision, Store, Unavailable, Write, check, numbers,
+};
 use crate::tasks::{Kind, Tasks};
 
 const RECORDS: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("records");
@@ -193,6 +195,11 @@ impl Store for RedbStore {
             Ok(_) | Err(CommitError::Conflict) => Ok(()),
             Err(error) => Err(unavailable(error)),
         }
+    }
+
+    async fn number(&self) -> Result<u64, Unavailable> {
+        let write = Write { key: numbers(), expect: Expect::Anything, value: Some(Vec::new()) };
+        self.submit(None, vec![write]).await.map(|revision| revision.0).map_err(unavailable)
     }
 
     async fn scan(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), Unavailable> {

@@ -1,4 +1,4 @@
-//! Stored subscriptions: `subs/{backend}/g/{gateway}/{subscription}`.
+//! Stored subscriptions: `subs/{partition}/g/{gateway}/{subscription}`.
 //!
 //! Owns the family's layout and codec. The value is JSON, so that an operator can read it.
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Key, Revision};
-use crate::position::Position;
+use crate::position::{PartitionId, Position};
 use crate::subscription::{GatewayId, SubscriptionId, SubscriptionKey};
 
 /// A subscription as stored. A revision that is `None` is the record's own: it is not known before it
@@ -91,19 +91,19 @@ impl ParkedReason {
     }
 }
 
-/// The prefix of a backend's subscriptions.
-pub fn prefix(backend: &str) -> String {
-    format!("subs/{backend}/g/")
+/// The prefix of a partition's subscriptions.
+pub fn prefix(partition: &PartitionId) -> String {
+    format!("subs/{partition}/g/")
 }
 
 /// Where a subscription is stored. Names hold no `/`.
-pub fn key(backend: &str, subscription: &SubscriptionKey) -> Key {
-    Key(format!("{}{}/{}", prefix(backend), subscription.gateway, subscription.id))
+pub fn key(partition: &PartitionId, subscription: &SubscriptionKey) -> Key {
+    Key(format!("{}{}/{}", prefix(partition), subscription.gateway, subscription.id))
 }
 
 /// The reverse of [`key`].
-pub fn parse_key(backend: &str, key: &Key) -> Option<SubscriptionKey> {
-    let (gateway, id) = key.0.strip_prefix(&prefix(backend))?.split_once('/')?;
+pub fn parse_key(partition: &PartitionId, key: &Key) -> Option<SubscriptionKey> {
+    let (gateway, id) = key.0.strip_prefix(&prefix(partition))?.split_once('/')?;
     Some(SubscriptionKey { gateway: GatewayId::new(gateway).ok()?, id: SubscriptionId::new(id).ok()? })
 }
 

@@ -216,6 +216,9 @@ pub struct Spec {
     pub start_at: Option<StartAt>,
     /// Its lease; not part of what it *is*.
     pub ttl_seconds: u32,
+    /// By which generation gateways know it, where another partition of its backend was asked first; not part of what
+    /// it *is*, and nothing that a gateway may send.
+    pub generation: Option<u64>,
 }
 
 impl Spec {

@@ -69,7 +69,10 @@ impl Spec {
 }
 
 fn read(value: &Value, names: Option<(&GatewayId, &SubscriptionId)>, from: From) -> Result<Spec, Problem> {
-    let fields = Fields::new(value, "", &SPEC_FIELDS)?;
+    let fields = match from {
+        From::Request => Fields::new(value, "", &SPEC_FIELDS)?,
+        From::Store => Fields::new(value, "", &[&SPEC_FIELDS[..], &["generation"]].concat())?,
+    };
     if fields.get("group").is_some() {
         return Err(invalid("groups are not served yet: name a gatewayId").at("group"));
     }
@@ -87,6 +90,7 @@ fn read(value: &Value, names: Option<(&GatewayId, &SubscriptionId)>, from: From)
         fields: projection(&fields, from)?,
         start_at: start_at(&fields, from)?,
         ttl_seconds: ttl(&fields)?,
+        generation: fields.get("generation").and_then(Value::as_u64),
     };
     let bytes_max = limits::subscription_bytes_max;
     if from == From::Request && spec.to_stored().to_string().len() > bytes_max {

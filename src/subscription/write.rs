@@ -73,6 +73,9 @@ impl Spec {
             put("startAt", start);
         }
         put("ttlSeconds", json!(self.ttl_seconds));
+        if let Some(generation) = self.generation.filter(|_| stored) {
+            put("generation", json!(generation));
+        }
         Value::Object(out)
     }
 }

@@ -1,13 +1,14 @@
 //! The session machine by itself: what it makes of what it finds in the store.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use streamer::change::{Change, Flags, Operation, ResyncReason, Scope};
 use streamer::clock::Clock;
 use streamer::cursor::{Cursor, CursorText};
-use streamer::delivery::frame::Frame;
+use streamer::delivery::frame::{CloseReason, Frame};
 use streamer::delivery::machine::{
     Answer, Checkpointed, Effect, Machine, MachineConfig, Outcome, ReplayId, Stored, Target, Waiter, WriteId,
 };
@@ -32,6 +33,7 @@ fn config() -> MachineConfig {
         memory_bytes_max: 1 << 20,
         outbox_bytes_soft: 1 << 18,
         turn_changes_max: 1_000,
+        catchups_max: streamer::limits::cursor_catchups_max,
         sessions_max: 100,
         quota_gateway: 10,
         quota_tenant: 10,
@@ -72,7 +74,7 @@ fn with_a_refused_filter() -> (Machine, Position) {
     refused["cel"] = json!("nobody.knows(doc)");
     let entries = [("refused", refused), ("good", stored("good"))];
     let entry = |(id, spec): (&str, Value)| Entry {
-        key: subscriptions::key("default", &key(id)),
+        key: subscriptions::key(&PartitionId::new("default", 0), &key(id)),
         value: record(spec, at).encode(),
         revision: Revision(5),
     };
@@ -277,7 +279,7 @@ fn many_subscriptions_are_loaded_as_they_were_stored() {
     let at = Position::boundary(Epoch(1), ClusterTime::new(10, 0));
     let name = |number: usize| format!("s-{number}");
     let entry = |number: usize| Entry {
-        key: subscriptions::key("default", &key(&name(number))),
+        key: subscriptions::key(&PartitionId::new("default", 0), &key(&name(number))),
         value: record(asked(&name(number)).to_stored(), at).encode(),
         revision: Revision(number as u64 + 1),
     };
@@ -316,6 +318,12 @@ fn checkpoint(machine: &mut Machine, revision: &mut u64) -> Option<Position> {
     }
 }
 
+/// As the store gives them to sessions and moves.
+fn number() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
 fn hello(gateway: &str) -> Hello {
     Hello {
         gateway: Name::new(gateway).unwrap(),
@@ -323,6 +331,7 @@ fn hello(gateway: &str) -> Hello {
         transport: Transport::Grpc,
         auto_ack: false,
         unacked_bytes_max: 0,
+        number: number(),
         node: None,
     }
 }
@@ -371,7 +380,12 @@ fn the_checkpoint_stays_behind_those_who_are_near_and_waits_for_nobody_else() {
 fn a_gateway_that_takes_nothing_does_not_keep_others_from_reading() {
     let at = |seconds: u32, ordinal: u32| Position::new(Epoch(1), ClusterTime::new(seconds, 1), ordinal);
     let mut machine = with_gateways(&["ahead", "behind"], 1);
-    machine.on_move(&Name::new("ahead").unwrap(), &Target::Position(at(200, 0)), Waiter { token: 3, slot: 0 });
+    machine.on_move(
+        &Name::new("ahead").unwrap(),
+        &Target::Position(at(200, 0)),
+        number(),
+        Waiter { token: 3, slot: 0 },
+    );
     checkpoint(&mut machine, &mut 20);
 
     let [(id, after)] = readings_for(&mut machine, "ahead")[..] else { panic!("one reading") };
@@ -390,7 +404,7 @@ fn a_move_to_a_cursor_is_one_for_each_subscription() {
     let mut machine = with_gateways(&["gw"], 8);
     let gateway: GatewayId = Name::new("gw").unwrap();
     let moved = |machine: &mut Machine, target| {
-        machine.on_move(&gateway, &target, Waiter { token: 3, slot: 0 });
+        machine.on_move(&gateway, &target, number(), Waiter { token: 3, slot: 0 });
         let mut revision = machine.gateway(&gateway).unwrap().subscriptions * 100;
         checkpoint(machine, &mut revision);
         let cursor = machine.gateway(&gateway).unwrap().cursor.unwrap();
@@ -412,7 +426,7 @@ fn a_position_that_is_known_to_be_lost_is_asked_for_once() {
     let at = |seconds: u32, ordinal: u32| Position::new(Epoch(1), ClusterTime::new(seconds, 1), ordinal);
     let mut machine = with_gateways(&["first", "again", "later", "before"], 8);
     let behind = |machine: &mut Machine, gateway, to| {
-        machine.on_move(&Name::new(gateway).unwrap(), &Target::Position(to), Waiter { token: 3, slot: 0 });
+        machine.on_move(&Name::new(gateway).unwrap(), &Target::Position(to), number(), Waiter { token: 3, slot: 0 });
         checkpoint(machine, &mut 20);
         readings_for(machine, gateway)
     };
@@ -460,4 +474,58 @@ fn readings_for(machine: &mut Machine, gateway: &str) -> Vec<(ReplayId, Position
         }
     }
     found
+}
+
+/// What comes of an opening under this number: a session, or why it is over before it began.
+fn opened(machine: &mut Machine, number: u64, revision: &mut u64) -> Result<Arc<Outbox>, CloseReason> {
+    machine.on_open(Hello { number, ..hello("gw") }, Waiter { token: 3, slot: 0 });
+    for _ in 0..2 {
+        for effect in machine.take_effects() {
+            match effect {
+                Effect::Write(id, _) => {
+                    *revision += 1;
+                    machine.on_outcome(id, Outcome::Done(Revision(*revision)));
+                }
+                Effect::Answer(_, Ok(Answer::Session(outbox, _))) => return Ok(outbox),
+                Effect::Answer(_, Ok(Answer::Over(reason, _))) => return Err(reason),
+                _ => {}
+            }
+        }
+    }
+    panic!("no answer")
+}
+
+/// The last word of a session, if it is over.
+fn end(outbox: &Outbox) -> Option<CloseReason> {
+    outbox.take(usize::MAX).into_iter().find_map(|frame| match frame {
+        Frame::Closed(closed) => Some(closed.reason),
+        _ => None,
+    })
+}
+
+/// Which of two sessions is the newer is for their numbers to say, not for the order in which they come.
+#[test]
+fn an_older_session_does_not_end_a_newer_one() {
+    let mut machine = with_gateways(&["gw"], 8);
+    let mut revision = 1_000;
+    let newer = opened(&mut machine, 7, &mut revision).unwrap();
+    assert_eq!(opened(&mut machine, 6, &mut revision).err(), Some(CloseReason::Superseded));
+    assert_eq!(end(&newer), None);
+    // The answer to an attempt was lost: the same session is asked for again.
+    let again = opened(&mut machine, 7, &mut revision).unwrap();
+    assert_eq!(end(&newer), Some(CloseReason::Draining));
+    let newest = opened(&mut machine, 9, &mut revision).unwrap();
+    assert_eq!(end(&again), Some(CloseReason::Superseded));
+
+    let gateway: GatewayId = Name::new("gw").unwrap();
+    let target = Target::Position(Position::new(Epoch(1), ClusterTime::new(200, 1), 0));
+    machine.on_move(&gateway, &target, 9, Waiter { token: 4, slot: 0 });
+    let answers = machine.take_effects();
+    assert!(matches!(answers[..], [Effect::Answer(_, Err(_))]), "a move takes a number of its own: {answers:?}");
+    assert_eq!(end(&newest), None);
+    machine.on_move(&gateway, &target, 12, Waiter { token: 4, slot: 0 });
+    checkpoint(&mut machine, &mut revision);
+    // A session that was on its way when the operator moved it comes again.
+    assert_eq!(opened(&mut machine, 11, &mut revision).err(), Some(CloseReason::Rewound));
+    opened(&mut machine, 13, &mut revision).unwrap();
 }

@@ -18,7 +18,8 @@ use streamer::delivery::frame::{Delivery, Frame, Matched, Progress, Welcome};
 use streamer::delivery::grpc::{Grpc, SubscriptionTexts};
 use streamer::delivery::session::Session;
 use streamer::delivery::sse;
-use streamer::handle::{Command, HubHandle};
+use streamer::edge::HubHandle;
+use streamer::handle::Command;
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
 use streamer::subscription::Name;
 use streamer::tasks::{Kind, Tasks};
@@ -112,7 +113,7 @@ async fn hub(mut commands: mpsc::Receiver<Command>) -> Vec<String> {
 #[tokio::test]
 async fn a_generated_python_client_consumes_and_acks() {
     let tasks = Tasks::new();
-    let (handle, commands) = HubHandle::new(16);
+    let (handle, commands) = HubHandle::single(16);
     let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (http_address, grpc_address) = (http.local_addr().unwrap(), grpc.local_addr().unwrap());

@@ -222,7 +222,7 @@ impl Model {
                 let _ = reply.send(found);
             }
             Command::ParkGateway(gateway, reply) => drop(reply.send(self.gateway(&gateway).map(|_| ()))),
-            Command::SetCursor(gateway, _, reply) => drop(reply.send(self.gateway(&gateway).map(|_| ()))),
+            Command::SetCursor(gateway, _, _, reply) => drop(reply.send(self.gateway(&gateway).map(|_| ()))),
             Command::Open(hello, reply) => drop(reply.send(Self::open(hello))),
             Command::Ack(gateway, cursor, _, reply) => {
                 let mine = if cursor.as_str().starts_with("mine") {
@@ -234,7 +234,8 @@ impl Model {
             }
             Command::Move(_, reply) => drop(reply.send(Ok(self.partition()))),
             Command::Explain(query, reply) => drop(reply.send(self.explain(&query))),
-            Command::Partitions(reply) => drop(reply.send(vec![self.partition()])),
+            Command::Known(..) => {}
+            Command::View(reply) => drop(reply.send(self.partition())),
             Command::Pause(pause, reply) => {
                 self.paused = pause;
                 let _ = reply.send(Ok(self.partition()));

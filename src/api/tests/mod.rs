@@ -74,7 +74,7 @@ impl Api {
 
     async fn with(publish: Option<Publish>) -> Self {
         let tasks = Tasks::new();
-        let (hub, commands) = HubHandle::new(64);
+        let (hub, commands) = HubHandle::single(64);
         tasks.spawn(Kind::Partition, "fake", fake::run(commands));
         let clock = Clock::manual();
         let health = Health::new(clock.clone());

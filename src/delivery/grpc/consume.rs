@@ -18,7 +18,8 @@ use super::super::session::Session;
 use super::messages::Packer;
 use super::status::{invalid, status};
 use crate::cursor::CursorText;
-use crate::handle::{self, HubHandle, Transport};
+use crate::edge::HubHandle;
+use crate::handle::{self, Transport};
 use crate::limits;
 use crate::proto::consume_request::Request as Kind;
 use crate::proto::delivery_server::Delivery;
@@ -97,12 +98,9 @@ fn asked(hello: Hello) -> Result<(handle::Hello, Packer), Status> {
         given => given.min(limits::grpc_message_bytes_max),
     };
     let hello = handle::Hello {
-        gateway,
         cursor: hello.cursor.map(|text| CursorText(text.into())),
-        transport: Transport::Grpc,
-        auto_ack: false,
         unacked_bytes_max: hello.max_unacked_bytes.min(limits::unacked_bytes_max),
-        node: None,
+        ..handle::Hello::new(gateway, Transport::Grpc)
     };
     Ok((hello, Packer::new(format, bytes_max)))
 }

@@ -20,8 +20,9 @@ use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::edge::HubHandle;
 use crate::error::Problem;
-use crate::handle::{HubHandle, SubscriptionView};
+use crate::handle::SubscriptionView;
 use crate::limits;
 use crate::peer::Answers;
 use crate::proto;

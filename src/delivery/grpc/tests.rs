@@ -45,6 +45,7 @@ fn read(value: &Value) -> Result<Spec, Problem> {
         fields: None,
         start_at: None,
         ttl_seconds: 300,
+        generation: None,
     })
 }
 

@@ -39,7 +39,7 @@ pub(super) fn compose(
                     let (segment, verdict) = &found[*i];
                     Matched {
                         subscription_id: subs[eligible[*i].0.0 as usize].key.id.clone(),
-                        generation: segment.generation.0,
+                        generation: segment.shown(),
                         transition: verdict.transition,
                         certainty: verdict.certainty,
                     }

@@ -12,7 +12,7 @@ use crate::cursor::{Cursor, CursorText, Place, Serial};
 use crate::error::Problem;
 use crate::handle::Mark;
 use crate::matching::{Filter, SubscriptionIndex};
-use crate::position::Position;
+use crate::position::{PartitionId, Position};
 use crate::store::cursors::{self, CursorPage};
 use crate::store::gateways::{self, GatewayRecord};
 use crate::store::subscriptions::{self, SubscriptionRecord};
@@ -69,9 +69,9 @@ impl Machine {
         for entry in &stored.gateways {
             machine.load_gateway(entry)?;
         }
-        let backend = machine.config.partition.backend().to_owned();
+        let partition = machine.config.partition.clone();
         for part in stored.subscriptions.chunks(READ_AT_ONCE) {
-            for (entry, read) in part.iter().zip(read_all(&backend, part)?) {
+            for (entry, read) in part.iter().zip(read_all(&partition, part)?) {
                 machine.load_subscription(entry.revision, read);
             }
         }
@@ -89,7 +89,7 @@ impl Machine {
 
     fn load_gateway(&mut self, entry: &Entry) -> Result<(), LoadError> {
         let error = |detail: &dyn ToString| LoadError::new(&entry.key, detail.to_string());
-        let id = gateways::parse_key(self.config.partition.backend(), &entry.key).ok_or_else(|| error(&"bad key"))?;
+        let id = gateways::parse_key(&self.config.partition, &entry.key).ok_or_else(|| error(&"bad key"))?;
         let record = GatewayRecord::decode(&entry.value).map_err(|e| error(&e))?;
         let index = self.gateway_or_new(&id);
         let gateway = &mut self.gateways[index.0];
@@ -272,10 +272,10 @@ const READ_AT_ONCE: usize = 16_000;
 const READ_ALONE_MAX: usize = 1_000;
 
 /// Reads them on all cores; they come in order.
-fn read_all(backend: &str, entries: &[Entry]) -> Result<Vec<Read>, LoadError> {
+fn read_all(partition: &PartitionId, entries: &[Entry]) -> Result<Vec<Read>, LoadError> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let share = entries.len().div_ceil(cores).max(READ_ALONE_MAX);
-    let read_part = |part: &[Entry]| part.iter().map(|entry| read(backend, entry)).collect::<Result<Vec<_>, _>>();
+    let read_part = |part: &[Entry]| part.iter().map(|entry| read(partition, entry)).collect::<Result<Vec<_>, _>>();
     if entries.len() <= share {
         return read_part(entries);
     }
@@ -289,9 +289,9 @@ fn read_all(backend: &str, entries: &[Entry]) -> Result<Vec<Read>, LoadError> {
     })
 }
 
-fn read(backend: &str, entry: &Entry) -> Result<Read, LoadError> {
+fn read(partition: &PartitionId, entry: &Entry) -> Result<Read, LoadError> {
     let error = |detail: &dyn ToString| LoadError::new(&entry.key, detail.to_string());
-    let key = subscriptions::parse_key(backend, &entry.key).ok_or_else(|| error(&"bad key"))?;
+    let key = subscriptions::parse_key(partition, &entry.key).ok_or_else(|| error(&"bad key"))?;
     let record = SubscriptionRecord::decode(&entry.value).map_err(|e| error(&e))?;
     let superseded = record.superseded.iter().map(|old| compiled(&old.spec)).collect::<Result<Vec<_>, _>>();
     let superseded = superseded.map_err(|e| error(&e))?;

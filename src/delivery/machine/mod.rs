@@ -14,6 +14,7 @@
 //! - `serve.rs`: by which kind of transport;
 //! - `relief.rs`: who is cut so that memory stays bounded;
 //! - `progress.rs`: what is durable: acks, quiet gateways, floors, pages and the checkpoint;
+//! - `leaving.rs`: for another split of the backend;
 //! - `load.rs`: from the store; `views.rs`: answers; `mistakes.rs`: for the simulation to find.
 
 mod admission;
@@ -21,6 +22,7 @@ mod catchup;
 mod compose;
 mod lane;
 mod leases;
+mod leaving;
 mod load;
 mod mistakes;
 mod moved;
@@ -53,6 +55,7 @@ use crate::change::{Change, Flags};
 use crate::clock::Clock;
 use crate::delivery::body::SharedChange;
 use crate::delivery::budget::Budget;
+use crate::delivery::frame::CloseReason;
 use crate::delivery::outbox::{Item, LaneName, Outbox};
 use crate::delivery::window::{Entry, Window};
 use crate::error::Problem;
@@ -64,6 +67,7 @@ use crate::source::{Batch, Event, Gap};
 use crate::store::{Revision, Write};
 use crate::subscription::{GatewayId, SubscriptionKey};
 
+pub use self::leaving::Left;
 pub use self::load::{LoadError, Stored};
 pub use self::mistakes::Mistake;
 pub use self::moved::Target;
@@ -90,6 +94,8 @@ pub struct MachineConfig {
     pub outbox_bytes_soft: usize,
     /// Changes that one turn takes from the window for catch-ups.
     pub turn_changes_max: usize,
+    /// Unfinished catch-ups that one cursor names.
+    pub catchups_max: usize,
     /// Sessions at once.
     pub sessions_max: usize,
     /// Subscriptions of one gateway.
@@ -140,6 +146,8 @@ pub enum Answer {
     Done,
     /// To `open`.
     Session(Arc<Outbox>, u64),
+    /// To `open`, where a newer number has been seen meanwhile: a session that has ended before it began, and its number.
+    Over(CloseReason, u64),
 }
 
 /// What the shell must do.

@@ -28,8 +28,8 @@ pub enum Target {
 }
 
 impl Machine {
-    /// Moves a gateway's cursor. Answered when it is stored.
-    pub fn on_move(&mut self, id: &GatewayId, target: &Target, waiter: Waiter) {
+    /// Moves a gateway's cursor, under a session's number. Answered when it is stored.
+    pub fn on_move(&mut self, id: &GatewayId, target: &Target, number: u64, waiter: Waiter) {
         let known = self.gateway_ids.get(id).copied();
         let Some(index) = known.filter(|index| self.gateways[index.0].incarnation != Revision(0)) else {
             return self.answer(waiter, Err(Problem::new(Code::GatewayNotFound, format!("no gateway {id}"))));
@@ -47,12 +47,18 @@ impl Machine {
                 }
             }
         };
-        self.request(index, RecordRequest::Move(MoveRequest { target, waiter, abandoned: false }));
+        self.request(index, RecordRequest::Move(MoveRequest { target, number, waiter, abandoned: false }));
     }
 
     /// The session ends before anything is stored: what it sends from now on would be sent again without
     /// anyone knowing.
     pub(super) fn write_move(&mut self, index: GatewayIndex, request: MoveRequest) {
+        if request.number <= self.gateways[index.0].sessions {
+            self.gateways[index.0].record = RecordState::Free;
+            let problem = Problem::new(Code::RateLimited, "a session has been opened meanwhile").retry_after(1);
+            self.answer(request.waiter, Err(problem));
+            return self.next_request(index);
+        }
         self.end_session(index, CloseReason::Rewound);
         let Place { position, known, unfinished } = match &request.target {
             MoveTarget::Position(position) => {
@@ -62,7 +68,7 @@ impl Machine {
         };
         let unfinished = unfinished.into_iter().map(|(revision, position)| (revision.0, position)).collect();
         let gateway = &self.gateways[index.0];
-        let since = gateway.sessions + 1;
+        let since = request.number;
         let redelivered_until = self.horizon.max(self.reached);
         let moved = Moved { since, position, known, unfinished, redelivered_until };
         // Said again from now on, for no ack of an earlier session speaks for it any more.

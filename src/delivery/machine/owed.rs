@@ -11,7 +11,7 @@ use super::{Machine, Mistake};
 use crate::change::ResyncReason;
 use crate::cursor::{Cursor, Place, Serial};
 use crate::delivery::outbox::{FIRST_SERIAL, Item, LaneName, ResyncItem};
-use crate::handle::DeliveryMode;
+use crate::handle::{DeliveryMode, Hello};
 use crate::position::Position;
 use crate::store::gateways::Owed;
 
@@ -23,14 +23,9 @@ pub(super) fn still_owed(owed: Option<Owed>, serial: Serial) -> Option<Owed> {
 
 impl Machine {
     /// What the next session is owed if it presents this cursor.
-    pub(super) fn owed_by_next(
-        &self,
-        index: GatewayIndex,
-        cursor: Option<&Cursor>,
-        mode: DeliveryMode,
-    ) -> Option<Owed> {
+    pub(super) fn owed_by_next(&self, index: GatewayIndex, cursor: Option<&Cursor>, hello: &Hello) -> Option<Owed> {
         let gateway = &self.gateways[index.0];
-        let since = gateway.sessions + 1;
+        let since = hello.number;
         let own = self.own(index, cursor);
         if cursor.is_some_and(|cursor| self.of_this_life(index, cursor).is_none()) {
             return Some(Owed { since, reason: ResyncReason::Forgotten });
@@ -39,7 +34,10 @@ impl Machine {
             return Some(Owed { since, reason: ResyncReason::Restored });
         }
         // A publisher presents what is kept for the gateway, whether it has had it or not.
-        let presented = own.filter(|_| mode == DeliveryMode::Stream).map(|(serial, _)| serial).unwrap_or_default();
+        let presented = own
+            .filter(|_| hello.transport.mode() == DeliveryMode::Stream)
+            .map(|(serial, _)| serial)
+            .unwrap_or_default();
         still_owed(gateway.owed, gateway.told().max(presented)).filter(|_| !self.broken(Mistake::OwedOnce))
     }
 

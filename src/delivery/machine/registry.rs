@@ -256,7 +256,7 @@ impl Machine {
             return false;
         }
         gateway.record = RecordState::Busy;
-        let key = gateways::key(self.config.partition.backend(), &gateway.id);
+        let key = gateways::key(&self.config.partition, &gateway.id);
         let record = GatewayRecord { write, ..GatewayRecord::default() };
         writes.push(Write { key, expect: Expect::Absent, value: Some(record.encode()) });
         true
@@ -278,7 +278,7 @@ impl Machine {
     }
 
     pub(super) fn store_key(&self, key: &SubscriptionKey) -> Key {
-        subscriptions::key(self.config.partition.backend(), key)
+        subscriptions::key(&self.config.partition, key)
     }
 
     pub(super) fn on_created(&mut self, subs: Vec<SubscriptionIndex>, born: Option<GatewayIndex>, revision: Revision) {

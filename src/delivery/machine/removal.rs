@@ -88,7 +88,7 @@ impl Machine {
             let last = number + 1 == count;
             let gateway = &self.gateways[index.0];
             if last && gateway.revision != Revision(0) {
-                let key = gateways::key(self.config.partition.backend(), &gateway.id);
+                let key = gateways::key(&self.config.partition, &gateway.id);
                 writes.push(Write { key, expect: Expect::At(gateway.revision), value: None });
             }
             self.write(WriteKind::RemoveGateway { gateway: index, subs: part }, writes);

@@ -89,7 +89,7 @@ impl Machine {
         }
     }
 
-    /// Asks the store for the next session's number, one at a time.
+    /// Writes what is asked for, one after the other.
     pub(super) fn next_request(&mut self, index: GatewayIndex) {
         let gateway = &mut self.gateways[index.0];
         if gateway.record != RecordState::Free || gateway.removing.is_some() {
@@ -110,10 +110,20 @@ impl Machine {
             self.answer(request.waiter, Err(problem));
             return self.next_request(index);
         }
+        // The same number comes again where the answer to the first attempt was lost: nothing of that one was sent.
+        if request.hello.number < self.gateways[index.0].sessions {
+            let gateway = &mut self.gateways[index.0];
+            gateway.record = RecordState::Free;
+            let is_moved = gateway.moved.as_ref().is_some_and(|moved| moved.since == gateway.sessions);
+            // After a move it is to come again, after a newer session it is not.
+            let reason = if is_moved { CloseReason::Rewound } else { CloseReason::Superseded };
+            self.answer(request.waiter, Ok(Answer::Over(reason, request.hello.number)));
+            return self.next_request(index);
+        }
         if request.cursor.is_none() && request.hello.transport.mode() == DeliveryMode::Stream {
             self.begin_at_floor(index, &mut request);
         }
-        request.owed = self.owed_by_next(index, request.cursor.as_ref(), request.hello.transport.mode());
+        request.owed = self.owed_by_next(index, request.cursor.as_ref(), &request.hello);
         let own = self.own(index, request.cursor.as_ref());
         let has_a_say = own.is_some();
         let presented = request.hello.cursor.as_ref().filter(|_| has_a_say).map(ToString::to_string);
@@ -121,7 +131,7 @@ impl Machine {
         request.cursor = request.cursor.take().filter(|_| has_a_say);
         let (owed, gateway) = (request.owed, &self.gateways[index.0]);
         let presented = presented.or_else(|| gateway.presented.clone());
-        let record = self.gateway_record(index, gateway.sessions + 1, presented, owed, gateway.moved.clone());
+        let record = self.gateway_record(index, request.hello.number, presented, owed, gateway.moved.clone());
         let write = self.record_write_of(index, &record);
         self.write(WriteKind::Open(index, Box::new(request)), vec![write]);
     }
@@ -153,7 +163,7 @@ impl Machine {
         let record = GatewayRecord { write: self.unique(), ..record.clone() };
         let gateway = &self.gateways[index.0];
         let expect = if gateway.revision == Revision(0) { Expect::Absent } else { Expect::At(gateway.revision) };
-        let key = gateways::key(self.config.partition.backend(), &gateway.id);
+        let key = gateways::key(&self.config.partition, &gateway.id);
         Write { key, expect, value: Some(record.encode()) }
     }
 
@@ -196,11 +206,12 @@ impl Machine {
     pub(super) fn on_opened(&mut self, index: GatewayIndex, request: OpenRequest, revision: Revision) {
         let OpenRequest { hello, waiter, cursor, owed, abandoned } = request;
         // If nobody waits for it any more, the number is used up all the same.
-        self.end_session(index, if abandoned { CloseReason::Draining } else { CloseReason::Superseded });
+        let is_same = self.gateways[index.0].sessions == hello.number;
+        self.end_session(index, if abandoned || is_same { CloseReason::Draining } else { CloseReason::Superseded });
         let gateway = &mut self.gateways[index.0];
         gateway.record = RecordState::Free;
         gateway.revision = revision;
-        gateway.sessions += 1;
+        gateway.sessions = hello.number;
         if gateway.incarnation == Revision(0) {
             gateway.incarnation = revision;
         }
@@ -236,6 +247,7 @@ impl Machine {
             session: gateway.sessions,
             heartbeat_seconds: limits::heartbeat_seconds,
             unacked_bytes_max: hello.unacked_bytes_max.min(limits::unacked_bytes_max),
+            catchups_max: self.config.catchups_max,
             redelivered_until: self.redelivered_until(index),
         };
         let soft = self.config.outbox_bytes_soft;

@@ -36,6 +36,13 @@ pub(super) struct Segment {
     pub(super) until: Option<Position>,
 }
 
+impl Segment {
+    /// The generation by which gateways know it.
+    pub(super) fn shown(&self) -> u64 {
+        self.spec.generation.unwrap_or(self.generation.0)
+    }
+}
+
 /// A write under way for one subscription.
 #[derive(Clone, Debug)]
 pub(super) enum Pending {
@@ -363,6 +370,8 @@ pub(super) enum MoveTarget {
 #[derive(Debug)]
 pub(super) struct MoveRequest {
     pub(super) target: MoveTarget,
+    /// The session's number that it takes.
+    pub(super) number: u64,
     pub(super) waiter: Waiter,
     /// The caller has been told that the store does not answer.
     pub(super) abandoned: bool,

@@ -52,6 +52,11 @@ impl Machine {
         Page { subscriptions, next: None }
     }
 
+    /// Whether there is such a subscription, live or parked.
+    pub fn knows(&self, key: &SubscriptionKey) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     pub(super) fn view(&self, index: SubscriptionIndex) -> SubscriptionView {
         let sub = &self.subs[index.0 as usize];
         let current = sub.current();
@@ -60,7 +65,7 @@ impl Machine {
             spec: Arc::clone(&current.spec),
             state: self.state(sub),
             parked_reason: sub.parked.map(|(_, reason, _)| reason.name().into()),
-            generation: current.generation.0,
+            generation: current.shown(),
             active_from: vec![(self.config.partition.clone(), current.from)],
             expires_at: self.clock.wall() + left,
             plan: current.filter.plan(),

@@ -25,7 +25,8 @@ pub use self::mistakes::Mistake;
 use self::outlet::{Ledger, Outlet};
 use self::publisher::{End, Publisher};
 use crate::clock::Clock;
-use crate::handle::{HubHandle, Unserved};
+use crate::edge::Numbers;
+use crate::handle::{PartitionHandle, Unserved};
 use crate::limits;
 use crate::nats::{Endpoint, StreamConfig, Trouble, subject};
 use crate::observe::health::Component;
@@ -42,8 +43,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What publishers are made of.
 pub struct Publishers {
-    /// Opens their sessions.
-    pub hub: HubHandle,
+    /// Opens their sessions,
+    pub hub: PartitionHandle,
+    /// each of which takes a number.
+    pub numbers: Numbers,
     /// Starts them.
     pub tasks: Tasks,
     /// Tells the time.

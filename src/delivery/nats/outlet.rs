@@ -14,7 +14,7 @@ use super::Publishers;
 use super::mark::{Checks, Knowledge, Mark};
 use super::mistakes::Mistake;
 use crate::clock::Clock;
-use crate::handle::HubHandle;
+use crate::handle::PartitionHandle;
 use crate::nats::{Endpoint, Message, Server, StreamConfig, Trouble};
 use crate::observe::metrics as names;
 use crate::store::streams::{self, StreamRecord};
@@ -29,13 +29,13 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Ledger {
     pub(super) checks: Checks,
-    hub: HubHandle,
+    hub: PartitionHandle,
     key: Key,
 }
 
 impl Ledger {
     /// With what has been written down.
-    pub(super) async fn open(hub: HubHandle, stream: &str, mistake: Option<Mistake>) -> Result<Self, Trouble> {
+    pub(super) async fn open(hub: PartitionHandle, stream: &str, mistake: Option<Mistake>) -> Result<Self, Trouble> {
         let checks = Checks::new(mistake == Some(Mistake::TrustStream));
         let ledger = Self { checks, hub, key: streams::key(stream) };
         ledger.read().await?;

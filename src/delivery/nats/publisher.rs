@@ -141,14 +141,8 @@ impl<'a> Publisher<'a> {
                 return Err(end);
             }
         };
-        let hello = Hello {
-            gateway: self.gateway.clone(),
-            cursor: begun.cursor,
-            transport: Transport::Nats,
-            auto_ack: false,
-            unacked_bytes_max: 0,
-            node: None,
-        };
+        let number = self.of.numbers.next().await?;
+        let hello = Hello { cursor: begun.cursor, number, ..Hello::new(self.gateway.clone(), Transport::Nats) };
         let mut session = self.of.hub.open(hello).await?;
         self.of.health.ok();
         let bytes_max = leave.server().message_bytes_max();
@@ -419,7 +413,8 @@ impl<'a> Publisher<'a> {
                     Problem::new(Code::GatewayNotFound, "the gateway has no cursor yet").retry_after(1)
                 })?,
             };
-            self.of.hub.set_cursor(self.gateway.clone(), CursorTarget::Cursor(floor)).await
+            let number = self.of.numbers.next().await?;
+            self.of.hub.set_cursor(self.gateway.clone(), CursorTarget::Cursor(floor), number).await
         };
         match moved.await {
             Ok(()) => End::Closed,

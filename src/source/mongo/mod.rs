@@ -33,6 +33,7 @@ use mongodb::Client;
 use tokio::sync::mpsc;
 
 use self::errors::Failure;
+pub use self::pipeline::Split;
 use self::pipeline::{Level, Watched};
 use self::reading::Reader;
 use super::layout::Layout;
@@ -53,6 +54,8 @@ pub struct MongoConfig {
     pub database: Option<String>,
     /// The collections; `None` for all.
     pub collections: Option<Vec<String>>,
+    /// Which share of the documents; `None` for all.
+    pub split: Option<Split>,
     /// Where documents keep their tenant, collection and body.
     pub layout: Layout,
     /// How long an operation waits for a primary before it fails, where the connection string does
@@ -74,6 +77,7 @@ impl MongoConfig {
             uri: uri.into(),
             database: None,
             collections: None,
+            split: None,
             layout: Layout::syntrix(),
             server_selection_timeout: Duration::from_secs(5),
             image_bytes_max: limits::event_image_bytes_max,
@@ -140,7 +144,7 @@ impl MongoSource {
     /// no member of an initiated replica set, or a `mongos`; `Unavailable` where nobody answers.
     pub async fn connect(config: MongoConfig, tasks: Tasks) -> Result<Self, SourceError> {
         let client = connect::connect(&config).await?;
-        let watched = Watched::new(config.database, config.collections);
+        let watched = Watched::new(config.database, config.collections, config.split);
         Ok(Self(Arc::new(Shared {
             client,
             tasks,

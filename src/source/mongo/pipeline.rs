@@ -18,17 +18,19 @@ pub(super) struct Watched {
     pub(super) database: Option<String>,
     /// `None` for all.
     pub(super) collections: Option<Vec<String>>,
+    /// Which share of the documents; `None` for all.
+    pub(super) split: Option<Split>,
 }
 
 impl Watched {
     /// Sorted and without repetitions, so that equal sets have equal definitions.
-    pub(super) fn new(database: Option<String>, collections: Option<Vec<String>>) -> Self {
+    pub(super) fn new(database: Option<String>, collections: Option<Vec<String>>, split: Option<Split>) -> Self {
         let collections = collections.map(|mut names| {
             names.sort_unstable();
             names.dedup();
             names
         });
-        Self { database, collections }
+        Self { database, collections, split: split.filter(|split| split.count > 1) }
     }
 
     /// Whether a collection is among them.
@@ -44,7 +46,11 @@ impl Watched {
         if level == Level::Database {
             sides.push(doc! { "operationType": "invalidate" });
         }
-        doc! { "$match": { "$or": sides } }
+        let scope = doc! { "$or": sides };
+        match self.split {
+            None => doc! { "$match": scope },
+            Some(split) => doc! { "$match": { "$and": [scope, split.condition()] } },
+        }
     }
 
     fn sides(&self) -> Vec<Document> {
@@ -68,6 +74,26 @@ impl Watched {
     pub(super) fn definition(&self) -> String {
         let text = format!("deployment stream\n{}", self.match_stage(Level::Deployment));
         Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// One of several streams that share a scope's documents out among themselves by the hash of their `_id`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Split {
+    /// Which one, from 0.
+    pub number: u16,
+    /// How many there are.
+    pub count: u16,
+}
+
+impl Split {
+    /// What is in this stream. Events that concern no document, drops and renames, are in all.
+    fn condition(self) -> Document {
+        let (number, count) = (i32::from(self.number), i32::from(self.count));
+        let hash = doc! { "$toHashedIndexKey": "$documentKey._id" };
+        // The hash is signed, and so is what is left of it.
+        let is_here = doc! { "$in": [{ "$mod": [hash, count] }, [number, number - count]] };
+        doc! { "$or": [{ "documentKey": { "$exists": false } }, { "$expr": is_here }] }
     }
 }
 
@@ -199,16 +225,19 @@ mod tests {
     #[test]
     fn the_definition_depends_on_the_scope_and_nothing_else() {
         let names = |names: &[&str]| Some(names.iter().map(ToString::to_string).collect());
-        let watched = |db: Option<&str>, colls| Watched::new(db.map(str::to_owned), colls).definition();
+        let watched = |db: Option<&str>, colls| Watched::new(db.map(str::to_owned), colls, None).definition();
         assert_eq!(watched(Some("app"), names(&["b", "a", "b"])), watched(Some("app"), names(&["a", "b"])));
         let all = [watched(None, None), watched(Some("app"), None), watched(Some("app"), names(&["a"]))];
         assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2]);
         assert!(all.iter().all(|digest| digest.len() == 64));
+        let split = |number, count| Watched::new(None, None, Some(Split { number, count })).definition();
+        assert_eq!(split(0, 1), watched(None, None));
+        assert!(split(0, 2) != split(1, 2) && split(0, 2) != split(0, 3) && split(0, 2) != watched(None, None));
     }
 
     #[test]
     fn a_scope_covers_what_it_names() {
-        let watched = Watched::new(Some("app".into()), Some(vec!["a".into()]));
+        let watched = Watched::new(Some("app".into()), Some(vec!["a".into()]), None);
         assert!(watched.covers("app", "a") && !watched.covers("app", "b") && !watched.covers("other", "a"));
         assert!(Watched::default().covers("any", "thing"));
     }

@@ -40,10 +40,36 @@ pub(super) async fn shared(site: &Site) -> (Server, Config) {
     (etcd, config)
 }
 
-async fn node(config: &Config, id: &str) -> Running {
-    let mut config = config.clone();
-    config.node.id = id.into();
-    Running::start(&config, Clock::system()).await
+/// Nodes of one store and of one database.
+struct Cluster {
+    site: Site,
+    /// In the order in which the partition is theirs.
+    names: Vec<Arc<str>>,
+    config: Config,
+    _etcd: Server,
+}
+
+impl Cluster {
+    async fn new() -> Self {
+        let site = Site::new().await;
+        let (etcd, config) = shared(&site).await;
+        Self { site, names: nodes(), config, _etcd: etcd }
+    }
+
+    /// Starts the node with this place in the order.
+    async fn node(&self, place: usize) -> Running {
+        let mut config = self.config.clone();
+        config.node.id = self.names[place].to_string();
+        Running::start(&config, Clock::system()).await
+    }
+
+    /// Ends what is left of it, one node after the other.
+    async fn end(self, nodes: impl IntoIterator<Item = Running>) {
+        for node in nodes {
+            node.drain().await;
+        }
+        self.site.remove().await;
+    }
 }
 
 async fn write(site: &Site, key: &str) {
@@ -69,11 +95,10 @@ async fn owner(hub: &Running) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_node_answers_any_call() {
-    let site = Site::new().await;
-    let (_etcd, config) = shared(&site).await;
-    let names = nodes();
-    let first = node(&config, &names[0]).await;
-    let edge = node(&config, &names[1]).await;
+    let cluster = Cluster::new().await;
+    let names = &cluster.names;
+    let first = cluster.node(0).await;
+    let edge = cluster.node(1).await;
     assert_eq!(owner(&edge).await, *names[0]);
     let path = "/v1/gateways/gw/subscriptions/s";
 
@@ -136,19 +161,16 @@ async fn any_node_answers_any_call() {
     assert_eq!(edge.get(path).await.1["code"], "SUBSCRIPTION_NOT_FOUND");
     assert_eq!(edge.call(Method::DELETE, "/v1/gateways/gw", None).await.0, 204);
     assert_eq!(edge.get("/v1/gateways/gw").await.1["code"], "GATEWAY_NOT_FOUND");
-    edge.drain().await;
-    first.drain().await;
-    site.remove().await;
+    cluster.end([edge, first]).await;
 }
 
 /// What a gateway is told does not depend on the node that it is connected to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_is_the_same_at_any_node() {
-    let site = Site::new().await;
-    let (_etcd, config) = shared(&site).await;
-    let names = nodes();
-    let first = node(&config, &names[0]).await;
-    let edge = node(&config, &names[1]).await;
+    let cluster = Cluster::new().await;
+    let (site, names) = (&cluster.site, &cluster.names);
+    let first = cluster.node(0).await;
+    let edge = cluster.node(1).await;
     for transport in TRANSPORTS {
         let (here, there) = (format!("edge-{transport:?}"), format!("owner-{transport:?}"));
         for gateway in [&here, &there] {
@@ -161,7 +183,7 @@ async fn a_stream_is_the_same_at_any_node() {
         }
         let mut sessions = [edge.open(transport, &here, None).await, first.open(transport, &there, None).await];
         let key = format!("{transport:?}");
-        write(&site, &key).await;
+        write(site, &key).await;
         let id = doc! { "_id": format!("acme:{key}") };
         for update in
             [doc! { "$set": { "data.n": 2, "data.more": "x".repeat(3_000) } }, doc! { "$set": { "data.n": 0 } }]
@@ -169,7 +191,7 @@ async fn a_stream_is_the_same_at_any_node() {
             assert_eq!(site.documents().update_one(id.clone(), update).await.unwrap().modified_count, 1);
         }
         site.documents().delete_one(id).await.unwrap();
-        write(&site, &format!("{key}-end")).await;
+        write(site, &format!("{key}-end")).await;
         let mut told = Vec::new();
         for session in &mut sessions {
             let mut changes = vec![change(session).await];
@@ -193,27 +215,24 @@ async fn a_stream_is_the_same_at_any_node() {
             site.all(&mut session).await.is_empty().then_some(session)
         })
         .await;
-        write(&site, &format!("{key}-after")).await;
+        write(site, &format!("{key}-after")).await;
         assert_eq!(change(&mut again).await.key, format!("{key}-after"));
     }
-    edge.drain().await;
-    first.drain().await;
-    site.remove().await;
+    cluster.end([edge, first]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_elsewhere_comes_back_with_its_cursor_when_the_owner_goes() {
-    let site = Site::new().await;
-    let (_etcd, config) = shared(&site).await;
-    let names = nodes();
-    let first = node(&config, &names[0]).await;
-    let edge = node(&config, &names[1]).await;
-    let third = node(&config, &names[2]).await;
+    let cluster = Cluster::new().await;
+    let (site, names) = (&cluster.site, &cluster.names);
+    let first = cluster.node(0).await;
+    let edge = cluster.node(1).await;
+    let third = cluster.node(2).await;
     assert_eq!(post(&third, &subscription("gw", "s", "c")).await.0, 201);
     let mut session = third.open(Transport::GrpcJson, "gw", None).await;
-    write(&site, "a").await;
+    write(site, "a").await;
     let cursor = change(&mut session).await.cursor;
-    write(&site, "b").await;
+    write(site, "b").await;
     assert_eq!(change(&mut session).await.key, "b");
     // The newest session is served, wherever it is opened.
     let mut newer = edge.open(Transport::Sse, "gw", Some(&cursor)).await;
@@ -222,7 +241,7 @@ async fn a_gateway_elsewhere_comes_back_with_its_cursor_when_the_owner_goes() {
 
     first.drain().await;
     assert_eq!(closed(newer).await, "draining");
-    write(&site, "c").await;
+    write(site, "c").await;
     let mut left = [Some(edge), Some(third)];
     for round in 0..2 {
         let hub = left[round].as_ref().unwrap();
@@ -237,15 +256,14 @@ async fn a_gateway_elsewhere_comes_back_with_its_cursor_when_the_owner_goes() {
             assert_eq!(change(&mut session).await.key, *key, "at {name}");
         }
         if round == 0 {
-            write(&site, "d").await;
+            write(site, "d").await;
             assert_eq!(change(&mut session).await.key, "d");
             left[0].take().unwrap().drain().await;
         }
     }
     let last = left[1].take().unwrap();
     until("the last one as owner", async || (owner(&last).await == *names[2]).then_some(())).await;
-    last.drain().await;
-    site.remove().await;
+    cluster.end([last]).await;
 }
 
 /// Writes one document after the other until it is told to stop; how many.
@@ -261,11 +279,10 @@ async fn keep_writing(site: &Site, stop: &AtomicBool) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_goes_where_it_is_wanted_and_loses_nothing_on_the_way() {
-    let site = Site::new().await;
-    let (_etcd, config) = shared(&site).await;
-    let names = nodes();
-    let first = node(&config, &names[0]).await;
-    let second = node(&config, &names[1]).await;
+    let cluster = Cluster::new().await;
+    let (site, names) = (&cluster.site, &cluster.names);
+    let first = cluster.node(0).await;
+    let second = cluster.node(1).await;
     assert_eq!(post(&first, &subscription("gw", "s", "c")).await.0, 201);
     let path = "/v1/partitions/default/0/move";
     let nowhere = json!({ "node": "hub-z" });
@@ -311,7 +328,7 @@ async fn a_partition_goes_where_it_is_wanted_and_loses_nothing_on_the_way() {
         }
         keys
     };
-    let (written, keys, ()) = tokio::join!(keep_writing(&site, &stop), reading, moving);
+    let (written, keys, ()) = tokio::join!(keep_writing(site, &stop), reading, moving);
     let mut expected: Vec<_> = (0..written).map(|number| format!("{number:05}")).collect();
     expected.push("end".into());
     assert_eq!(keys, expected);
@@ -329,17 +346,15 @@ async fn a_partition_goes_where_it_is_wanted_and_loses_nothing_on_the_way() {
     // Where it is wanted is gone: back to whom the ring says.
     second.drain().await;
     until("the first one as owner", async || (owner(&first).await == *names[0]).then_some(())).await;
-    first.drain().await;
-    site.remove().await;
+    cluster.end([first]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_outlives_its_owner() {
-    let site = Site::new().await;
-    let (_etcd, config) = shared(&site).await;
-    let names = nodes();
-    let first = node(&config, &names[0]).await;
-    let second = node(&config, &names[1]).await;
+    let cluster = Cluster::new().await;
+    let (site, names) = (&cluster.site, &cluster.names);
+    let first = cluster.node(0).await;
+    let second = cluster.node(1).await;
     assert_eq!(post(&first, &subscription("gw", "s", "c")).await.0, 201);
     let path = "/v1/partitions/default/0";
     let (status, view) = second.call(Method::POST, &format!("{path}/pause"), None).await;
@@ -347,31 +362,26 @@ async fn a_pause_outlives_its_owner() {
     first.drain().await;
     until("the other owner", async || (owner(&second).await == *names[1]).then_some(())).await;
     assert_eq!(second.get(path).await.1["state"], "paused");
-    write(&site, "a").await;
+    write(site, "a").await;
     assert_eq!(second.call(Method::POST, &format!("{path}/resume"), None).await.0, 200);
     let mut session = second.open(Transport::Sse, "gw", None).await;
     assert_eq!(change(&mut session).await.key, "a");
     second.drain().await;
-    let third = node(&config, &names[2]).await;
+    let third = cluster.node(2).await;
     assert_ne!(third.get(path).await.1["state"], "paused");
-    third.drain().await;
-    site.remove().await;
+    cluster.end([third]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_joins_takes_what_is_its_own() {
-    let site = Site::new().await;
-    let (_etcd, config) = shared(&site).await;
-    let names = nodes();
-    let second = node(&config, &names[1]).await;
+    let cluster = Cluster::new().await;
+    let names = &cluster.names;
+    let second = cluster.node(1).await;
     assert_eq!(owner(&second).await, *names[1]);
-    let third = node(&config, &names[2]).await;
-    let first = node(&config, &names[0]).await;
+    let third = cluster.node(2).await;
+    let first = cluster.node(0).await;
     until("the first choice as owner", async || (owner(&third).await == *names[0]).then_some(())).await;
-    for hub in [third, second, first] {
-        hub.drain().await;
-    }
-    site.remove().await;
+    cluster.end([third, second, first]).await;
 }
 
 async fn closed(mut session: Session) -> String {

@@ -36,6 +36,7 @@ pub(super) enum Said {
 
 #[derive(Debug)]
 pub(super) struct Change {
+    pub(super) partition: String,
     pub(super) seq: u64,
     pub(super) cursor: String,
     pub(super) position: Position,
@@ -72,7 +73,8 @@ pub(super) struct Match {
 pub(super) struct Session {
     messages: BoxStream<'static, Said>,
     acks: Acks,
-    last: u64,
+    /// The last `seq` of each partition.
+    last: HashMap<String, u64>,
 }
 
 enum Acks {
@@ -118,7 +120,7 @@ impl Session {
         let messages = responses.flat_map(move |response| {
             futures::stream::iter(from_wire(response.unwrap().message.unwrap(), body == proto::Body::Bson))
         });
-        Some(Self { messages: messages.boxed(), acks: Acks::Grpc(acks), last: 0 })
+        Some(Self { messages: messages.boxed(), acks: Acks::Grpc(acks), last: HashMap::new() })
     }
 
     /// Server-Sent Events with these parameters (`?…`) and this `Last-Event-ID`.
@@ -142,15 +144,16 @@ impl Session {
             }
             futures::stream::iter(said)
         });
-        Some(Self { messages: messages.boxed(), acks: Acks::Sse(http, format!("{url}/ack")), last: 0 })
+        Some(Self { messages: messages.boxed(), acks: Acks::Sse(http, format!("{url}/ack")), last: HashMap::new() })
     }
 
     /// The next message; `None` at the session's end, in order or not. Checks that `seq` has no hole.
     pub(super) async fn next(&mut self) -> Option<Said> {
         let said = self.messages.next().await?;
         if let Said::Change(change) = &said {
-            assert_eq!(change.seq, self.last + 1, "seq has a hole");
-            self.last = change.seq;
+            let last = self.last.entry(change.partition.clone()).or_default();
+            assert_eq!(change.seq, *last + 1, "seq has a hole");
+            *last = change.seq;
         }
         Some(said)
     }
@@ -187,6 +190,7 @@ fn from_wire(message: Message, is_bson: bool) -> Vec<Said> {
             certainty: matched.certainty,
         });
         Said::Change(Box::new(Change {
+            partition: change.partition,
             seq: change.seq,
             cursor: change.cursor,
             position: change.position.parse().unwrap(),
@@ -213,6 +217,7 @@ fn from_wire(message: Message, is_bson: bool) -> Vec<Said> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ChangeJson<'a> {
+    partition: String,
     seq: u64,
     cursor: String,
     position: Position,
@@ -254,6 +259,7 @@ fn from_event(event: &str) -> Said {
             let change: ChangeJson<'_> = serde_json::from_str(data).unwrap();
             assert_eq!(field("id"), Some(change.cursor.as_str()), "the id is the cursor");
             Said::Change(Box::new(Change {
+                partition: change.partition,
                 seq: change.seq,
                 position: change.position,
                 key: change.key,

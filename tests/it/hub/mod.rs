@@ -13,6 +13,7 @@ mod lifecycle;
 mod moved;
 mod nats;
 mod outage;
+mod partitions;
 mod python;
 mod refusals;
 mod registration;

@@ -14,7 +14,7 @@ use streamer::hub::{Backend, Hub};
 use streamer::observe::metrics::Metrics;
 use streamer::position::{ClusterTime, Epoch, Position};
 use streamer::source::layout::Layout;
-use streamer::source::mongo::{MongoConfig, MongoSource};
+use streamer::source::mongo::{MongoConfig, MongoSource, Split};
 use streamer::source::{ChangeSource, Event};
 use streamer::tasks::Tasks;
 use tempfile::TempDir;
@@ -118,9 +118,15 @@ impl Site {
 
     /// The changes of the documents after `from` up to `end`, read without a hub.
     pub(super) async fn read(&self, from: ClusterTime, end: ClusterTime) -> Vec<Arc<Change>> {
+        self.read_part(from, end, Split { number: 0, count: 1 }).await
+    }
+
+    /// Likewise, of one partition of so many.
+    pub(super) async fn read_part(&self, from: ClusterTime, end: ClusterTime, split: Split) -> Vec<Arc<Change>> {
         let mut config = MongoConfig::new(&self.mongodb.address);
         config.database = Some(self.database.clone());
         config.layout = Layout::syntrix();
+        config.split = Some(split);
         let source = MongoSource::connect(config, Tasks::new()).await.unwrap();
         let mut reading = source.read(Epoch(1), Position::boundary(Epoch(1), from.next())).await.unwrap();
         let mut changes = Vec::new();
@@ -216,5 +222,5 @@ impl Running {
 
 /// Whether a `positions` object says that everything at `time` has been sent.
 pub(super) fn is_past(positions: &std::collections::HashMap<String, String>, time: ClusterTime) -> bool {
-    positions.get(PARTITION).is_some_and(|position| position.parse::<Position>().unwrap().time > time)
+    positions.values().all(|position| position.parse::<Position>().unwrap().time > time) && !positions.is_empty()
 }

@@ -83,10 +83,13 @@ impl Store {
     }
 
     fn observe(&mut self, write: &Write, revision: Revision) {
-        if let Some(gateway) = gateways::parse_key("default", &write.key) {
+        if let Some(gateway) = gateways::parse_key(&streamer::position::PartitionId::new("default", 0), &write.key) {
             return self.observe_move(gateway, write);
         }
-        let Some(key) = subscriptions::parse_key("default", &write.key) else { return };
+        let Some(key) = subscriptions::parse_key(&streamer::position::PartitionId::new("default", 0), &write.key)
+        else {
+            return;
+        };
         let existing = self.lives.iter().rposition(|life| life.key == key && !life.removed);
         let Some(value) = &write.value else {
             if let Some(life) = existing {

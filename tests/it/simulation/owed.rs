@@ -29,6 +29,8 @@ struct Hub {
     store: Store,
     writes: Vec<(WriteId, Vec<Write>)>,
     sessions: Vec<Arc<Outbox>>,
+    /// The last session's.
+    numbers: u64,
     epoch: u32,
     time: u64,
     restored: Option<Position>,
@@ -53,6 +55,7 @@ impl Hub {
             memory_bytes_max: 1 << 20,
             outbox_bytes_soft: 1_000,
             turn_changes_max: 1_000,
+            catchups_max: streamer::limits::cursor_catchups_max,
             sessions_max: 100,
             quota_gateway: 100,
             quota_tenant: 100,
@@ -67,8 +70,8 @@ impl Hub {
         let start = Position::boundary(Epoch(1), ClusterTime(10));
         let machine = Machine::new(config.clone(), Clock::manual(), start, Checkpointed::default());
         let (store, restored) = (Store::default(), None);
-        let mut hub =
-            Self { machine, config, store, writes: Vec::new(), sessions: Vec::new(), epoch: 1, time: 10, restored };
+        let (writes, sessions) = (Vec::new(), Vec::new());
+        let mut hub = Self { machine, config, store, writes, sessions, numbers: 0, epoch: 1, time: 10, restored };
         hub.flush();
         hub.register();
         hub
@@ -125,12 +128,14 @@ impl Hub {
     }
 
     fn ask(&mut self, cursor: Option<&str>) {
+        self.numbers += 1;
         let hello = Hello {
             gateway: id(),
             cursor: cursor.map(|text| CursorText(text.into())),
             transport: Transport::Grpc,
             auto_ack: false,
             unacked_bytes_max: 0,
+            number: self.numbers,
             node: None,
         };
         self.machine.on_open(hello, WAITER);
@@ -155,8 +160,8 @@ impl Hub {
     fn crash(&mut self) {
         self.writes.clear();
         let stored = Stored {
-            subscriptions: self.store.scan(&subscriptions::prefix("default")),
-            gateways: self.store.scan(&gateways::prefix("default")),
+            subscriptions: self.store.scan(&subscriptions::prefix(&PartitionId::new("default", 0))),
+            gateways: self.store.scan(&gateways::prefix(&PartitionId::new("default", 0))),
             cursors: self.store.scan(&cursors::prefix(&self.config.partition)),
             revision: Revision(self.store.revision),
         };

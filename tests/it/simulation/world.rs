@@ -62,6 +62,8 @@ pub(super) struct World {
     /// Who asked for a session, and of which life the cursor was that it presented.
     opens: HashMap<u64, (usize, Option<Revision>)>,
     next_token: u64,
+    /// The last number of a session or a move.
+    numbers: u64,
     clients: Vec<Client>,
     ids: Vec<GatewayId>,
     late_acks: Vec<(usize, String)>,
@@ -111,6 +113,7 @@ impl World {
             memory_bytes_max: *[1_500, 4_000, 1_000_000].choose(&mut random).unwrap(),
             outbox_bytes_soft: *[400, 1_000].choose(&mut random).unwrap(),
             turn_changes_max: *[1, 3, 1_000].choose(&mut random).unwrap(),
+            catchups_max: streamer::limits::cursor_catchups_max,
             sessions_max: 100,
             quota_gateway: 100,
             quota_tenant: 100,
@@ -141,6 +144,7 @@ impl World {
             replays: BTreeMap::new(),
             opens: HashMap::new(),
             next_token: 1,
+            numbers: 0,
             clients: (0..GATEWAYS).map(|_| Client::default()).collect(),
             ids: (0..GATEWAYS).map(|g| GatewayId::new(&format!("g{g}")).unwrap()).collect(),
             late_acks: Vec::new(),
@@ -350,6 +354,12 @@ impl World {
         self.machine.on_remove_gateway(&self.ids[client].clone(), Waiter { token, slot: 0 });
     }
 
+    /// As the store gives them to sessions and moves.
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
     /// An operator's rewind or skip.
     fn move_cursor(&mut self, client: usize) {
         let token = self.token();
@@ -359,7 +369,8 @@ impl World {
         let on_a_change = on_a_change.filter(|at| *at >= self.oldest && self.random.random_ratio(1, 2));
         let target = on_a_change.unwrap_or(self.at(time, 0));
         self.trace(|| format!("move {client} to {target:?}"));
-        self.machine.on_move(&self.ids[client].clone(), &Target::Position(target), Waiter { token, slot: 0 });
+        let number = self.number();
+        self.machine.on_move(&self.ids[client].clone(), &Target::Position(target), number, Waiter { token, slot: 0 });
     }
 
     /// What the store has come to hold of moves.
@@ -385,6 +396,7 @@ impl World {
             transport: Transport::Grpc,
             auto_ack: false,
             unacked_bytes_max: *[0, 0, 600, 5_000].choose(&mut self.random).expect("some"),
+            number: self.number(),
             node: None,
         };
         self.machine.on_open(hello, Waiter { token, slot: 0 });
@@ -625,8 +637,8 @@ impl World {
             reached = self.at(self.time, 0);
         }
         let stored = Stored {
-            subscriptions: self.store.scan(&subscriptions::prefix("default")),
-            gateways: self.store.scan(&gateways::prefix("default")),
+            subscriptions: self.store.scan(&subscriptions::prefix(&PartitionId::new("default", 0))),
+            gateways: self.store.scan(&gateways::prefix(&PartitionId::new("default", 0))),
             cursors: self.store.scan(&cursors::prefix(&partition)),
             revision: Revision(self.store.revision),
         };
@@ -731,7 +743,8 @@ impl World {
     /// Everything before a progress with nobody behind has been sent to everyone whom it knew.
     fn check_progress(&self, client: usize, until: Position, known: Revision) -> Result<(), String> {
         for life in self.store.lives.iter().filter(|life| life.key.gateway == self.ids[client] && !life.removed) {
-            let entry = self.store.get(&subscriptions::key("default", &life.key)).expect("it lives");
+            let entry =
+                self.store.get(&subscriptions::key(&PartitionId::new("default", 0), &life.key)).expect("it lives");
             let record = SubscriptionRecord::decode(&entry.value).unwrap();
             if entry.revision > known || record.parked.is_some() || until.epoch < self.epoch {
                 continue;

@@ -64,7 +64,24 @@ contract!(
     what_is_too_large_is_refused,
     the_limits_themselves_are_taken,
     writers_at_once_are_told_apart,
+    a_number_is_greater_than_all_before,
 );
+
+async fn a_number_is_greater_than_all_before(store: &dyn Store) {
+    let mut last = store.number().await.unwrap();
+    for _ in 0..3 {
+        let fence = own(store, "n").await.fence;
+        store.commit(&fence, &[put("a", Expect::Anything, "1")]).await.unwrap();
+        let number = store.number().await.unwrap();
+        assert!(number > last);
+        last = number;
+    }
+    let mut at_once = futures::future::join_all((0..20).map(|_| store.number())).await;
+    at_once.sort_by_key(|number| *number.as_ref().unwrap());
+    at_once.dedup();
+    assert_eq!(at_once.len(), 20);
+    assert!(at_once.into_iter().all(|number| number.unwrap() > last));
+}
 
 async fn value_of(store: &dyn Store, name: &str) -> Option<Vec<u8>> {
     store.get(&key(name)).await.unwrap().map(|entry| entry.value)

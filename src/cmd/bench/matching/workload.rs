@@ -157,6 +157,7 @@ impl Plan {
             fields: None,
             start_at: None,
             ttl_seconds: crate::limits::ttl_seconds_max,
+            generation: None,
         })
     }
 

@@ -14,11 +14,12 @@ use streamer::change::Change;
 use streamer::clock::Clock;
 use streamer::matching::{Filter, Verdict};
 use streamer::position::{ClusterTime, Position};
+use streamer::source::mongo::Split;
 use streamer::subscription::{Operator, Spec};
 use tokio::task::JoinSet;
 
 use super::consumers::{self, Body, Said, Session, Transport};
-use super::site::{PARTITION, Running, STUCK, Site, is_past};
+use super::site::{Running, STUCK, Site, is_past};
 use writes::Writer;
 
 const TENANTS: [&str; 2] = ["acme", "globex"];
@@ -44,25 +45,43 @@ struct Subscription {
     filter: Arc<Filter>,
     transitions: bool,
     generation: u64,
-    active_from: Position,
+    /// By partition.
+    active_from: Vec<Position>,
 }
 
 /// Which subscription, and how it is concerned.
 type Concerned = (usize, &'static str, &'static str);
 
+/// A partition's number and a change's position in it.
+type Place = (usize, Position);
+
+/// A change as it was read without the hub.
+type Read = (usize, Arc<Change>);
+
 /// What a gateway got or should have got: where, for which subscription, and how it is concerned.
-type Got<'a> = (Position, &'a str, &'a str, &'a str);
+type Got<'a> = (Place, &'a str, &'a str, &'a str);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_arrives_is_what_the_reference_says() {
+    try_with(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_arrives_of_several_partitions_is_what_the_reference_says() {
+    try_with(3).await;
+}
+
+async fn try_with(partitions: u16) {
     let given = std::env::var("STREAMER_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed: u64 = given.unwrap_or_else(rand::random);
     // Shown only if the test fails.
     println!("STREAMER_TEST_SEED={seed}");
     let site = Site::new().await;
-    let hub = Running::start(&site.config(), Clock::system()).await;
+    let mut config = site.config();
+    config.backends.0[0].partitions = partitions;
+    let hub = Running::start(&config, Clock::system()).await;
     let from = site.now().await;
-    let subscriptions = register(&hub, seed).await;
+    let subscriptions = register(&hub, seed, partitions).await;
 
     let mut sessions = JoinSet::new();
     let (written, end) = tokio::sync::watch::channel(None);
@@ -82,7 +101,13 @@ async fn what_arrives_is_what_the_reference_says() {
     let end = site.now().await;
     written.send_replace(Some(end));
 
-    let changes = Arc::new(site.read(from, end).await);
+    let mut changes: Vec<Read> = Vec::new();
+    for number in 0..partitions {
+        let part = site.read_part(from, end, Split { number, count: partitions }).await;
+        assert!(part.len() > count / usize::from(2 * partitions), "a fair share");
+        changes.extend(part.into_iter().map(|change| (usize::from(number), change)));
+    }
+    let changes = Arc::new(changes);
     assert_eq!(changes.len(), count, "each write is one change");
     let mut received: BTreeMap<usize, Vec<consumers::Change>> =
         tokio::time::timeout(STUCK, sessions.join_all()).await.expect("all arrives").into_iter().collect();
@@ -106,7 +131,7 @@ async fn what_arrives_is_what_the_reference_says() {
 }
 
 /// Registers every filter for both tenants, spread over the gateways.
-async fn register(hub: &Running, seed: u64) -> Vec<Subscription> {
+async fn register(hub: &Running, seed: u64, partitions: u16) -> Vec<Subscription> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let all: Vec<Map<String, Value>> = (0..FILTERS).map(|_| subscriptions::conditions(&mut random)).collect();
     assert_eq!(subscriptions::operators(all.iter()).len(), Operator::ALL.len(), "all operators occur");
@@ -137,10 +162,14 @@ async fn register(hub: &Running, seed: u64) -> Vec<Subscription> {
             filter: Filter::compile(&Spec::from_json(&request).unwrap()).unwrap(),
             transitions: request["transitions"] == json!(true),
             generation: registered["generation"].as_u64().unwrap(),
-            active_from: registered["activeFrom"][PARTITION].as_str().unwrap().parse().unwrap(),
+            active_from: (0..partitions).map(|number| active_from(registered, number)).collect(),
         }
     });
     made.collect()
+}
+
+fn active_from(registered: &Value, number: u16) -> Position {
+    registered["activeFrom"][format!("default/{number}")].as_str().unwrap().parse().unwrap()
 }
 
 /// Takes everything until the hub says that all that was written has been sent.
@@ -170,8 +199,8 @@ async fn consume(
 }
 
 /// For each change those whom it concerns, in two threads.
-fn evaluate(subscriptions: &[Subscription], changes: &[Arc<Change>]) -> Vec<Vec<Concerned>> {
-    let part = |changes: &[Arc<Change>]| -> Vec<Vec<Concerned>> {
+fn evaluate(subscriptions: &[Subscription], changes: &[Read]) -> Vec<Vec<Concerned>> {
+    let part = |changes: &[Read]| -> Vec<Vec<Concerned>> {
         changes.iter().map(|change| concerned(subscriptions, change)).collect()
     };
     let (first, second) = changes.split_at(changes.len() / 2);
@@ -183,10 +212,10 @@ fn evaluate(subscriptions: &[Subscription], changes: &[Arc<Change>]) -> Vec<Vec<
     })
 }
 
-fn concerned(subscriptions: &[Subscription], change: &Change) -> Vec<Concerned> {
+fn concerned(subscriptions: &[Subscription], (partition, change): &Read) -> Vec<Concerned> {
     let mut concerned = Vec::new();
     for (number, subscription) in subscriptions.iter().enumerate() {
-        if change.position <= subscription.active_from {
+        if change.position <= subscription.active_from[*partition] {
             continue;
         }
         if let Some(Verdict { transition, certainty, broadcast, .. }) = subscription.filter.evaluate(change) {
@@ -228,16 +257,17 @@ const SPOILERS: [Spoiler; 5] = [
 /// What differs from what the reference says, if anything.
 fn compare(
     subscriptions: &[Subscription],
-    changes: &[Arc<Change>],
+    changes: &[Read],
     expected: &[Vec<Concerned>],
     received: &BTreeMap<usize, Vec<consumers::Change>>,
 ) -> Option<String> {
-    let by_position: HashMap<Position, &Arc<Change>> = changes.iter().map(|change| (change.position, change)).collect();
+    let by_position: HashMap<Place, &Arc<Change>> =
+        changes.iter().map(|(partition, change)| ((*partition, change.position), change)).collect();
     let mut wanted: Vec<Vec<Got<'_>>> = vec![Vec::new(); GATEWAYS.len()];
-    for (change, concerned) in changes.iter().zip(expected) {
+    for ((partition, change), concerned) in changes.iter().zip(expected) {
         for &(number, transition, certainty) in concerned {
             let subscription = &subscriptions[number];
-            wanted[subscription.gateway].push((change.position, &subscription.id, transition, certainty));
+            wanted[subscription.gateway].push(((*partition, change.position), &subscription.id, transition, certainty));
         }
     }
     let total: usize = wanted.iter().map(Vec::len).sum();
@@ -246,18 +276,21 @@ fn compare(
     for (gateway, messages) in received {
         let mut got: Vec<Got<'_>> = Vec::new();
         for message in messages {
-            let Some(change) = by_position.get(&message.position) else {
+            let Some(change) = by_position.get(&place(message)) else {
                 return Some(format!("gw-{gateway}: nothing happened there: {message:?}"));
             };
             if let Some(fault) = check_message(change, message, &generations) {
                 return Some(format!("gw-{gateway}: {fault}: {message:?}\n{change:?}"));
             }
             for matched in &message.matches {
-                got.push((message.position, &matched.subscription_id, &matched.transition, &matched.certainty));
+                got.push((place(message), &matched.subscription_id, &matched.transition, &matched.certainty));
             }
         }
-        if let Some(pair) = messages.windows(2).find(|pair| pair[0].position > pair[1].position) {
-            return Some(format!("gw-{gateway}: out of order at {}", pair[1].position));
+        let mut last: BTreeMap<usize, Position> = BTreeMap::new();
+        for (partition, position) in messages.iter().map(place) {
+            if last.insert(partition, position).is_some_and(|last| last > position) {
+                return Some(format!("gw-{gateway}: out of order at {position}"));
+            }
         }
         let wanted = &mut wanted[*gateway];
         wanted.sort_unstable();
@@ -265,11 +298,16 @@ fn compare(
         let differs = got.iter().zip(wanted.iter()).position(|(got, wanted)| got != wanted);
         if let Some(at) = differs.or((got.len() != wanted.len()).then(|| got.len().min(wanted.len()))) {
             let (got, wanted) = (got.get(at), wanted.get(at));
-            let change = got.or(wanted).map(|(position, ..)| by_position[position]);
+            let change = got.or(wanted).map(|(place, ..)| by_position[place]);
             return Some(format!("gw-{gateway}: got {got:?}, expected {wanted:?}\n{change:?}"));
         }
     }
     None
+}
+
+fn place(message: &consumers::Change) -> Place {
+    let number = message.partition.strip_prefix("default/").unwrap();
+    (number.parse().unwrap(), message.position)
 }
 
 /// What is wrong with a message by itself.

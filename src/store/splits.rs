@@ -1,0 +1,32 @@
+//! How many partitions a backend is split into: `splits/{backend}`.
+//!
+//! Owns the family's layout and codec. Without a record it is one.
+
+use serde::{Deserialize, Serialize};
+
+use super::Key;
+
+/// What the records of the backend's partitions belong to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SplitRecord {
+    /// How many partitions there are.
+    pub partitions: u16,
+}
+
+/// Where it is stored.
+pub fn key(backend: &str) -> Key {
+    Key(format!("splits/{backend}"))
+}
+
+impl SplitRecord {
+    /// The stored value.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record is plain data")
+    }
+
+    /// Reads a stored value.
+    pub fn decode(value: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(value)
+    }
+}
