@@ -46,12 +46,13 @@ impl CursorText {
         self.0.split(SEPARATOR).map(part).collect()
     }
 
-    /// A partition's part of several; `None` where there is no such part.
-    pub fn for_partition(&self, partition: &PartitionId) -> Option<Self> {
+    /// What a partition is to make of it: its own part of several. Where none is its own it is for it to refuse any.
+    pub fn for_partition(&self, partition: &PartitionId) -> Self {
         if !self.0.contains(SEPARATOR) {
-            return None;
+            return self.clone();
         }
-        self.parts().ok()?.remove(partition)
+        let Ok(mut parts) = self.parts() else { return self.clone() };
+        parts.remove(partition).or_else(|| parts.into_values().next()).unwrap_or_else(|| self.clone())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
 use crate::delivery::grpc::{Grpc, SubscriptionTexts};
 use crate::delivery::machine::MachineConfig;
-use crate::delivery::nats::Publishers;
+use crate::delivery::nats::{Publishers, StreamWatch};
 use crate::edge::{HubHandle, Numbers};
 use crate::error::Problem;
 use crate::handle::PartitionHandle;
@@ -120,10 +120,11 @@ impl Hub {
         let of_nats = health.component("nats");
         // Nobody waits for it yet.
         of_nats.ok();
+        let watch = StreamWatch::new(sabotage.and_then(Sabotage::of_nats));
         let grace = Duration::from_secs(config.shutdown.grace_seconds);
         let mut tried = Vec::new();
         for (number, seat) in seats.into_iter().enumerate() {
-            let mut publishers = publishers(config, &seat.handle, &tasks, &clock, &numbers, of_nats.clone());
+            let mut publishers = publishers(config, &seat.handle, &tasks, &clock, &numbers, &watch, of_nats.clone());
             publishers.mistake = sabotage.and_then(Sabotage::of_nats);
             let forward = cluster.directories.as_ref().map(|all| Forward::new(all[number].clone()));
             // One write moves all streams of a deployment on.
@@ -325,6 +326,7 @@ fn publishers(
     tasks: &Tasks,
     clock: &Clock,
     numbers: &Numbers,
+    watch: &StreamWatch,
     health: Component,
 ) -> Publishers {
     let nats = config.nats.clone();
@@ -348,6 +350,7 @@ fn publishers(
             replicas: nats.replicas,
         },
         connections: nats.connections as usize,
+        watch: watch.clone(),
         partition: hub.id().clone(),
         mistake: None,
     }

@@ -341,8 +341,8 @@ impl Outbox {
         Some((item, relieved))
     }
 
-    /// Nobody will take from it any more.
-    pub(super) fn abandon(&self) {
+    /// Nobody will take from it any more: its session has ended at the transport's end.
+    pub fn abandon(&self) {
         self.lock().abandoned = true;
     }
 

@@ -248,7 +248,7 @@ impl HubHandle {
         hello.number = self.0.numbers.next().await?;
         match self.only() {
             Some(partition) => {
-                hello.cursor = hello.cursor.map(|cursor| cursor.for_partition(partition.id()).unwrap_or(cursor));
+                hello.cursor = hello.cursor.map(|cursor| cursor.for_partition(partition.id()));
                 partition.open(hello).await
             }
             None => session::open(self.partitions_of_all().cloned().collect(), hello).await,
@@ -258,8 +258,7 @@ impl HubHandle {
     /// Acks everything sent before this cursor in its session, over all partitions.
     pub async fn ack(&self, gateway: GatewayId, cursor: CursorText) -> Result<(), Problem> {
         if let Some(partition) = self.only() {
-            let cursor = cursor.for_partition(partition.id()).unwrap_or(cursor);
-            return partition.ack(gateway, cursor).await;
+            return partition.ack(gateway, cursor.for_partition(partition.id())).await;
         }
         let parts = cursor.parts().map_err(|error| Problem::new(Code::InvalidCursor, error.to_string()))?;
         let own = parts.iter().filter_map(|(id, part)| Some((self.partition(id)?, part)));
@@ -268,7 +267,10 @@ impl HubHandle {
         if acked.is_empty() {
             return Err(Problem::new(Code::InvalidCursor, "not a cursor of this hub"));
         }
-        acked.into_iter().collect()
+        let is_taken = acked.iter().any(Result::is_ok);
+        // A part of a partition that has not joined is what was presented: that it refuses it is for its session to say.
+        let refused = acked.into_iter().filter_map(Result::err).find(|problem| !is_taken || problem.status >= 500);
+        refused.map_or(Ok(()), Err)
     }
 
     /// Whom a change would concern, and why.

@@ -25,10 +25,8 @@ struct Group<'a> {
 /// As a partition is asked: with its own part of a cursor, and with the generation that is known.
 fn part_for(partition: &PartitionHandle, item: &Compiled, generation: Option<u64>) -> Compiled {
     let mut spec = item.spec.clone();
-    if let Some(StartAt::Cursor(text)) = &spec.start_at
-        && let Some(part) = CursorText(Arc::clone(text)).for_partition(partition.id())
-    {
-        spec.start_at = Some(StartAt::Cursor(part.0));
+    if let Some(StartAt::Cursor(text)) = &spec.start_at {
+        spec.start_at = Some(StartAt::Cursor(CursorText(Arc::clone(text)).for_partition(partition.id()).0));
     }
     spec.generation = generation;
     Compiled { spec, filter: Arc::clone(&item.filter) }

@@ -67,6 +67,8 @@ pub(super) async fn open(partitions: Vec<PartitionHandle>, hello: Hello) -> Resu
     let is_foreign = !partitions.iter().any(|partition| presented.contains_key(partition.id()));
     let own = partitions.iter().map(PartitionHandle::id);
     let own = own.filter_map(|id| Some((id.clone(), presented.get(id)?.clone()))).collect();
+    // Of one that has not joined nothing has been sent.
+    let positions = partitions.iter().map(|partition| (partition.id().clone(), Position::default())).collect();
     let mut opening: FuturesUnordered<BoxFuture<'static, _>> = FuturesUnordered::new();
     for partition in partitions {
         let cursor = presented.get(partition.id()).or_else(|| presented.values().next().filter(|_| is_foreign));
@@ -82,11 +84,13 @@ pub(super) async fn open(partitions: Vec<PartitionHandle>, hello: Hello) -> Resu
         members: Vec::new(),
         joining: Mutex::default(),
         cursors: own,
-        positions: BTreeMap::new(),
+        positions,
         first: Vec::new(),
         last: 0,
     };
     let (mut welcome, mut late, mut problem) = (None, Vec::new(), None);
+    // What comes after a partition's welcome is said after that of all, whose cursor must not ack it.
+    let mut following = Vec::new();
     let mut patience = std::pin::pin!(sleep(OPENING));
     loop {
         let (partition, hello, opened) = tokio::select! {
@@ -103,9 +107,9 @@ pub(super) async fn open(partitions: Vec<PartitionHandle>, hello: Hello) -> Resu
                 if merged.members.is_empty() {
                     patience.set(sleep(PATIENCE));
                 }
-                if let Some(said) = merged.join(opened) {
-                    welcome.get_or_insert(said);
-                }
+                let (said, frames) = merged.join(opened);
+                following.push(frames);
+                welcome = welcome.or(said);
             }
             Err(refusal) if !is_passing(&refusal) => return Err(refusal),
             Err(refusal) => {
@@ -131,7 +135,10 @@ pub(super) async fn open(partitions: Vec<PartitionHandle>, hello: Hello) -> Resu
     }));
     if let Some(welcome) = welcome {
         let (cursor, positions) = (merged.cursor(), merged.said_positions());
-        merged.first.insert(0, Frame::Welcome(Welcome { cursor, positions, ..welcome }));
+        merged.first.push(Frame::Welcome(Welcome { cursor, positions, ..welcome }));
+    }
+    for (member, frames) in following.into_iter().enumerate() {
+        merged.say(member, frames);
     }
     Ok(Session::merged(merged.number, merged))
 }
@@ -164,8 +171,8 @@ async fn keep_opening(partition: PartitionHandle, hello: Hello) -> Result<Opened
 }
 
 impl Merged {
-    /// Takes a partition's session in. Returns its own welcome, which is not said.
-    fn join(&mut self, opened: Opened) -> Option<Welcome> {
+    /// Takes a partition's session in. Returns its own welcome, which is not said, and what came after it.
+    fn join(&mut self, opened: Opened) -> (Option<Welcome>, Vec<Frame>) {
         let Opened { partition, session, frames } = opened;
         self.members.push(Member { session, catching_up: 0, has_news: false });
         let mut frames = frames.into_iter().peekable();
@@ -177,13 +184,16 @@ impl Merged {
             }
             _ => None,
         };
-        let member = self.members.len() - 1;
+        (welcome, frames.collect())
+    }
+
+    /// Has the gateway told what a member has said.
+    fn say(&mut self, member: usize, frames: Vec<Frame>) {
         for frame in frames {
             if let Some(frame) = self.said(member, frame) {
                 self.first.push(frame);
             }
         }
-        welcome
     }
 
     /// Takes in a partition that was away when the session began.
@@ -195,7 +205,8 @@ impl Merged {
                 for frame in opened.frames.iter_mut().filter(|frame| matches!(frame, Frame::Closed(_))) {
                     *frame = draining();
                 }
-                self.join(opened);
+                let (_, frames) = self.join(opened);
+                self.say(self.members.len() - 1, frames);
             }
             Err(problem) => {
                 tracing::warn!(%problem, "a partition refuses a session that others serve");
@@ -255,7 +266,10 @@ impl Merged {
             other.has_news = false;
         }
         self.members[member].has_news = is_second;
-        let catching_up = self.members.iter().map(|member| member.catching_up).sum();
+        let away = self.joining.get_mut().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        let behind: u64 = self.members.iter().map(|member| member.catching_up).sum();
+        // Of who is away at least one is behind.
+        let catching_up = behind + away;
         Some(Frame::Progress(Progress { cursor: self.cursor(), positions: self.said_positions(), catching_up }))
     }
 
@@ -291,11 +305,7 @@ impl Merged {
             self.last = index;
             // Without a last word it is over all the same.
             let frames = frames.unwrap_or_else(|| vec![Frame::Closed(Closed { reason: CloseReason::Draining })]);
-            for frame in frames {
-                if let Some(frame) = self.said(index, frame) {
-                    self.first.push(frame);
-                }
-            }
+            self.say(index, frames);
         }
     }
 

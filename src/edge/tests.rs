@@ -287,12 +287,15 @@ async fn a_partition_that_is_away_joins_when_it_is_back() {
     assert_eq!(taken(&at_second), [format!("open 1 at {}", cursor(1, 9))]);
     let frames = session.next(1_000).await.unwrap();
     let [Frame::Welcome(said)] = &frames[..] else { panic!("{frames:?}") };
-    assert_eq!((&said.cursor, said.positions.len()), (&both(5, 9), 1), "its part stays as it was presented");
+    let of = |positions: &[(PartitionId, Position)]| positions.iter().map(|(_, at)| *at).collect::<Vec<_>>();
+    assert_eq!(said.cursor, both(5, 9), "its part stays as it was presented");
+    assert_eq!(of(&said.positions), [position(5), Position::default()], "and nothing of it has been sent");
 
     one.send(vec![progress(0, 6, 0)]).await.unwrap();
     let frames = session.next(1_000).await.unwrap();
     let [Frame::Progress(said)] = &frames[..] else { panic!("{frames:?}") };
-    assert_eq!((&said.cursor, said.positions.len()), (&both(6, 9), 1));
+    assert_eq!((&said.cursor, said.catching_up), (&both(6, 9), 1), "who is away is behind");
+    assert_eq!(of(&said.positions), [position(6), Position::default()]);
 
     let two = opened(&of_second);
     let of_two = two.clone();
@@ -303,7 +306,8 @@ async fn a_partition_that_is_away_joins_when_it_is_back() {
     // One alone is not told at once: the other is about to say something, too.
     let frames = session.next(1_000).await.unwrap();
     let [Frame::Progress(said)] = &frames[..] else { panic!("{frames:?}") };
-    assert_eq!((&said.cursor, said.positions.len(), said.catching_up), (&both(6, 11), 2, 1));
+    assert_eq!((&said.cursor, said.catching_up), (&both(6, 11), 1));
+    assert_eq!(of(&said.positions), [position(6), position(11)]);
     assert_eq!(taken(&at_second).pop(), Some(format!("open 1 at {}", cursor(1, 9))), "under the same number");
 
     two.send(vec![Frame::Closed(Closed { reason: CloseReason::Draining })]).await.unwrap();
@@ -312,6 +316,31 @@ async fn a_partition_that_is_away_joins_when_it_is_back() {
         [Frame::Closed(Closed { reason: CloseReason::Draining })]
     ));
     assert!(session.next(1_000).await.is_none());
+}
+
+/// A browser presents the cursor of the last event that it has had, which may be the welcome.
+#[tokio::test(start_paused = true)]
+async fn the_cursor_of_a_welcome_acks_nothing_that_comes_after_it() {
+    let ((first, of_first, _), (second, of_second, _)) = (partition(0), partition(1));
+    let hub = hub(vec![first, second]);
+    let (one, two) = (opened(&of_first), opened(&of_second));
+    let lost = |partition: u16, written: u64| {
+        Frame::Resync(crate::delivery::frame::Resync {
+            cursor: cursor(partition, written),
+            partition: PartitionId::new("default", partition),
+            from: None,
+            to: position(written as u32),
+            reason: crate::change::ResyncReason::Forgotten,
+            scopes: None,
+            subscription_ids: Vec::new(),
+        })
+    };
+    one.send(vec![welcome(0, 5), lost(0, 6)]).await.unwrap();
+    two.send(vec![welcome(1, 8), lost(1, 9)]).await.unwrap();
+    let mut session = hub.open(hello(None)).await.unwrap();
+    let frames = session.next(1_000).await.unwrap();
+    let cursors: Vec<_> = frames.iter().map(|frame| frame.cursor().unwrap().clone()).collect();
+    assert_eq!(cursors, [both(5, 8), both(6, 8), both(6, 9)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -193,6 +193,14 @@ impl Component {
         self.health.report(&self.name, Status::Failing, Some(reason.into()));
     }
 
+    /// It has not started yet, for this reason.
+    pub fn starting(&self, reason: impl Into<String>) {
+        self.failing(reason);
+        if let Some(line) = self.health.state().components.get_mut(&self.name) {
+            line.is_starting = true;
+        }
+    }
+
     /// It is no longer part of this process.
     pub fn remove(self) {
         self.health.state().components.remove(&self.name);
@@ -231,6 +239,8 @@ mod tests {
         let (first, second) = (health.one_of("partition a/0"), health.one_of("partition b/0"));
         first.ok();
         assert!(!health.is_ready(), "the second has not started");
+        second.starting("it waits for another");
+        assert!(!health.is_ready(), "nor has it by saying why");
         second.failing("its backend does not answer");
         assert!(health.is_ready());
         assert_eq!(health.view().status, Status::Degraded);

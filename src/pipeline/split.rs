@@ -13,21 +13,21 @@ use rand_chacha::ChaCha8Rng;
 
 use super::tenure::{PATIENCE, PartitionConfig};
 use crate::delivery::machine::{Checkpointed, Left, Machine, MachineConfig, Stored};
-use crate::position::{PartitionId, Position};
+use crate::limits;
+use crate::position::{Epoch, PartitionId, Position};
 use crate::store::checkpoint::{self, CheckpointRecord};
+use crate::store::gateways::{self, GatewayRecord};
 use crate::store::owners::{self, Holder};
 use crate::store::splits::{self, SplitRecord};
+use crate::store::subscriptions::{self, SubscriptionRecord};
 use crate::store::writer::{commit_definitely, pack};
-use crate::store::{Entry, Expect, Fence, Key, Unavailable, Write, cursors, gateways, subscriptions};
+use crate::store::{Entry, Expect, Fence, Key, Revision, Unavailable, Write, cursors};
 
-/// Whether this partition's turn has come: partition 0 alone may find another split than the configured one.
-pub(super) async fn may_begin(config: &PartitionConfig) -> Result<(), String> {
-    let (_, present) = present(config).await?;
-    if present == config.partitions || config.machine.partition.number() == 0 {
-        return Ok(());
-    }
-    let wanted = config.partitions;
-    Err(format!("split into {present} partitions, to be split into {wanted}: waiting for partition 0"))
+/// Why this partition must not begin yet: partition 0 alone may find another split than the configured one.
+pub(super) async fn waits(config: &PartitionConfig) -> Result<Option<String>, String> {
+    let ((_, present), wanted) = (present(config).await?, config.partitions);
+    let waits = present != wanted && config.machine.partition.number() != 0;
+    Ok(waits.then(|| format!("split into {present} partitions, to be split into {wanted}: waiting for partition 0")))
 }
 
 /// The stored split.
@@ -47,7 +47,7 @@ pub(super) async fn ensure(config: &PartitionConfig, fence: &Fence) -> Result<()
     }
     if partition.number() != 0 {
         // It has changed since it was looked at before.
-        return may_begin(config).await;
+        return Err(waits(config).await?.unwrap_or_default());
     }
     tracing::warn!(backend = partition.backend(), present, wanted, "splitting into another number of partitions");
     change(config, fence, stored, present).await
@@ -76,24 +76,26 @@ async fn change(config: &PartitionConfig, fence: &Fence, record: Option<Entry>, 
         };
         free.push(Write { key, expect, value: None });
     }
-    let mut all: Option<Left> = None;
-    let mut checkpointed: Option<CheckpointRecord> = None;
+    let mut old = Vec::new();
     for number in 0..present {
-        let Some((checkpoint, left)) = leave(config, &id(number)).await? else { continue };
-        checkpointed = Some(match checkpointed {
-            Some(other) if other.position.time <= checkpoint.position.time => other,
-            _ => checkpoint,
-        });
-        all = Some(match all {
-            None => left,
-            Some(other) => other.and(left),
-        });
+        let Some(entry) = config.store.get(&checkpoint::key(&id(number))).await.map_err(text)? else { continue };
+        let record = CheckpointRecord::decode(&entry.value);
+        old.push((id(number), record.map_err(|error| format!("the checkpoint of {}: {error}", id(number)))?));
     }
-    if let (Some(all), Some(checkpointed)) = (all, checkpointed) {
-        // What partition 0 alone has had is right as it is.
-        let first = u16::from(present == 1);
-        for number in first..wanted {
-            begin(config, fence, &id(number), number >= present, &all, &checkpointed).await?;
+    // Above all of theirs begins the new one.
+    let epoch = old.iter().map(|(_, record)| record.position.epoch).max();
+    let lowest = old.iter().map(|(_, record)| record).min_by_key(|record| record.position.time);
+    if let (Some(epoch), Some(lowest)) = (epoch, lowest) {
+        let mut left = Left::default();
+        for (id, record) in &old {
+            left = left.and(leave(config, id, record, epoch).await?);
+        }
+        let guards: Vec<Write> = free.iter().filter(|_| config.members.is_some()).cloned().collect();
+        for number in 0..wanted {
+            let id = id(number);
+            let own = old.iter().find(|(of, _)| *of == id).map(|(_, record)| record);
+            let begun = Begun { own, lowest, epoch, is_alone: present == 1 };
+            begin(config, fence, &id, &left, begun, &guards).await?;
         }
     }
     let expect = record.map_or(Expect::Absent, |entry| Expect::At(entry.revision));
@@ -103,28 +105,42 @@ async fn change(config: &PartitionConfig, fence: &Fence, record: Option<Entry>, 
     config.store.commit(fence, &writes).await.map_err(|error| format!("the new split: {error}"))?;
     for number in wanted..present {
         // Nobody looks at them any more.
-        let leftover = scan(config, &id(number)).await?.into_values().flatten().map(deletion).collect();
-        write(config, fence, leftover).await?;
+        let leftover = scan(config, &id(number)).await?.into_iter().map(deletion).collect();
+        write(config, fence, leftover, &[]).await?;
     }
     Ok(())
 }
 
-/// What a partition of the old split leaves; `None` if it never began.
-async fn leave(config: &PartitionConfig, id: &PartitionId) -> Result<Option<(CheckpointRecord, Left)>, String> {
-    let Some(entry) = config.store.get(&checkpoint::key(id)).await.map_err(text)? else { return Ok(None) };
-    let record = CheckpointRecord::decode(&entry.value).map_err(|error| format!("the checkpoint of {id}: {error}"))?;
+/// What a partition of the old split leaves.
+async fn leave(
+    config: &PartitionConfig,
+    id: &PartitionId,
+    record: &CheckpointRecord,
+    epoch: Epoch,
+) -> Result<Left, String> {
     let (subscriptions, revision) = config.store.scan(&subscriptions::prefix(id)).await.map_err(text)?;
     let (gateways, _) = config.store.scan(&gateways::prefix(id)).await.map_err(text)?;
     let (cursors, _) = config.store.scan(&cursors::prefix(id)).await.map_err(text)?;
-    let stored = Stored { subscriptions, gateways, cursors, revision: revision.max(entry.revision) };
+    let stored = Stored { subscriptions, gateways, cursors, revision };
     let machine = MachineConfig { partition: id.clone(), ..config.machine.clone() };
     let (clock, at) = (config.clock.clone(), record.position);
     let checkpointed = Checkpointed { position: at, restored: record.restored, ..Checkpointed::default() };
     let loaded = tokio::task::spawn_blocking(move || {
-        Machine::load(machine, clock, at, at, checkpointed, stored).map(|machine| machine.leave())
+        Machine::load(machine, clock, at, at, checkpointed, stored).map(|machine| machine.leave(epoch))
     });
-    let left = loaded.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    Ok(Some((record, left)))
+    loaded.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+/// What a partition of the new split was in the old one.
+struct Begun<'a> {
+    /// Its checkpoint; `None`: it was not.
+    own: Option<&'a CheckpointRecord>,
+    /// The checkpoint that is furthest back.
+    lowest: &'a CheckpointRecord,
+    /// The greatest of the old split.
+    epoch: Epoch,
+    /// It was the only one: what it has is right as it is.
+    is_alone: bool,
 }
 
 /// Has a partition of the new split begin with all that is left.
@@ -132,70 +148,79 @@ async fn begin(
     config: &PartitionConfig,
     fence: &Fence,
     id: &PartitionId,
-    is_new: bool,
     left: &Left,
-    checkpointed: &CheckpointRecord,
+    begun: Begun<'_>,
+    guards: &[Write],
 ) -> Result<(), String> {
+    let Begun { own, lowest, epoch, is_alone } = begun;
     let mut there = scan(config, id).await?;
-    let mut expect = |key: &Key| match there.remove(key).flatten() {
-        Some(entry) => Expect::At(entry.revision),
+    let mut expect = |key: &Key| match there.remove(key) {
+        Some(revision) => Expect::At(revision),
         None => Expect::Absent,
     };
     let unique = fence.created.0;
     let mut writes = Vec::new();
-    for (key, record) in &left.subscriptions {
-        let (mut record, key) = (record.clone(), subscriptions::key(id, key));
-        record.write = unique;
-        writes.push(Write { expect: expect(&key), key, value: Some(record.encode()) });
-    }
-    if is_new {
-        for (gateway, record) in &left.gateways {
-            let (mut record, key) = (record.clone(), gateways::key(id, gateway));
-            record.write = unique;
+    if own.is_none() || !is_alone {
+        for (key, record) in &left.subscriptions {
+            let key = subscriptions::key(id, key);
+            // Cursors that knew it from its birth on there are only where there was a partition.
+            let birth = record.birth.filter(|_| own.is_some());
+            let record = SubscriptionRecord { birth, write: unique, ..record.clone() };
             writes.push(Write { expect: expect(&key), key, value: Some(record.encode()) });
         }
-        // Of no split: whoever loads it begins a new epoch.
-        let position = Position::boundary(checkpointed.position.epoch, checkpointed.position.time);
-        let record = CheckpointRecord {
-            position,
-            definition: String::new(),
-            restored: None,
-            risen: None,
-            witness: None,
-            write: unique,
-            ..checkpointed.clone()
-        };
-        let key = checkpoint::key(id);
-        writes.push(Write { expect: expect(&key), key, value: Some(record.encode()) });
-        // Of an earlier split that had this partition, too.
-        writes.splice(0..0, there.into_values().flatten().map(deletion));
     }
-    write(config, fence, writes).await
+    if own.is_none() {
+        for (gateway, record) in &left.gateways {
+            let key = gateways::key(id, gateway);
+            let record = GatewayRecord { write: unique, ..record.clone() };
+            writes.push(Write { expect: expect(&key), key, value: Some(record.encode()) });
+        }
+    }
+    // Of no split: whoever loads it begins a new epoch, the same everywhere.
+    let of = own.unwrap_or(lowest);
+    let record = CheckpointRecord {
+        position: Position::boundary(epoch, of.position.time),
+        definition: String::new(),
+        risen: None,
+        witness: None,
+        write: unique,
+        ..of.clone()
+    };
+    let key = checkpoint::key(id);
+    writes.push(Write { expect: expect(&key), key, value: Some(record.encode()) });
+    if own.is_none() {
+        // Of an earlier split that had this partition, too.
+        writes.splice(0..0, there.into_iter().map(deletion));
+    }
+    write(config, fence, writes, guards).await
 }
 
-fn deletion(entry: Entry) -> Write {
-    Write { key: entry.key, expect: Expect::At(entry.revision), value: None }
+fn deletion((key, revision): (Key, Revision)) -> Write {
+    Write { key, expect: Expect::At(revision), value: None }
 }
 
-/// All that is stored for a partition.
-async fn scan(config: &PartitionConfig, id: &PartitionId) -> Result<BTreeMap<Key, Option<Entry>>, String> {
+/// All that is stored for a partition, and when it was last written.
+async fn scan(config: &PartitionConfig, id: &PartitionId) -> Result<BTreeMap<Key, Revision>, String> {
     let mut found = BTreeMap::new();
     for prefix in [subscriptions::prefix(id), gateways::prefix(id), cursors::prefix(id)] {
         let (entries, _) = config.store.scan(&prefix).await.map_err(text)?;
-        found.extend(entries.into_iter().map(|entry| (entry.key.clone(), Some(entry))));
+        found.extend(entries.into_iter().map(|entry| (entry.key, entry.revision)));
     }
-    let key = checkpoint::key(id);
-    if let Some(entry) = config.store.get(&key).await.map_err(text)? {
-        found.insert(key, Some(entry));
-    }
+    let entry = config.store.get(&checkpoint::key(id)).await.map_err(text)?;
+    found.extend(entry.map(|entry| (entry.key, entry.revision)));
     Ok(found)
 }
 
-async fn write(config: &PartitionConfig, fence: &Fence, writes: Vec<Write>) -> Result<(), String> {
+/// Writes them, as many at a time as the store takes, if each time the guards hold.
+async fn write(config: &PartitionConfig, fence: &Fence, writes: Vec<Write>, guards: &[Write]) -> Result<(), String> {
     let mut jitter = ChaCha8Rng::seed_from_u64(fence.created.0);
+    let room = limits::store_txn_operations_max - guards.len();
     for part in pack(writes) {
-        let written = commit_definitely(config.store.as_ref(), fence, &part, PATIENCE, || {}, &mut jitter).await;
-        written.map_err(|error| error.to_string())?;
+        for part in part.chunks(room) {
+            let part = [part, guards].concat();
+            let written = commit_definitely(config.store.as_ref(), fence, &part, PATIENCE, || {}, &mut jitter).await;
+            written.map_err(|error| error.to_string())?;
+        }
     }
     Ok(())
 }

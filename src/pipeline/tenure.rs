@@ -116,7 +116,9 @@ async fn begin(
         let shutdown = config.tasks.shutdown_token();
         let attempt = async {
             turns.wait().await;
-            split::may_begin(config).await?;
+            if let Some(reason) = split::waits(config).await? {
+                return Ok(Begun::Waits(reason));
+            }
             let key = owners::key(&config.machine.partition);
             let owned = config.store.acquire(&key, &config.holder).await.map_err(|error| error.to_string())?;
             if let Some(node) = turns.whose_turn(config.store.as_ref()).await {
@@ -153,6 +155,10 @@ async fn begin(
                 turns.let_go(node);
                 continue;
             }
+            Ok(Begun::Waits(reason)) => {
+                config.health.starting(reason);
+                wait = BACKOFF_MIN;
+            }
             Err(reason) => {
                 tracing::warn!(partition = %config.machine.partition, %reason, "cannot begin; trying again");
                 config.health.failing(reason);
@@ -182,6 +188,8 @@ enum Begun {
     Loaded(Loaded, Owned),
     /// Won, and given back: this node should have it.
     LetGo(Arc<str>),
+    /// Not to be served before another partition has done its part.
+    Waits(String),
 }
 
 /// What a tenure begins with.

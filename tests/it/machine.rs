@@ -184,6 +184,7 @@ fn a_gateway_whose_subscriptions_are_all_forgotten_is_forgotten_and_told() {
     let id = Name::new("gw").unwrap();
     let (outbox, number) = open(&mut machine, None, &mut revision);
     let Some(Frame::Welcome(welcome)) = outbox.take(1 << 20).into_iter().next() else { panic!("a welcome") };
+    outbox.abandon();
     machine.on_disconnect(&id, number);
     let mut later = |machine: &mut Machine, seconds| {
         clock.advance(Duration::from_secs(seconds));
@@ -203,6 +204,7 @@ fn a_gateway_whose_subscriptions_are_all_forgotten_is_forgotten_and_told() {
     let reasons = told.iter().filter_map(|frame| if let Frame::Resync(it) = frame { Some(it.reason) } else { None });
     assert_eq!(reasons.collect::<Vec<_>>(), [ResyncReason::Forgotten]);
     // It has nothing, and goes as it came.
+    outbox.abandon();
     machine.on_disconnect(&id, number);
     machine.expire();
     clock.advance(Duration::from_secs(61));
@@ -514,6 +516,10 @@ fn an_older_session_does_not_end_a_newer_one() {
     // The answer to an attempt was lost: the same session is asked for again.
     let again = opened(&mut machine, 7, &mut revision).unwrap();
     assert_eq!(end(&newer), Some(CloseReason::Draining));
+    // That the first attempt's end has been noticed says nothing of the second.
+    newer.abandon();
+    machine.on_disconnect(&Name::new("gw").unwrap(), 7);
+    assert_eq!(end(&again), None);
     let newest = opened(&mut machine, 9, &mut revision).unwrap();
     assert_eq!(end(&again), Some(CloseReason::Superseded));
 

@@ -37,7 +37,7 @@ pub(super) async fn run(args: DrainArgs) -> anyhow::Result<()> {
         eprintln!("warning: this is a debug build; its figures say nothing about the product");
     }
     let folder = rig::folder()?;
-    let bench = Bench::set(&args, folder.path()).await?;
+    let bench = Bench::set(&args, folder.path(), &[1]).await?;
     let report = tokio::select! {
         report = bench.measure(&args) => report?,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
@@ -49,17 +49,50 @@ pub(super) async fn run(args: DrainArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Bench {
+/// A server with the backlog, and the hubs that drain it.
+pub(super) struct Bench {
     mongod: Mongod,
     database: Database,
+    pub(super) hubs: Vec<Side>,
+}
+
+/// One of the hubs.
+pub(super) struct Side {
+    /// Into how many its backend is split.
+    pub(super) partitions: u16,
     plan: HubPlan,
     store: PathBuf,
     /// The store as it was before the backlog.
     kept: PathBuf,
 }
 
+impl Side {
+    fn set(partitions: u16, args: &DrainArgs, folder: &Path, backend: (&str, &str)) -> anyhow::Result<Self> {
+        let folder = folder.join(format!("hub-{partitions}"));
+        std::fs::create_dir_all(&folder)?;
+        let store = folder.join("store.redb");
+        let mut config = Config::default();
+        config.node.id = "bench-hub".into();
+        config.backends.0[0].uri = backend.0.to_owned();
+        config.backends.0[0].database = Some(backend.1.to_owned());
+        config.backends.0[0].partitions = partitions;
+        config.store.kind = StoreKind::Redb;
+        config.store.path.clone_from(&store);
+        config.quotas.gateway = args.subscriptions;
+        config.quotas.tenant = args.subscriptions;
+        config.quotas.global = args.subscriptions;
+        let plan = HubPlan::new(&folder, config)?;
+        Ok(Self { partitions, plan, store, kept: folder.join("store.before") })
+    }
+
+    fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(self.plan.log()).unwrap_or_default();
+        text.lines().next_back().unwrap_or("(empty)").to_owned()
+    }
+}
+
 impl Bench {
-    async fn set(args: &DrainArgs, folder: &Path) -> anyhow::Result<Self> {
+    pub(super) async fn set(args: &DrainArgs, folder: &Path, partitions: &[u16]) -> anyhow::Result<Self> {
         let binary = rig::find("mongod", args.mongod.as_deref(), "STREAMER_MONGOD")?;
         let oplog_bytes = args.changes * (args.body_bytes as u64 + OPLOG_EXTRA_BYTES);
         let size = MongodSize { oplog_mib: (oplog_bytes >> 20) + 990, cache_gib: 1.0, ..MongodSize::default() };
@@ -67,39 +100,43 @@ impl Bench {
         let database = Database::connect(&mongod.uri(), "streamer_bench", TENANT, COLLECTION).await?;
         database.create(false).await?;
 
-        let store = folder.join("store.redb");
-        let mut config = Config::default();
-        config.node.id = "bench-hub".into();
-        config.backends.0[0].uri = mongod.uri();
-        config.backends.0[0].database = Some(database.name().to_owned());
-        config.store.kind = StoreKind::Redb;
-        config.store.path.clone_from(&store);
-        config.quotas.gateway = args.subscriptions;
-        config.quotas.tenant = args.subscriptions;
-        config.quotas.global = args.subscriptions;
-        let plan = HubPlan::new(folder, config)?;
-        Ok(Self { mongod, database, plan, store, kept: folder.join("store.before") })
+        let uri = mongod.uri();
+        let hubs = partitions.iter().map(|partitions| Side::set(*partitions, args, folder, (&uri, database.name())));
+        let hubs = hubs.collect::<anyhow::Result<_>>()?;
+        Ok(Self { mongod, database, hubs })
     }
 
     async fn measure(&self, args: &DrainArgs) -> anyhow::Result<Report> {
-        self.register(args).await?;
-        let from = self.database.now().await?;
-        self.write(args).await?;
+        let from = self.prepare(args).await?;
         let mut rounds = Vec::new();
         for round in 1..=args.rounds {
             let raw = self.raw(args, from, round).await?;
-            let hub = self.hub(args, round).await?;
+            let hub = self.hub(args, &self.hubs[0], &format!("round {round}, hub")).await?;
             rounds.push(Round { raw, hub });
         }
-        let version = self.database.version().await?;
-        Ok(Report::new(args, version, rounds))
+        Ok(Report::new(args, self.version().await?, rounds))
+    }
+
+    /// The server's.
+    pub(super) async fn version(&self) -> anyhow::Result<String> {
+        self.database.version().await
+    }
+
+    /// All subscriptions, and then the backlog, which begins here.
+    pub(super) async fn prepare(&self, args: &DrainArgs) -> anyhow::Result<OperationTime> {
+        for side in &self.hubs {
+            self.register(args, side).await?;
+        }
+        let from = self.database.now().await?;
+        self.write(args).await?;
+        Ok(from)
     }
 
     /// A hub that has all subscriptions, stopped again, and its store kept.
-    async fn register(&self, args: &DrainArgs) -> anyhow::Result<()> {
-        let mut hub = self.plan.start(None)?;
+    async fn register(&self, args: &DrainArgs, side: &Side) -> anyhow::Result<()> {
+        let mut hub = side.plan.start(None)?;
         hub.ready().await?;
-        let registration = Registration::new(self.plan.http_url())?;
+        let registration = Registration::new(side.plan.http_url())?;
         let bar = bar(args.subscriptions.into(), "subscriptions");
         let all: Vec<u32> = (0..args.subscriptions).collect();
         for some in all.chunks(BATCH_SUBSCRIPTIONS as usize) {
@@ -111,7 +148,7 @@ impl Bench {
         }
         bar.finish_and_clear();
         hub.terminate().await?;
-        tokio::fs::copy(&self.store, &self.kept).await.context("the hub's store")?;
+        tokio::fs::copy(&side.store, &side.kept).await.context("the hub's store")?;
         Ok(())
     }
 
@@ -142,16 +179,17 @@ impl Bench {
         })
     }
 
-    async fn hub(&self, args: &DrainArgs, round: u32) -> anyhow::Result<HubSide> {
-        tokio::fs::copy(&self.kept, &self.store).await?;
-        let bar = bar(args.changes, &format!("round {round}, hub"));
+    /// One turn of one hub.
+    pub(super) async fn hub(&self, args: &DrainArgs, side: &Side, what: &str) -> anyhow::Result<HubSide> {
+        tokio::fs::copy(&side.kept, &side.store).await?;
+        let bar = bar(args.changes, what);
         let server = cpu_seconds(Some(self.mongod.pid()));
-        let mut hub = self.plan.start(None)?;
+        let mut hub = side.plan.start(None)?;
         let wanted = (args.changes, args.matches);
-        let endpoint = self.plan.grpc_url();
+        let endpoint = side.plan.grpc_url();
         let mut course = Course::new(bar, args.changes);
         let drained = consumer::drain(&endpoint, GATEWAY, args.body.into(), wanted, |seen| course.at(seen)).await;
-        let drained = drained.with_context(|| format!("the hub's log ends: {}", self.last_words()))?;
+        let drained = drained.with_context(|| format!("the hub's log ends: {}", side.last_words()))?;
         let (hub_cpu, mongod_cpu) = (cpu_seconds(Some(hub.pid())), cpu_seconds(Some(self.mongod.pid())) - server);
         hub.terminate().await?;
         Ok(HubSide {
@@ -164,11 +202,6 @@ impl Bench {
             mongod_cpu_seconds: mongod_cpu,
             body_bytes: drained.bytes,
         })
-    }
-
-    fn last_words(&self) -> String {
-        let text = std::fs::read_to_string(self.plan.log()).unwrap_or_default();
-        text.lines().next_back().unwrap_or("(empty)").to_owned()
     }
 }
 

@@ -7,6 +7,7 @@ mod drain;
 mod latency;
 pub mod matching;
 mod nats;
+mod partitions;
 mod plot;
 mod table;
 
@@ -31,6 +32,9 @@ pub enum BenchCommand {
     /// How fast changes for many gateways come into NATS JetStream, beside a bare publisher of the same messages
     #[command(after_help = "Example:\n  streamer bench nats --changes 20000 --gateways 20 -o json")]
     Nats(nats::NatsArgs),
+    /// How fast a backlog is delivered by hubs whose backend is split into more and fewer partitions
+    #[command(after_help = "Example:\n  streamer bench partitions --partitions 1,2,4 --changes 100000")]
+    Partitions(partitions::PartitionsArgs),
     /// How fast it is found whom a change concerns, beside other ways of finding out
     #[command(
         after_help = "Example:\n  streamer bench match --workload chat,mixed --subscriptions 1000,100000 -o json"
@@ -97,6 +101,7 @@ pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Drain(args) => drain::run(args).await,
         BenchCommand::Latency(args) => latency::run(args).await,
         BenchCommand::Nats(args) => nats::run(args).await,
+        BenchCommand::Partitions(args) => partitions::run(args).await,
         // It waits for nothing, and nothing else runs in this process.
         BenchCommand::Match(args) => {
             let (entries, usual) = (&matching::contenders()[..], &matching::Workload::USUAL[..]);

@@ -3,49 +3,72 @@
 //! Owns what becomes of a subscription where positions mean something else: it begins anew from where it has had
 //! everything, and keeps its filters and the generations by which gateways know them.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::Machine;
+use super::state::Sub;
+use crate::cursor::Cursor;
+use crate::position::{Epoch, Position};
 use crate::store::gateways::GatewayRecord;
 use crate::store::subscriptions::SubscriptionRecord;
-use crate::subscription::{GatewayId, SubscriptionKey};
+use crate::subscription::{GatewayId, Spec, SubscriptionKey};
 
-/// What a partition leaves to those that come after it.
-#[derive(Clone, Debug)]
+/// What partitions leave to those that come after them. Positions are boundaries of one epoch.
+#[derive(Clone, Debug, Default)]
 pub struct Left {
-    /// Gateways as another partition may begin with them.
-    pub gateways: Vec<(GatewayId, GatewayRecord)>,
-    /// Subscriptions as another partition may begin with them.
-    pub subscriptions: Vec<(SubscriptionKey, SubscriptionRecord)>,
+    /// Gateways as a partition may begin with them.
+    pub gateways: BTreeMap<GatewayId, GatewayRecord>,
+    /// Subscriptions as a partition may begin with them.
+    pub subscriptions: BTreeMap<SubscriptionKey, SubscriptionRecord>,
 }
 
 impl Machine {
-    /// What is left to be served, as it was durable when this was loaded.
-    pub fn leave(&self) -> Left {
+    /// What is left to be served, as it was durable when this was loaded. Its positions are given this epoch.
+    pub fn leave(&self, epoch: Epoch) -> Left {
         let gateways = self.gateways.iter().map(|(_, gateway)| {
-            let record =
-                GatewayRecord { sessions: gateway.sessions, delivery: gateway.delivery, ..GatewayRecord::default() };
-            (gateway.id.clone(), record)
+            let (sessions, delivery) = (gateway.sessions, gateway.delivery);
+            (gateway.id.clone(), GatewayRecord { sessions, delivery, ..GatewayRecord::default() })
         });
-        let subscriptions = self.subs.iter().map(|(_, sub)| {
-            let floor = sub.parked.map_or_else(|| self.floor(sub, &self.effective(sub.gateway)), |(floor, ..)| floor);
-            let mut sub = sub.clone();
-            for segment in &mut sub.segments {
-                let generation = Some(segment.shown());
-                segment.spec = std::sync::Arc::new(crate::subscription::Spec { generation, ..(*segment.spec).clone() });
-            }
-            let mut record = SubscriptionRecord {
-                generation: None,
-                start: floor,
-                start_revision: None,
-                revivals: Vec::new(),
-                birth: None,
-                ..sub.record()
-            };
-            // Nothing goes further back than it has to.
-            record.superseded.retain(|old| old.until > floor);
-            record.active_from = record.active_from.max(floor);
-            (sub.key.clone(), record)
-        });
+        let subscriptions = self.subs.iter().map(|(_, sub)| (sub.key.clone(), self.record_left(sub, epoch)));
         Left { gateways: gateways.collect(), subscriptions: subscriptions.collect() }
+    }
+
+    fn record_left(&self, sub: &Sub, epoch: Epoch) -> SubscriptionRecord {
+        let at = |position: Position| Position::boundary(epoch, position.time);
+        let floor = at(sub.parked.map_or_else(|| self.still_due(sub), |(floor, ..)| floor));
+        let mut sub = sub.clone();
+        for segment in &mut sub.segments {
+            let generation = Some(segment.shown());
+            segment.spec = Arc::new(Spec { generation, ..(*segment.spec).clone() });
+        }
+        let mut record = sub.record();
+        record.superseded.retain(|old| at(old.until) > floor);
+        for old in &mut record.superseded {
+            (old.from, old.until) = (at(old.from), at(old.until));
+        }
+        if let Some(parked) = &mut record.parked {
+            parked.floor = floor;
+        }
+        SubscriptionRecord {
+            generation: None,
+            // Nothing goes further back than it has to.
+            active_from: at(record.active_from).max(floor),
+            start: floor,
+            start_revision: None,
+            revivals: Vec::new(),
+            birth: Some((at(sub.birth.0).min(floor), sub.birth.1)),
+            ..record
+        }
+    }
+
+    /// From where it is still to be served. What a transport has kept for the gateway it may still lose.
+    fn still_due(&self, sub: &Sub) -> Position {
+        let gateway = &self.gateways[sub.gateway.0];
+        let due = self.floor(sub, &self.effective(sub.gateway));
+        let kept = gateway.mark.as_ref().and_then(|mark| Cursor::decode(mark.floor.as_ref()?.as_str()).ok());
+        let kept = kept.as_ref().and_then(|cursor| self.of_this_life(sub.gateway, cursor));
+        kept.map_or(due, |place| due.min(self.floor(sub, &self.in_epoch(place.clone()))))
     }
 }
 
@@ -54,31 +77,16 @@ impl Left {
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         for (id, record) in other.gateways {
-            match self.gateways.iter_mut().find(|(known, _)| *known == id) {
-                Some((_, known)) => known.sessions = known.sessions.max(record.sessions),
-                None => self.gateways.push((id, record)),
-            }
+            let known = self.gateways.entry(id).or_insert_with(|| record.clone());
+            known.sessions = known.sessions.max(record.sessions);
         }
         for (key, record) in other.subscriptions {
-            match self.subscriptions.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, known)) => known.lower_to(&record),
-                None => self.subscriptions.push((key, record)),
+            // With it go the filters that are still due from there on.
+            let known = self.subscriptions.entry(key).or_insert_with(|| record.clone());
+            if record.start < known.start {
+                *known = record;
             }
         }
         self
-    }
-}
-
-impl SubscriptionRecord {
-    /// With what is served further back, and by which filters.
-    fn lower_to(&mut self, other: &Self) {
-        if other.start.time >= self.start.time {
-            return;
-        }
-        (self.start, self.active_from) = (other.start, other.active_from);
-        self.superseded.clone_from(&other.superseded);
-        if let Some(parked) = &mut self.parked {
-            parked.floor = other.start;
-        }
     }
 }

@@ -31,6 +31,11 @@ impl Machine {
         if sub.pending.is_some() {
             return Err(busy());
         }
+        // Another partition was asked first, and calls may come here in another order than there.
+        if spec.generation.is_some_and(|generation| generation < sub.current().shown()) {
+            let detail = format!("subscription {} has been replaced meanwhile", sub.key.id);
+            return Err(Problem::new(Code::RateLimited, detail).retry_after(1));
+        }
         let floor = sub.parked.map_or_else(|| self.floor(sub, &durable), |(floor, ..)| floor);
         let moves = sub.current().spec.tenant != spec.tenant;
         if moves {

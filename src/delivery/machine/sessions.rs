@@ -460,7 +460,9 @@ impl Machine {
     /// A connection is gone.
     pub fn on_disconnect(&mut self, id: &GatewayId, number: u64) {
         let Some(index) = self.gateway_ids.get(id).copied() else { return };
-        if self.gateways[index.0].session.as_ref().is_some_and(|session| session.number == number) {
+        // Another attempt under the same number may have taken its place.
+        let is_over = |session: &Session| session.number == number && session.outbox.is_abandoned();
+        if self.gateways[index.0].session.as_ref().is_some_and(is_over) {
             self.end_session(index, CloseReason::Superseded);
         }
     }

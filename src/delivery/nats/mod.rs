@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use self::mark::Checks;
 pub use self::mistakes::Mistake;
 use self::outlet::{Ledger, Outlet};
 use self::publisher::{End, Publisher};
@@ -41,6 +42,17 @@ const PURGES_MAX: u32 = 1_000;
 /// Before a gateway whose publisher could not publish is given another.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// What all of a hub's publishers know of the stream together.
+#[derive(Clone, Debug)]
+pub struct StreamWatch(Arc<Checks>);
+
+impl StreamWatch {
+    /// Nothing is known yet. A deliberate mistake is for a drill to notice.
+    pub fn new(mistake: Option<Mistake>) -> Self {
+        Self(Arc::new(Checks::new(mistake == Some(Mistake::TrustStream))))
+    }
+}
+
 /// What publishers are made of.
 pub struct Publishers {
     /// Opens their sessions,
@@ -59,6 +71,8 @@ pub struct Publishers {
     pub stream: StreamConfig,
     /// How many connections share the gateways.
     pub connections: usize,
+    /// What is known of it.
+    pub watch: StreamWatch,
     /// Whose deliveries they are.
     pub partition: PartitionId,
     /// A deliberate mistake, for a drill to notice.
@@ -150,7 +164,7 @@ impl Publishers {
     }
 
     async fn connect(&self) -> Result<Vec<Arc<Outlet>>, Trouble> {
-        let ledger = Arc::new(Ledger::open(self.hub.clone(), &self.stream.name, self.mistake).await?);
+        let ledger = Arc::new(Ledger::open(self.hub.clone(), &self.stream.name, &self.watch.0).await?);
         Ok((0..self.connections.max(1)).map(|_| Arc::new(Outlet::new(self, Arc::clone(&ledger)))).collect())
     }
 

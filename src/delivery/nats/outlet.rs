@@ -12,7 +12,6 @@ use tokio::time::sleep;
 
 use super::Publishers;
 use super::mark::{Checks, Knowledge, Mark};
-use super::mistakes::Mistake;
 use crate::clock::Clock;
 use crate::handle::PartitionHandle;
 use crate::nats::{Endpoint, Message, Server, StreamConfig, Trouble};
@@ -28,16 +27,15 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// What is known of the stream, and where it is written down.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    pub(super) checks: Checks,
+    pub(super) checks: Arc<Checks>,
     hub: PartitionHandle,
     key: Key,
 }
 
 impl Ledger {
     /// With what has been written down.
-    pub(super) async fn open(hub: PartitionHandle, stream: &str, mistake: Option<Mistake>) -> Result<Self, Trouble> {
-        let checks = Checks::new(mistake == Some(Mistake::TrustStream));
-        let ledger = Self { checks, hub, key: streams::key(stream) };
+    pub(super) async fn open(hub: PartitionHandle, stream: &str, checks: &Arc<Checks>) -> Result<Self, Trouble> {
+        let ledger = Self { checks: Arc::clone(checks), hub, key: streams::key(stream) };
         ledger.read().await?;
         let marks = ledger.hub.marks().await.map_err(|problem| Trouble::Unanswered(problem.to_string()))?;
         let marks: Vec<Mark> = marks.iter().filter_map(|mark| Mark::decode(&mark.note)).collect();

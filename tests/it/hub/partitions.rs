@@ -275,12 +275,17 @@ async fn a_backend_that_is_split_otherwise_loses_nothing() {
     let ack = json!({"cursor": changes[9].cursor});
     assert_eq!(hub.call(Method::POST, "/v1/gateways/gw/ack", Some(&ack)).await.0, 204);
     let presented = changes[13].cursor.clone();
-    let all = registered["generation"].as_u64();
+    let (all, mut epoch) = (registered["generation"].as_u64(), Some(1));
     hub.drain().await;
 
     for (partitions, from) in [(3, 20), (2, 40), (4, 60), (1, 80)] {
         write(&site, from..from + 20).await;
         let hub = Running::start(&split(&site, partitions), Clock::system()).await;
+        let (_, listed) = hub.get("/v1/partitions").await;
+        let epochs: BTreeSet<u64> =
+            listed["partitions"].as_array().unwrap().iter().map(|it| it["epoch"].as_u64().unwrap()).collect();
+        assert!(epochs.len() == 1 && epochs.first() > epoch.as_ref(), "one for all, above the last one: {epochs:?}");
+        epoch = epochs.first().copied();
         let (_, view) = hub.get("/v1/gateways/gw/subscriptions/all").await;
         assert_eq!(view["activeFrom"].as_object().unwrap().len(), usize::from(partitions), "{view}");
         assert_eq!(view["generation"].as_u64(), all);

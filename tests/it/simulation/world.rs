@@ -280,6 +280,7 @@ impl World {
         self.trace(|| format!("restore {client}"));
         if let Some(connection) = self.clients[client].connection.as_ref() {
             let number = connection.number;
+            connection.outbox.abandon();
             self.machine.on_disconnect(&self.ids[client], number);
         }
         // What its former self had asked for is not its own; its acks may still be on their way.
@@ -408,6 +409,7 @@ impl World {
         if let Some(connection) = self.clients[client].connection.take()
             && self.random.random_ratio(4, 5)
         {
+            connection.outbox.abandon();
             self.machine.on_disconnect(&self.ids[client], connection.number);
         }
     }
