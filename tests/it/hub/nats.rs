@@ -888,3 +888,57 @@ async fn the_client_takes_from_the_stream_each_once_through_its_own_end_and_the_
     hub.drain().await;
     site.remove().await;
 }
+
+/// So many different documents, each once.
+async fn handed_in_any_order(client: &mut Client, count: usize) -> Vec<String> {
+    let mut keys = Vec::new();
+    let taking = async {
+        while keys.len() < count {
+            if let Item::Change(change) = client.next().await.expect("it goes on").unwrap() {
+                keys.push(change.key.clone());
+                client.ack(&change.cursor);
+            }
+        }
+    };
+    soon("all of them", taking).await;
+    keys.sort_unstable();
+    keys
+}
+
+/// Each partition has a subject and publishers of its own; what one finds out of the stream the others know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_takes_several_partitions_from_the_stream_and_loses_none_with_it() {
+    let (mut nats, site, mut config, _folder) = place(1_000).await;
+    config.backends.0[0].partitions = 3;
+    let hub = Running::start(&config, Clock::system()).await;
+    register(&hub, "edge-1").await;
+    let keys =
+        |numbers: std::ops::Range<u32>| -> Vec<String> { numbers.map(|number| format!("{number:02}")).collect() };
+    let write_them =
+        async |keys: &[String]| write_all(&site, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    write_them(&keys(0..20)).await;
+    let mut client = client(&nats, &hub, "edge-1", State::default());
+    assert_eq!(handed_in_any_order(&mut client, 20).await, keys(0..20));
+    let stream = jetstream_of(&nats).await.get_stream("STREAMER").await.unwrap();
+    let subjects = async || stream.info_with_subjects("streamer.v1.deliver.>").await.unwrap().count().await;
+    drop(client);
+    write_them(&keys(20..40)).await;
+    until("messages of each partition", async || (subjects().await == 3).then_some(())).await;
+    // What lies there is lost, and whoever publishes first finds it out.
+    start_empty(&mut nats).await;
+    write_them(&keys(40..60)).await;
+    let mut client = self::client(&nats, &hub, "edge-1", State::default());
+    let taking = async {
+        let mut seen = std::collections::BTreeSet::new();
+        while !keys(20..60).iter().all(|key| seen.contains(key)) {
+            if let Item::Change(change) = client.next().await.expect("it goes on").unwrap() {
+                seen.insert(change.key.clone());
+                client.ack(&change.cursor);
+            }
+        }
+    };
+    soon("what was lost and what came after it", taking).await;
+    client.close().await;
+    hub.drain().await;
+    site.remove().await;
+}
