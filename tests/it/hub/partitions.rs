@@ -424,6 +424,9 @@ async fn a_backend_that_is_away_touches_nobody_else() {
     let (_, renewed) =
         hub.call(Method::PUT, "/v1/gateways/gw/heartbeat", Some(&json!({"subscriptionIds": ["a", "b"]}))).await;
     assert_eq!((&renewed["renewed"], &renewed["unknown"]), (&json!(1), &json!([])), "nobody can say of b");
+    let (_, of_acme) = hub.get("/v1/subscriptions?tenant=acme").await;
+    assert_eq!(of_acme["subscriptions"][0]["subscriptionId"], "a");
+    assert_eq!(hub.get("/v1/subscriptions").await.1["code"], "OWNER_UNKNOWN", "a list that lacks some is none");
     let (_, listed) = hub.get("/v1/partitions").await;
     let owners: Vec<bool> = listed["partitions"].as_array().unwrap().iter().map(|it| it["owner"].is_null()).collect();
     assert_eq!(owners, [false, true, true]);
