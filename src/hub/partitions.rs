@@ -68,22 +68,27 @@ pub(super) fn seats(
     sabotage: Option<Sabotage>,
 ) -> Result<(HubHandle, Vec<Seat>), StartError> {
     let (mut seats, mut backends) = (Vec::new(), Vec::new());
-    for backend in &config.backends.0 {
-        let mut partitions = Vec::new();
-        for number in 0..backend.partitions {
+    // An embedded log is one stream.
+    let (backends_max, partitions_max) = match reads {
+        Backend::Log(_) => (1, 1),
+        Backend::Mongo => (usize::MAX, u16::MAX),
+    };
+    for backend in config.backends.0.iter().take(backends_max) {
+        let (mut partitions, count) = (Vec::new(), backend.partitions.min(partitions_max));
+        for number in 0..count {
             let id = PartitionId::new(backend.name.as_str(), number);
             let (handle, commands) = PartitionHandle::new(id.clone(), COMMANDS_MAX);
             partitions.push(handle.clone());
             let origin = match reads {
                 Backend::Log(log) => Origin::Log(Arc::clone(log)),
                 Backend::Mongo => {
-                    let split = Split { number, count: backend.partitions };
+                    let split = Split { number, count };
                     let config = mongo_config(backend, split, sabotage)?;
                     Origin::Mongo { config, heartbeat_writes: backend.heartbeat_writes }
                 }
             };
             let health = health.one_of(format!("partition {id}"));
-            seats.push(Seat { id, partitions: backend.partitions, origin, handle, commands, health });
+            seats.push(Seat { id, partitions: count, origin, handle, commands, health });
         }
         let tenants = backend.tenants.iter().map(|pattern| WildMatch::new(pattern)).collect();
         backends.push(edge::Backend { name: backend.name.as_str().into(), tenants, partitions });
