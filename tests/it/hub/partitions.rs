@@ -38,6 +38,12 @@ async fn write(site: &Site, keys: std::ops::Range<u32>) {
     site.documents().insert_many(documents).await.unwrap();
 }
 
+/// Acks, and waits until that is taken: over gRPC nobody is told when.
+async fn ack(hub: &Running, cursor: &str) {
+    let cursor = json!({ "cursor": cursor });
+    assert_eq!(hub.call(Method::POST, "/v1/gateways/gw/ack", Some(&cursor)).await.0, 204);
+}
+
 /// The next message that is neither a welcome nor progress.
 async fn said(session: &mut Session) -> Said {
     let taking = async {
@@ -109,8 +115,7 @@ async fn a_gateway_resumes_all_partitions_from_one_cursor() {
         let at = taken - 21;
         cursor = Some(changes[at].cursor.clone());
         if round.is_multiple_of(2) {
-            let ack = json!({"cursor": changes[at].cursor});
-            assert_eq!(hub.call(Method::POST, "/v1/gateways/gw/ack", Some(&ack)).await.0, 204);
+            ack(&hub, &changes[at].cursor).await;
             drop(session);
             // Of what was acked nothing comes again; without a cursor as with it.
             let mut again = hub.open(transport, "gw", None).await;
@@ -229,7 +234,7 @@ async fn a_hub_goes_on_in_all_partitions() {
     write(&site, 0..20).await;
     let changes = site.all(&mut session).await;
     assert_eq!(partitions_of(&changes).len(), 2);
-    session.ack(&changes[9].cursor).await;
+    ack(&hub, &changes[9].cursor).await;
     let mut left: Vec<String> = changes[10..].iter().map(|change| change.key.clone()).collect();
     hub.drain().await;
     write(&site, 20..40).await;
@@ -272,8 +277,7 @@ async fn a_backend_that_is_split_otherwise_loses_nothing() {
     // From here on the filter is another, and nothing has been acked past that.
     let (_, second) = hub.call(Method::PUT, path, Some(&put(1))).await;
     assert_ne!(first["generation"], second["generation"]);
-    let ack = json!({"cursor": changes[9].cursor});
-    assert_eq!(hub.call(Method::POST, "/v1/gateways/gw/ack", Some(&ack)).await.0, 204);
+    ack(&hub, &changes[9].cursor).await;
     let presented = changes[13].cursor.clone();
     let (all, mut epoch) = (registered["generation"].as_u64(), Some(1));
     hub.drain().await;
@@ -318,8 +322,7 @@ async fn a_backend_that_is_split_otherwise_loses_nothing() {
         let mut changes = site.all(&mut session).await;
         assert_eq!(changes.len(), 10);
         assert!(changes.iter().all(|change| change.flags.is_empty()));
-        let ack = json!({"cursor": changes.pop().unwrap().cursor});
-        assert_eq!(hub.call(Method::POST, "/v1/gateways/gw/ack", Some(&ack)).await.0, 204);
+        ack(&hub, &changes.pop().unwrap().cursor).await;
         hub.drain().await;
     }
     site.remove().await;
@@ -479,7 +482,7 @@ async fn partitions_of_several_nodes_are_one_at_each_of_them() {
         in_order(&changes);
         assert_eq!((changes.len(), partitions_of(&changes).len()), (40, 4));
         assert!(changes.iter().all(|change| change.matches.len() == round as usize + 1));
-        session.ack(&changes[39].cursor).await;
+        ack(hub, &changes[39].cursor).await;
         // Moved under an open session, they end it, and it goes on where it was.
         let to = json!({"node": if round == 1 { "hub-a" } else { "hub-b" }});
         let path = format!("/v1/partitions/default/{round}/move");
