@@ -4,16 +4,21 @@
 //! already, and its generation is the one by which gateways know it; the others are made to have the same. A call that
 //! has failed half-way can be made again: what is there is left as it is, and the rest is completed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::time::timeout;
 
 use super::{Backend, HubHandle, merge, unowned};
 use crate::cursor::CursorText;
 use crate::error::{Code, Problem};
 use crate::handle::{Compiled, PartitionHandle, Registered, SubscriptionView, compile, compile_one};
 use crate::subscription::{Spec, StartAt, SubscriptionKey};
+
+/// How long another backend has to say what it has.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What of a batch is for one backend, and in which places the answers go.
 struct Group<'a> {
@@ -71,7 +76,7 @@ impl HubHandle {
         let Some((first, others)) = backend.partitions.split_first() else {
             return items.iter().map(|_| Err(unowned())).collect();
         };
-        let elsewhere = self.elsewhere(backend, items.iter().map(|item| item.spec.key()).collect()).await;
+        let elsewhere = self.elsewhere(backend, &items).await;
         let refused = |key: &SubscriptionKey| {
             let detail = format!("subscription {} is there, in another backend; DELETE it first", key.id);
             Problem::new(Code::SubscriptionExists, detail)
@@ -104,10 +109,13 @@ impl HubHandle {
 
     /// Those of them that another backend has. One that does not answer is not waited for: what is down must not touch
     /// the others.
-    async fn elsewhere(&self, backend: &Backend, keys: Vec<SubscriptionKey>) -> Vec<SubscriptionKey> {
+    async fn elsewhere(&self, backend: &Backend, items: &[Compiled]) -> HashSet<SubscriptionKey> {
         let others = self.0.backends.iter().filter(|other| other.name != backend.name);
-        let asked = others.filter_map(|other| other.partitions.first()).map(|partition| partition.known(keys.clone()));
-        join_all(asked).await.into_iter().flatten().flatten().collect()
+        let asked = others.filter_map(|other| other.partitions.first()).map(|partition| {
+            let keys = items.iter().map(|item| item.spec.key()).collect();
+            timeout(PATIENCE, partition.known(keys))
+        });
+        join_all(asked).await.into_iter().flatten().flatten().flatten().collect()
     }
 
     /// Replaces a subscription's filter, at one position of each partition.
@@ -117,7 +125,7 @@ impl HubHandle {
         let (first, others) = backend.partitions.split_first().ok_or_else(unowned)?;
         let view = match first.replace_compiled(part_for(first, &item, None)).await {
             Err(problem) if problem.code == Code::SubscriptionNotFound => {
-                if self.elsewhere(backend, vec![item.spec.key()]).await.is_empty() {
+                if self.elsewhere(backend, std::slice::from_ref(&item)).await.is_empty() {
                     return Err(problem);
                 }
                 let detail = "this tenant lives in another backend than the subscription: DELETE and POST it";

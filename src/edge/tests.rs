@@ -171,6 +171,25 @@ async fn a_refused_registration_leaves_nothing() {
     assert_eq!(taken(&at_first), ["register"]);
 }
 
+/// One whose owner is frozen answers nothing, not even that it is away.
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_says_nothing_holds_up_no_registration_in_another() {
+    let ((here, of_here, _), (frozen, of_frozen, asked)) = (partition(0), partition(0));
+    let backend = |name: &str, tenants: &[&str], partition| Backend {
+        name: name.into(),
+        tenants: tenants.iter().map(|pattern| WildMatch::new(pattern)).collect(),
+        partitions: vec![partition],
+    };
+    let hub = HubHandle::new(vec![backend("a", &[], here), backend("b", &["far"], frozen)], Numbers::counted());
+    give(&of_here, [registered(0, 7, true)]);
+    let (kept, mut unanswered) = mpsc::channel(1);
+    give(&of_frozen, [Box::new(move |command| kept.try_send(command).unwrap()) as _]);
+    let registering = tokio::time::timeout(std::time::Duration::from_secs(5), register(&hub));
+    assert!(registering.await.expect("an answer").unwrap().created);
+    assert_eq!(taken(&asked), ["known"]);
+    assert!(unanswered.recv().await.is_some());
+}
+
 fn renewed(count: u64, unknown: &[&str], unlisted: &[&str]) -> Result<Renewed, Problem> {
     let ids = |ids: &[&str]| ids.iter().map(|id| Name::new(id).unwrap()).collect();
     let expires_at = DateTime::from_timestamp(1_000 + count as i64, 0).unwrap();
