@@ -319,6 +319,16 @@ mod stored {
     }
 }
 
+/// The answers to a batch of which only the good ones were asked about.
+pub(crate) fn in_order<T>(
+    asked: Vec<Result<(), Problem>>,
+    answers: Vec<Result<T, Problem>>,
+) -> Vec<Result<T, Problem>> {
+    let missing = || Err(Problem::new(Code::OwnerUnknown, "an answer is missing").retry_after(1));
+    let mut answers = answers.into_iter();
+    asked.into_iter().map(|asked| asked.and_then(|()| answers.next().unwrap_or_else(missing))).collect()
+}
+
 /// Compiles filters where it holds nobody up.
 pub(crate) async fn compile(specs: Vec<Spec>) -> Result<Vec<Result<Compiled, Problem>>, Problem> {
     let work = move || {
@@ -418,18 +428,10 @@ impl PartitionHandle {
 
     /// Registers, each for itself; answers come in order.
     pub async fn register(&self, specs: Vec<Spec>) -> Result<Vec<Result<Registered, Problem>>, Problem> {
-        let mut results = Vec::with_capacity(specs.len());
         let mut good = Vec::with_capacity(specs.len());
-        for compiled in compile(specs).await? {
-            results.push(compiled.map(|compiled| good.push(compiled)));
-        }
-        let mut answers = match good.is_empty() {
-            true => Vec::new(),
-            false => self.register_compiled(good).await?,
-        }
-        .into_iter();
-        let gone = || Err(Problem::new(Code::OwnerUnknown, "the hub is shutting down").retry_after(1));
-        Ok(results.into_iter().map(|result| result.and_then(|()| answers.next().unwrap_or_else(gone))).collect())
+        let asked = compile(specs).await?.into_iter().map(|item| item.map(|item| good.push(item))).collect();
+        let answers = if good.is_empty() { Vec::new() } else { self.register_compiled(good).await? };
+        Ok(in_order(asked, answers))
     }
 
     /// Likewise, with filters that have been compiled.

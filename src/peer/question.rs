@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{encode, session};
 use crate::cursor::CursorText;
 use crate::error::Problem;
-use crate::handle::{Command, CursorTarget, DeliveryMode, ExplainQuery, ListQuery, PartitionHandle, Reply};
+use crate::handle::{Command, CursorTarget, DeliveryMode, ExplainQuery, ListQuery, PartitionHandle, Reply, in_order};
 use crate::peer::forward::Asker;
 use crate::subscription::{GatewayId, Spec, SubscriptionId, SubscriptionKey};
 
@@ -43,20 +43,9 @@ pub(super) enum Question {
 pub(super) async fn answer(hub: &PartitionHandle, question: Question) -> Result<Vec<u8>, Problem> {
     match question {
         Question::Register(specs) => {
-            let mut results = Vec::with_capacity(specs.len());
             let mut good = Vec::with_capacity(specs.len());
-            for text in &specs {
-                results.push(spec(text).map(|spec| good.push(spec)));
-            }
-            let answered = match hub.register(good).await {
-                Ok(answers) => {
-                    let mut answers = answers.into_iter();
-                    let next =
-                        |result: Result<(), Problem>| result.and_then(|()| answers.next().unwrap_or_else(missing));
-                    Ok(results.into_iter().map(next).collect::<Vec<_>>())
-                }
-                Err(problem) => Err(problem),
-            };
+            let asked = specs.iter().map(|text| spec(text).map(|spec| good.push(spec))).collect();
+            let answered = hub.register(good).await.map(|answers| in_order(asked, answers));
             encode(&answered)
         }
         Question::Replace(text) => match spec(&text) {
@@ -86,10 +75,6 @@ pub(super) async fn answer(hub: &PartitionHandle, question: Question) -> Result<
 fn spec(text: &str) -> Result<Spec, Problem> {
     let stored = serde_json::from_str(text).map_err(|error| super::garbled(&error))?;
     Spec::from_stored(&stored)
-}
-
-fn missing<T>() -> Result<T, Problem> {
-    Err(super::unreachable("an answer is missing"))
 }
 
 /// Asks the owner in the command's stead.

@@ -108,14 +108,4 @@ pub fn page_of(gateway: &GatewayId) -> u16 {
     ((hasher.finish() >> 40) % u64::from(limits::cursor_pages)) as u16
 }
 
-impl CursorPage {
-    /// The stored value.
-    pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a record is plain data")
-    }
-
-    /// Reads a stored value.
-    pub fn decode(value: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(value)
-    }
-}
+super::stored_as_json!(CursorPage);

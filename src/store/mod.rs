@@ -6,6 +6,24 @@
 //! `splits.rs`) holds that family's layout and
 //! codec. Knows nothing of what the records mean to a session.
 
+/// A record's codec. It is JSON, so that an operator can read it.
+macro_rules! stored_as_json {
+    ($record:ty) => {
+        impl $record {
+            /// The stored value.
+            pub fn encode(&self) -> Vec<u8> {
+                serde_json::to_vec(self).expect("a record is plain data")
+            }
+
+            /// Reads a stored value.
+            pub fn decode(value: &[u8]) -> Result<Self, serde_json::Error> {
+                serde_json::from_slice(value)
+            }
+        }
+    };
+}
+use stored_as_json;
+
 pub mod checkpoint;
 pub mod cursors;
 pub mod etcd;

@@ -49,14 +49,6 @@ impl Holder {
     pub fn named(node: impl Into<Arc<str>>) -> Self {
         Self { node: node.into(), address: None, version: None, started_at: None }
     }
-
-    /// The stored value.
-    pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a record is plain data")
-    }
-
-    /// Reads a stored value.
-    pub fn decode(value: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(value)
-    }
 }
+
+super::stored_as_json!(Holder);

@@ -34,14 +34,4 @@ pub fn read(entry: &Entry) -> Option<(Arc<str>, PlacementRecord)> {
     Some((entry.key.0.strip_prefix(PREFIX)?.into(), PlacementRecord::decode(&entry.value).ok()?))
 }
 
-impl PlacementRecord {
-    /// The stored value.
-    pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a record is plain data")
-    }
-
-    /// Reads a stored value.
-    pub fn decode(value: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(value)
-    }
-}
+super::stored_as_json!(PlacementRecord);

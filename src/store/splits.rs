@@ -19,14 +19,4 @@ pub fn key(backend: &str) -> Key {
     Key(format!("splits/{backend}"))
 }
 
-impl SplitRecord {
-    /// The stored value.
-    pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a record is plain data")
-    }
-
-    /// Reads a stored value.
-    pub fn decode(value: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(value)
-    }
-}
+super::stored_as_json!(SplitRecord);

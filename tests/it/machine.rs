@@ -13,6 +13,7 @@ use streamer::delivery::machine::{
     Answer, Checkpointed, Effect, Machine, MachineConfig, Outcome, ReplayId, Stored, Target, Waiter, WriteId,
 };
 use streamer::delivery::outbox::Outbox;
+use streamer::error::Code;
 use streamer::handle::{Hello, SubscriptionState, Transport};
 use streamer::matching::{BloomUse, Filter};
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
@@ -534,4 +535,36 @@ fn an_older_session_does_not_end_a_newer_one() {
     // A session that was on its way when the operator moved it comes again.
     assert_eq!(opened(&mut machine, 11, &mut revision).err(), Some(CloseReason::Rewound));
     opened(&mut machine, 13, &mut revision).unwrap();
+}
+
+/// Calls may come to a partition in another order than to the one that was asked first: an older one changes nothing.
+#[test]
+fn a_filter_of_an_older_generation_does_not_replace_a_newer_one() {
+    let mut machine = with_gateways(&["gw"], 8);
+    let mut revision = 1_000;
+    let mut put = |machine: &mut Machine, generation| {
+        let gateway_id: GatewayId = Name::new("gw").unwrap();
+        let spec = Spec { gateway_id, generation: Some(generation), ..asked("all") };
+        let filter = Filter::compile(&spec).unwrap();
+        machine.on_replace(spec, filter, Waiter { token: 7, slot: 0 });
+        let mut answered = None;
+        for _ in 0..2 {
+            for effect in machine.take_effects() {
+                match effect {
+                    Effect::Write(id, _) => {
+                        revision += 1;
+                        machine.on_outcome(id, Outcome::Done(Revision(revision)));
+                    }
+                    Effect::Answer(_, Ok(Answer::Replaced(view))) => answered = Some(Ok(view.generation)),
+                    Effect::Answer(_, Err(problem)) => answered = Some(Err(problem.code)),
+                    _ => {}
+                }
+            }
+        }
+        answered.expect("an answer")
+    };
+    assert_eq!(put(&mut machine, 5_000), Ok(5_000));
+    assert_eq!(put(&mut machine, 4_999), Err(Code::RateLimited));
+    assert_eq!(put(&mut machine, 5_000), Ok(5_000), "the same call again");
+    assert_eq!(put(&mut machine, 5_001), Ok(5_001));
 }

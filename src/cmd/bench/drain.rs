@@ -33,9 +33,6 @@ const TTL_SECONDS: u32 = 3_600;
 
 /// Measures and prints.
 pub(super) async fn run(args: DrainArgs) -> anyhow::Result<()> {
-    if cfg!(debug_assertions) {
-        eprintln!("warning: this is a debug build; its figures say nothing about the product");
-    }
     let folder = rig::folder()?;
     let bench = Bench::set(&args, folder.path(), &[1]).await?;
     let report = tokio::select! {
@@ -93,6 +90,9 @@ impl Side {
 
 impl Bench {
     pub(super) async fn set(args: &DrainArgs, folder: &Path, partitions: &[u16]) -> anyhow::Result<Self> {
+        if cfg!(debug_assertions) {
+            eprintln!("warning: this is a debug build; its figures say nothing about the product");
+        }
         let binary = rig::find("mongod", args.mongod.as_deref(), "STREAMER_MONGOD")?;
         let oplog_bytes = args.changes * (args.body_bytes as u64 + OPLOG_EXTRA_BYTES);
         let size = MongodSize { oplog_mib: (oplog_bytes >> 20) + 990, cache_gib: 1.0, ..MongodSize::default() };

@@ -394,12 +394,12 @@ impl Report {
     }
 
     fn circumstances(&self) -> String {
-        let Machine { cores, cpu, memory_gib, kernel } = &self.machine;
+        let machine = &self.machine;
         let debug = if self.debug_build { ", DEBUG BUILD" } else { "" };
         let pace = if self.rate > 0 { format!("{} a second", self.rate) } else { "a backlog".to_owned() };
         format!(
             "{} changes of {} bytes, {pace}, each to {} gateways\n\
-             {cores} cores of {cpu}, {memory_gib} GiB, Linux {kernel}; mongod {}, streamer {}{debug}",
+             {machine}; mongod {}, streamer {}{debug}",
             self.changes, self.body_bytes, self.gateways, self.mongod, self.streamer,
         )
     }

@@ -65,10 +65,9 @@ pub(super) async fn run(args: PartitionsArgs) -> anyhow::Result<()> {
         ),
         Output::Text => {
             println!("{}", table(&splits, changes));
-            let Machine { cores, cpu, memory_gib, kernel } = machine;
             println!(
                 "{changes} changes of {body_bytes} bytes, {subscriptions} subscriptions, {matches} matches a change\n\
-                 {cores} cores of {cpu}, {memory_gib} GiB, Linux {kernel}; mongod {mongod}, streamer {streamer}{}",
+                 {machine}; mongod {mongod}, streamer {streamer}{}",
                 if cfg!(debug_assertions) { ", DEBUG BUILD" } else { "" },
             );
         }

@@ -149,11 +149,11 @@ impl Report {
     }
 
     fn circumstances(&self) -> String {
-        let Machine { cores, cpu, memory_gib, kernel } = &self.machine;
+        let machine = &self.machine;
         let debug = if self.debug_build { ", DEBUG BUILD" } else { "" };
         format!(
             "{} changes of {} bytes, {} subscriptions, {} matches a change, bodies as {}\n\
-             {cores} cores of {cpu}, {memory_gib} GiB, Linux {kernel}; mongod {}, streamer {}{debug}",
+             {machine}; mongod {}, streamer {}{debug}",
             self.changes, self.body_bytes, self.subscriptions, self.matches, self.body, self.mongod, self.streamer,
         )
     }

@@ -1,5 +1,6 @@
 //! What a measurement ran on, and what it cost.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -18,6 +19,13 @@ pub struct Machine {
     pub memory_gib: u64,
     /// The kernel.
     pub kernel: String,
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cores, cpu, memory_gib, kernel } = self;
+        write!(f, "{cores} cores of {cpu}, {memory_gib} GiB, Linux {kernel}")
+    }
 }
 
 impl Machine {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::Machine;
 use super::state::Sub;
-use crate::cursor::Cursor;
 use crate::position::{Epoch, Position};
 use crate::store::gateways::GatewayRecord;
 use crate::store::subscriptions::SubscriptionRecord;
@@ -66,9 +65,9 @@ impl Machine {
     fn still_due(&self, sub: &Sub) -> Position {
         let gateway = &self.gateways[sub.gateway.0];
         let due = self.floor(sub, &self.effective(sub.gateway));
-        let kept = gateway.mark.as_ref().and_then(|mark| Cursor::decode(mark.floor.as_ref()?.as_str()).ok());
-        let kept = kept.as_ref().and_then(|cursor| self.of_this_life(sub.gateway, cursor));
-        kept.map_or(due, |place| due.min(self.floor(sub, &self.in_epoch(place.clone()))))
+        let had = gateway.had_of_kept();
+        let had = had.as_ref().and_then(|cursor| self.of_this_life(sub.gateway, cursor));
+        had.map_or(due, |place| due.min(self.floor(sub, &self.in_epoch(place.clone()))))
     }
 }
 

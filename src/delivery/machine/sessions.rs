@@ -139,10 +139,11 @@ impl Machine {
     /// What another transport has kept for the gateway was acked before the gateway had it. One that does not say what
     /// it has is served from where it is known to have had everything.
     fn begin_at_floor(&self, index: GatewayIndex, request: &mut OpenRequest) {
-        let Some(floor) = self.gateways[index.0].mark.as_ref().and_then(|mark| mark.floor.clone()) else { return };
-        let cursor = Cursor::decode(floor.as_str()).ok();
-        if let Some(cursor) = cursor.filter(|cursor| self.of_this_life(index, cursor).is_some()) {
-            (request.cursor, request.hello.cursor) = (Some(cursor), Some(floor));
+        let gateway = &self.gateways[index.0];
+        let had = gateway.had_of_kept().filter(|cursor| self.of_this_life(index, cursor).is_some());
+        if had.is_some() {
+            request.hello.cursor = gateway.mark.as_ref().and_then(|mark| mark.floor.clone());
+            request.cursor = had;
         }
     }
 

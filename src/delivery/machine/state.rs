@@ -268,9 +268,16 @@ impl Gateway {
     /// The last message that the gateway itself is known to have had: what a transport keeps for it has been acked
     /// before it was.
     pub(super) fn told(&self) -> Serial {
-        let Some(mark) = &self.mark else { return self.serial };
-        let floor = mark.floor.as_ref().and_then(|floor| Cursor::decode(floor.as_str()).ok());
-        floor.filter(|floor| floor.incarnation == self.incarnation).map_or(Serial::default(), |floor| floor.serial)
+        if self.mark.is_none() {
+            return self.serial;
+        }
+        let had = self.had_of_kept().filter(|had| had.incarnation == self.incarnation);
+        had.map_or(Serial::default(), |had| had.serial)
+    }
+
+    /// Up to where it is known to have had what a transport keeps for it.
+    pub(super) fn had_of_kept(&self) -> Option<Cursor> {
+        Cursor::decode(self.mark.as_ref()?.floor.as_ref()?.as_str()).ok()
     }
 
     /// What it still has to be told was lost.

@@ -179,11 +179,11 @@ impl Report {
     }
 
     fn circumstances(&self) -> String {
-        let Machine { cores, cpu, memory_gib, kernel } = &self.machine;
+        let machine = &self.machine;
         let debug = if self.debug_build { ", DEBUG BUILD" } else { "" };
         format!(
             "{} writes/s of {} bytes, {} an insert, for {} s; {} subscriptions of {} gateways, one match a change\n\
-             {cores} cores of {cpu}, {memory_gib} GiB, Linux {kernel}; mongod {}, streamer {}{debug}",
+             {machine}; mongod {}, streamer {}{debug}",
             self.rate,
             self.body_bytes,
             self.batch,

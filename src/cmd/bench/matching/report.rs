@@ -217,11 +217,11 @@ impl Report {
     }
 
     fn circumstances(&self) -> String {
-        let Machine { cores, cpu, memory_gib, kernel } = &self.machine;
+        let machine = &self.machine;
         let debug = if self.debug_build { ", DEBUG BUILD" } else { "" };
         format!(
             "\nup to {} changes of {} bytes (light ones: their time only), one thread, best round of {} s by its processor \
-             time\n{cores} cores of {cpu}, {memory_gib} GiB, Linux {kernel}; streamer {}{debug}",
+             time\n{machine}; streamer {}{debug}",
             grouped(self.changes),
             self.body_bytes,
             self.seconds,
