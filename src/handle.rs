@@ -127,6 +127,8 @@ pub struct SubscriptionView {
     /// What was asked for.
     #[serde(with = "stored")]
     pub spec: Arc<Spec>,
+    /// Of a group's, the member that has it.
+    pub member: Option<Arc<str>>,
     /// Where it stands.
     pub state: SubscriptionState,
     /// Why it is parked: `lease`, `operator`, `too_costly`.

@@ -376,6 +376,7 @@ fn machine_config(config: &Config, partition: PartitionId, sabotage: Option<Sabo
         catchups_max: config.backends.catchups_max(),
         sessions_max: config.sessions.max as usize,
         park_seconds: config.sessions.park_seconds,
+        member_grace_seconds: config.sessions.member_grace_seconds,
         nats_gateways: config.nats.gateways.iter().map(|pattern| WildMatch::new(pattern)).collect(),
         bloom: if config.matching.bloom { BloomUse::From(1) } else { BloomUse::Off },
         shadow_every: config.matching.shadow_every,

@@ -24,6 +24,11 @@ fn point(parts: [&str; 2]) -> u64 {
     u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
+/// Where a key lies on every ring.
+pub fn point_of(key: &str) -> u64 {
+    point(["", key])
+}
+
 impl Ring {
     /// Of these members.
     pub fn new(members: impl IntoIterator<Item = Arc<str>>) -> Self {
@@ -39,7 +44,11 @@ impl Ring {
 
     /// Who has this key: the member of the first point at or after the key's.
     pub fn member(&self, key: &str) -> Option<&Arc<str>> {
-        let own = point(["", key]);
+        self.member_at(point_of(key))
+    }
+
+    /// Who has a key with this point.
+    pub fn member_at(&self, own: u64) -> Option<&Arc<str>> {
         let next = self.points.partition_point(|(point, _)| *point < own);
         self.points.get(next).or_else(|| self.points.first()).map(|(_, member)| member)
     }

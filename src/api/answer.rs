@@ -35,6 +35,9 @@ pub fn subscription(view: &SubscriptionView) -> Value {
         _ => Map::new(),
     };
     let mut put = |name: &str, value: Value| members.insert(name.to_owned(), value);
+    if view.spec.gateway_id.in_group().is_some() {
+        put("member", json!(view.member.as_deref()));
+    }
     put("state", json!(view.state.name()));
     if let Some(reason) = &view.parked_reason {
         put("parkedReason", json!(reason));
@@ -91,8 +94,12 @@ pub(super) fn gateway(view: &GatewayView) -> Value {
         .session
         .as_ref()
         .map(|session| json!({"transport": session.transport, "since": time(session.since), "node": &*session.node}));
+    let (kind, name) = match view.gateway.in_group() {
+        Some((_, member)) => ("member", member),
+        None => ("gatewayId", view.gateway.as_str()),
+    };
     json!({
-        "gatewayId": view.gateway,
+        kind: name,
         "state": view.state,
         "subscriptions": view.subscriptions,
         "cursor": view.cursor.as_ref().map(|cursor| cursor.as_str()),
@@ -101,6 +108,15 @@ pub(super) fn gateway(view: &GatewayView) -> Value {
         "delivery": view.delivery.name(),
         "session": session,
     })
+}
+
+/// A group, of which these are the members and what no member has yet.
+pub(super) fn group(name: &str, views: &[&GatewayView]) -> Value {
+    let is_member = |view: &&&GatewayView| view.gateway.in_group().is_some_and(|(_, member)| !member.is_empty());
+    let members: Vec<_> = views.iter().filter(is_member).map(|view| gateway(view)).collect();
+    let unassigned: u64 = views.iter().filter(|view| !is_member(view)).map(|view| view.subscriptions).sum();
+    let all: u64 = views.iter().map(|view| view.subscriptions).sum();
+    json!({"group": name, "subscriptions": all, "unassigned": unassigned, "members": members})
 }
 
 /// A partition.

@@ -16,8 +16,10 @@ use crate::source::log::Publication;
 use crate::subscription::fields::{Fields, invalid, wrong_type};
 use crate::subscription::{Name, SubscriptionKey};
 
-const FIELDS: [&str; 8] =
-    ["tenant", "collection", "document", "before", "operation", "key", "gatewayId", "subscriptionId"];
+const FIELDS: [&str; 9] =
+    ["tenant", "collection", "document", "before", "operation", "key", "gatewayId", "group", "subscriptionId"];
+/// Those that say whose filter is to be explained.
+const WHOSE: [&str; 3] = ["gatewayId", "group", "subscriptionId"];
 
 /// `POST /v1/explain`.
 pub(super) async fn explain(State(state): State<ApiState>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
@@ -33,14 +35,18 @@ fn query(body: &Value) -> Result<ExplainQuery, Problem> {
         let text = fields.optional_text(field)?;
         text.map(|text| Name::new(text).map_err(|error| invalid(error.to_string()).at(field))).transpose()
     };
-    let subscription = match (name("gatewayId")?, name("subscriptionId")?) {
+    let owner = match (name("gatewayId")?, name("group")?) {
+        (Some(_), Some(_)) => return Err(invalid("a subscription has a gateway or a group").at("group")),
+        (gateway, group) => gateway.or(group.as_ref().map(Name::group)),
+    };
+    let subscription = match (owner, name("subscriptionId")?) {
         (Some(gateway), Some(id)) => Some(SubscriptionKey { gateway, id }),
         (None, None) => None,
         (None, Some(_)) => return Err(invalid("a subscription is named together with its gateway").at("gatewayId")),
         (Some(_), None) => return Err(invalid("a gateway is named together with a subscription").at("subscriptionId")),
     };
     let map = body.as_object().ok_or_else(|| wrong_type("an object", body, ""))?;
-    let published = map.iter().filter(|(name, _)| !["gatewayId", "subscriptionId"].contains(&name.as_str()));
+    let published = map.iter().filter(|(name, _)| !WHOSE.contains(&name.as_str()));
     let mut change: Map<String, Value> = published.map(|(name, value)| (name.clone(), value.clone())).collect();
     let is_there = |field: &str| fields.get(field).is_some();
     let guessed = match (is_there("document"), is_there("before")) {
@@ -76,7 +82,11 @@ fn as_change(publication: Publication) -> Change {
 
 fn text(explained: &Explained) -> Value {
     let matches = explained.matches.iter().map(|(key, verdict)| {
-        let mut found = json!({"gatewayId": key.gateway, "subscriptionId": key.id});
+        let (kind, owner) = match key.gateway.in_group() {
+            Some((group, _)) => ("group", group),
+            None => ("gatewayId", key.gateway.as_str()),
+        };
+        let mut found = json!({kind: owner, "subscriptionId": key.id});
         if let Some(transition) = verdict.transition {
             found["transition"] = transition.name().into();
         }

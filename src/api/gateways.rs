@@ -17,7 +17,8 @@ use crate::subscription::{Name, StartAt, SubscriptionId, operation_time};
 
 /// `GET /v1/gateways`.
 pub(super) async fn list(State(state): State<ApiState>) -> Result<Response, Problem> {
-    let views = state.hub.gateways().await?;
+    let mut views = state.hub.gateways().await?;
+    views.retain(|view| view.gateway.in_group().is_none());
     let answering =
         aside(move || answer::ok(&json!({"gateways": views.iter().map(answer::gateway).collect::<Vec<_>>()})));
     Ok(answering.await)

@@ -16,8 +16,7 @@ use crate::error::{Code, Problem};
 use crate::observe::metrics::{HTTP_REQUESTS, HTTP_TIME};
 
 /// Parts of the interface that this version does not have.
-const LATER: [(&str, &str); 3] =
-    [("/v1/backtest", "backtests"), ("/v1/aggregations", "aggregations"), ("/v1/groups", "groups")];
+const LATER: [(&str, &str); 2] = [("/v1/backtest", "backtests"), ("/v1/aggregations", "aggregations")];
 
 /// No such path.
 pub(super) async fn not_found(uri: Uri) -> Problem {
@@ -34,7 +33,12 @@ pub(super) async fn method_not_allowed() -> Problem {
 }
 
 /// Routes whose handlers read the query themselves.
-const WITH_PARAMETERS: [&str; 2] = ["/v1/subscriptions", "/v1/gateways/{gateway}/stream"];
+const WITH_PARAMETERS: [(Method, &str); 4] = [
+    (Method::GET, "/v1/subscriptions"),
+    (Method::GET, "/v1/gateways/{gateway}/stream"),
+    (Method::GET, "/v1/groups/{group}/stream"),
+    (Method::POST, "/v1/groups/{group}/ack"),
+];
 
 /// A parameter that nobody reads is a mistake that should not go unseen.
 pub(super) async fn no_stray_parameters(request: Request, next: Next) -> Response {
@@ -47,7 +51,8 @@ pub(super) async fn no_stray_parameters(request: Request, next: Next) -> Respons
 fn stray_parameter(request: &Request) -> Result<(), Problem> {
     let Some(route) = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) else { return Ok(()) };
     // Probes of `/health` may add to it what they like.
-    let open = !route.starts_with("/v1/") || (request.method() == Method::GET && WITH_PARAMETERS.contains(&route));
+    let reads = |(method, of): &(Method, &str)| request.method() == method && *of == route;
+    let open = !route.starts_with("/v1/") || WITH_PARAMETERS.iter().any(reads);
     if open { Ok(()) } else { query(request.uri().query(), &[]).map(|_| ()) }
 }
 
@@ -59,7 +64,7 @@ pub(super) fn panicked(reason: Box<dyn Any + Send>) -> Response {
     Problem::new(Code::Internal, "a bug in the hub; its log says more").into_response()
 }
 
-const STREAM: &str = "/v1/gateways/{gateway}/stream";
+const STREAMS: [&str; 2] = ["/v1/gateways/{gateway}/stream", "/v1/groups/{group}/stream"];
 
 /// Counts and times every answer.
 pub(super) async fn count(State(clock): State<Clock>, request: Request, next: Next) -> Response {
@@ -70,7 +75,7 @@ pub(super) async fn count(State(clock): State<Clock>, request: Request, next: Ne
     let route = route.as_ref().map_or("none", MatchedPath::as_str).to_owned();
     let status = response.status().as_str().to_owned();
     counter!(HTTP_REQUESTS, "route" => route.clone(), "method" => method, "status" => status).increment(1);
-    if route != STREAM {
+    if !STREAMS.contains(&route.as_str()) {
         histogram!(HTTP_TIME, "route" => route).record(clock.now().since(began).as_secs_f64());
     }
     response

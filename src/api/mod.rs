@@ -7,6 +7,7 @@ pub mod answer;
 mod events;
 mod explain;
 mod gateways;
+mod groups;
 mod guard;
 pub(crate) mod json;
 mod partitions;
@@ -102,6 +103,15 @@ fn table() -> Vec<(&'static str, MethodRouter<ApiState>)> {
         ("/v1/gateways/{gateway}/heartbeat", put(gateways::renew)),
         ("/v1/gateways/{gateway}/cursor", put(gateways::set_cursor)),
         ("/v1/gateways/{gateway}/park", post(gateways::park)),
+        ("/v1/groups", get(groups::list)),
+        ("/v1/groups/{group}", get(groups::read).delete(gateways::remove)),
+        (
+            "/v1/groups/{group}/subscriptions/{subscription}",
+            get(subscriptions::read).put(subscriptions::replace).delete(subscriptions::remove),
+        ),
+        ("/v1/groups/{group}/subscriptions/{subscription}/heartbeat", put(subscriptions::renew)),
+        ("/v1/groups/{group}/heartbeat", put(gateways::renew)),
+        ("/v1/groups/{group}/park", post(gateways::park)),
         ("/v1/explain", post(explain::explain)),
         ("/v1/partitions", get(partitions::list)),
         ("/v1/partitions/{backend}/{number}", get(partitions::read)),

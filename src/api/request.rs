@@ -39,7 +39,7 @@ impl<S: Send + Sync> FromRequestParts<S> for InGateway {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let params = params(parts, state).await?;
-        Ok(Self(name(&params, "gateway", "gatewayId")?))
+        Ok(Self(owner(&params)?))
     }
 }
 
@@ -48,7 +48,7 @@ impl<S: Send + Sync> FromRequestParts<S> for InSubscription {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let params = params(parts, state).await?;
-        let gateway = name(&params, "gateway", "gatewayId")?;
+        let gateway = owner(&params)?;
         Ok(Self(SubscriptionKey { gateway, id: name(&params, "subscription", "subscriptionId")? }))
     }
 }
@@ -69,6 +69,14 @@ async fn params<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathP
 
 fn param<'a>(params: &'a RawPathParams, wanted: &str) -> &'a str {
     params.iter().find(|(name, _)| *name == wanted).map_or("", |(_, text)| text)
+}
+
+/// The gateway or the group that a path names.
+fn owner(params: &RawPathParams) -> Result<GatewayId, Problem> {
+    match params.iter().any(|(name, _)| name == "group") {
+        true => Ok(Name::group(&name(params, "group", "group")?)),
+        false => name(params, "gateway", "gatewayId"),
+    }
 }
 
 fn name(params: &RawPathParams, wanted: &str, field: &str) -> Result<Name, Problem> {

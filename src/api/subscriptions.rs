@@ -118,7 +118,7 @@ pub(super) async fn register_batch(
 /// `GET /v1/subscriptions`.
 pub(super) async fn list(State(state): State<ApiState>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
     let mut wanted = ListQuery { limit: limits::page_items_default, ..ListQuery::default() };
-    let mut of_a_group = false;
+    let mut of_group = None;
     for (parameter, value) in query(raw.as_deref(), &["tenant", "collection", "gatewayId", "group", "limit", "after"])?
     {
         match parameter.as_str() {
@@ -129,15 +129,14 @@ pub(super) async fn list(State(state): State<ApiState>, RawQuery(raw): RawQuery)
             "after" => {
                 wanted.after = Some(read_token(&value).ok_or_else(|| invalid("not a `next` of this list").at("after"))?)
             }
-            _ => {
-                name(&value, "group")?;
-                of_a_group = true;
-            }
+            _ => of_group = Some(Name::group(&name(&value, "group")?)),
         }
     }
-    if of_a_group {
-        // There are no groups in this version, so none has a subscription.
-        return Ok(answer::ok(&json!({"subscriptions": [], "next": null})));
+    if let Some(group) = of_group {
+        // Nobody's subscription is both a gateway's and a group's.
+        if wanted.gateway.replace(group).is_some() {
+            return Ok(answer::ok(&json!({"subscriptions": [], "next": null})));
+        }
     }
     let page = state.hub.subscriptions(wanted).await?;
     let answering = aside(move || {
@@ -166,13 +165,24 @@ fn limit(text: &str) -> Result<usize, Problem> {
 
 /// A place in the list. Opaque to clients; names have no `/`.
 fn token(key: &SubscriptionKey) -> String {
-    URL_SAFE_NO_PAD.encode(format!("g/{}/{}", key.gateway, key.id))
+    let (kind, owner) = match key.gateway.in_group() {
+        Some((group, _)) => ("m", group),
+        None => ("g", key.gateway.as_str()),
+    };
+    URL_SAFE_NO_PAD.encode(format!("{kind}/{owner}/{}", key.id))
 }
 
 fn read_token(token: &str) -> Option<SubscriptionKey> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-    let (gateway, id) = text.strip_prefix("g/")?.split_once('/')?;
-    Some(SubscriptionKey { gateway: Name::new(gateway).ok()?, id: Name::new(id).ok()? })
+    let (kind, rest) = text.split_once('/')?;
+    let (owner, id) = rest.split_once('/')?;
+    let owner = Name::new(owner).ok()?;
+    let gateway = match kind {
+        "g" => owner,
+        "m" => Name::group(&owner),
+        _ => return None,
+    };
+    Some(SubscriptionKey { gateway, id: Name::new(id).ok()? })
 }
 
 /// `GET /v1/gateways/{gateway}/subscriptions/{subscription}`.
@@ -218,7 +228,9 @@ mod tests {
     #[test]
     fn a_token_comes_back_and_nothing_else_does() {
         let key = SubscriptionKey { gateway: Name::new("gw:1").unwrap(), id: Name::new("a.b-c_d").unwrap() };
-        assert_eq!(read_token(&token(&key)), Some(key));
+        assert_eq!(read_token(&token(&key)), Some(key.clone()));
+        let of_group = SubscriptionKey { gateway: Name::group(&key.gateway), ..key };
+        assert_eq!(read_token(&token(&of_group)), Some(of_group));
         for text in ["", "x", "====", &URL_SAFE_NO_PAD.encode("g/a"), &URL_SAFE_NO_PAD.encode("g/a/b/c")] {
             assert_eq!(read_token(text), None, "{text}");
         }

@@ -27,6 +27,8 @@ pub struct ClientConfig {
     pub other_endpoints: Vec<String>,
     /// Whose deliveries are consumed. One client a gateway: the newest session wins.
     pub gateway_id: String,
+    /// The group that it is a member of; `gateway_id` is then the member's name.
+    pub group: Option<String>,
     /// How bodies travel; BSON by default.
     pub body: BodyFormat,
     /// Deliveries pause while more than this is unacked; 0 (the default) for no limit.
@@ -72,6 +74,7 @@ impl ClientConfig {
             endpoint: endpoint.into(),
             other_endpoints: Vec::new(),
             gateway_id: gateway_id.into(),
+            group: None,
             body: BodyFormat::default(),
             max_unacked_bytes: 0,
             max_message_bytes: (16 << 20) + (64 << 10),

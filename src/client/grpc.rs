@@ -80,8 +80,14 @@ impl Connection {
         let channel =
             endpoint.connect().await.map_err(|error| Ended::Retry { reason: innermost(&error), after: None })?;
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let (gateway_id, group, member) = match &config.group {
+            None => (config.gateway_id.clone(), String::new(), String::new()),
+            Some(group) => (String::new(), group.clone(), config.gateway_id.clone()),
+        };
         let hello = Hello {
-            gateway_id: config.gateway_id.clone(),
+            gateway_id,
+            group,
+            member,
             cursor,
             body: match config.body {
                 BodyFormat::Bson => Body::Bson.into(),
@@ -89,7 +95,6 @@ impl Connection {
             },
             max_unacked_bytes: config.max_unacked_bytes,
             max_message_bytes: config.max_message_bytes as u64,
-            ..Hello::default()
         };
         let hello = ConsumeRequest { request: Some(Request::Hello(hello)) };
         requests.try_send(hello).expect("a new queue has room");

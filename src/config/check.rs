@@ -30,6 +30,7 @@ pub(super) fn check(config: &Config) -> Result<(), Broken> {
         ("window.bytes", config.window.bytes),
         ("sessions.outbox_bytes", config.sessions.outbox_bytes),
         ("sessions.park_seconds", config.sessions.park_seconds),
+        ("sessions.member_grace_seconds", config.sessions.member_grace_seconds),
         ("sessions.max", u64::from(config.sessions.max)),
         ("shutdown.grace_seconds", config.shutdown.grace_seconds),
         ("embedded.retain_bytes", config.embedded.retain_bytes),

@@ -218,6 +218,8 @@ pub struct Sessions {
     pub outbox_bytes: u64,
     /// How long a parked subscription is remembered.
     pub park_seconds: u64,
+    /// How long a member of a gateway group counts as live after its last stream.
+    pub member_grace_seconds: u64,
     /// Connected at once.
     pub max: u32,
 }
@@ -409,7 +411,7 @@ impl Default for Window {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { outbox_bytes: 16 << 20, park_seconds: 86_400, max: 10_000 }
+        Self { outbox_bytes: 16 << 20, park_seconds: 86_400, member_grace_seconds: 15, max: 10_000 }
     }
 }
 

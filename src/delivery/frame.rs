@@ -27,6 +27,10 @@ pub enum Frame {
     Resync(Resync),
     /// Subscriptions that were parked.
     Expired(Expired),
+    /// Subscriptions of a group that this member has no longer.
+    Revoked(Reassigned),
+    /// Subscriptions of a group that this member has from now on.
+    Assigned(Reassigned),
     /// The last message of a session.
     Closed(Closed),
 }
@@ -138,6 +142,13 @@ pub struct Expired {
     pub subscription_ids: Vec<SubscriptionId>,
     /// Why.
     pub reason: ExpiredReason,
+}
+
+/// Subscriptions that go from one member of a group to another, as one partition has decided.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reassigned {
+    /// Which.
+    pub subscription_ids: Vec<SubscriptionId>,
 }
 
 /// Why a session ends.

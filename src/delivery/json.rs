@@ -21,6 +21,8 @@ impl Frame {
             Self::Progress(_) => "progress",
             Self::Resync(_) => "resync",
             Self::Expired(_) => "expired",
+            Self::Revoked(_) => "revoked",
+            Self::Assigned(_) => "assigned",
             Self::Closed(_) => "closed",
         }
     }
@@ -32,7 +34,7 @@ impl Frame {
             | Self::Change(Delivery { cursor, .. })
             | Self::Progress(Progress { cursor, .. })
             | Self::Resync(Resync { cursor, .. }) => Some(cursor),
-            Self::Expired(_) | Self::Closed(_) => None,
+            Self::Expired(_) | Self::Revoked(_) | Self::Assigned(_) | Self::Closed(_) => None,
         }
     }
 }
@@ -59,6 +61,11 @@ pub fn write_frame(out: &mut Vec<u8>, frame: &Frame) {
             out.extend_from_slice(br#"{"subscriptionIds":"#);
             ids(out, &expired.subscription_ids);
             put(out, format_args!(r#","reason":"{}"}}"#, expired.reason.name()));
+        }
+        Frame::Revoked(moved) | Frame::Assigned(moved) => {
+            out.extend_from_slice(br#"{"subscriptionIds":"#);
+            ids(out, &moved.subscription_ids);
+            out.push(b'}');
         }
         Frame::Closed(closed) => {
             let reason = closed.reason;

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::body::SharedChange;
 use super::budget::Budget;
-use super::frame::{CloseReason, Closed, Delivery, Expired, Frame, Matched, Progress, Resync, Welcome};
+use super::frame::{CloseReason, Closed, Delivery, Expired, Frame, Matched, Progress, Reassigned, Resync, Welcome};
 use crate::change::{Flags, ResyncReason};
 use crate::cursor::{Cursor, Place, Serial};
 use crate::matching::SubscriptionIndex;
@@ -76,6 +76,8 @@ pub(super) enum Item {
         catching_up: u64,
     },
     Expired(Expired),
+    Revoked(Reassigned),
+    Assigned(Reassigned),
     Closed(CloseReason),
     /// The extra lane's catch-ups, anew.
     Extra(CatchUps),
@@ -121,6 +123,7 @@ impl Item {
             Self::Change(item) => item.change.size_bytes() + 48 * item.matches.len() + 128,
             Self::Resync(item) => 128 + 32 * item.subscription_ids.len(),
             Self::Expired(item) => 64 + 32 * item.subscription_ids.len(),
+            Self::Revoked(item) | Self::Assigned(item) => 64 + 32 * item.subscription_ids.len(),
             _ => 64,
         }
     }
@@ -206,7 +209,12 @@ impl Written {
                 self.blocked.remove(sub);
             }
             Item::Known(revision) => self.known = self.known.max(*revision),
-            Item::Change(_) | Item::Resync(_) | Item::Expired(_) | Item::Closed(_) => {}
+            Item::Change(_)
+            | Item::Resync(_)
+            | Item::Expired(_)
+            | Item::Revoked(_)
+            | Item::Assigned(_)
+            | Item::Closed(_) => {}
         }
     }
 
@@ -410,7 +418,7 @@ impl Outbox {
         let mut kept = VecDeque::new();
         while let Some((item, _)) = self.pop(&mut state, VecDeque::pop_front) {
             let is_kept = match &item {
-                Item::Expired(_) | Item::Closed(_) => true,
+                Item::Expired(_) | Item::Revoked(_) | Item::Assigned(_) | Item::Closed(_) => true,
                 // Said once, when the session began.
                 Item::Resync(resync) => resync.lane == LaneName::Joining,
                 _ => false,
@@ -600,6 +608,8 @@ impl Outbox {
                 Frame::Progress(Progress { cursor, positions: vec![(partition, boundary)], catching_up })
             }
             Some(Item::Expired(expired)) => Frame::Expired(expired),
+            Some(Item::Revoked(moved)) => Frame::Revoked(moved),
+            Some(Item::Assigned(moved)) => Frame::Assigned(moved),
             Some(Item::Closed(reason)) => Frame::Closed(Closed { reason }),
             Some(Item::Extra(_) | Item::Blocked(..) | Item::Unblocked(_) | Item::Known(_)) => {
                 unreachable!("only messages become frames")
@@ -621,7 +631,7 @@ const IDLE_ROUNDS: u8 = 10;
 
 /// Whether the gateway sees it.
 fn is_message(item: &Item) -> bool {
-    matches!(item, Item::Change(_) | Item::Resync(_) | Item::Progress { .. } | Item::Expired(_) | Item::Closed(_))
+    !matches!(item, Item::Extra(_) | Item::Blocked(..) | Item::Unblocked(_) | Item::Known(_))
 }
 
 /// Whether the gateway must ack it before its cursor may move by itself.

@@ -1,6 +1,6 @@
 //! Server-Sent Events: a session as one long HTTP answer, and acks as calls of their own.
 //!
-//! Owns `GET /v1/gateways/{g}/stream` and `POST /v1/gateways/{g}/ack`. Knows nothing of how frames
+//! Owns `GET /v1/gateways/{g}/stream` and `POST /v1/gateways/{g}/ack`, and the same of a group's members. Knows nothing of how frames
 //! come about; a client that goes away drops the session at once.
 
 use std::convert::Infallible;
@@ -35,11 +35,13 @@ use crate::subscription::{GatewayId, Name};
 #[cfg(test)]
 mod tests;
 
-/// The two routes. Other methods on them, and the limit on bodies, are the router's that takes these in.
+/// The routes. Other methods on them, and the limit on bodies, are the router's that takes these in.
 pub fn routes(hub: HubHandle) -> Router {
     Router::new()
         .route("/v1/gateways/{gateway}/stream", get(consume))
         .route("/v1/gateways/{gateway}/ack", post(ack))
+        .route("/v1/groups/{group}/stream", get(consume_as_member))
+        .route("/v1/groups/{group}/ack", post(ack_as_member))
         .with_state(hub)
 }
 
@@ -50,16 +52,38 @@ async fn consume(
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    let gateway = name_of(gateway, "gatewayId")?;
+    let asked = asked_of(&uri, false)?;
+    stream_to(hub, &method, gateway, &headers, asked).await
+}
+
+async fn consume_as_member(
+    State(hub): State<HubHandle>,
+    method: Method,
+    group: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let asked = asked_of(&uri, true)?;
+    let gateway = member_of(&name_of(group, "group")?, asked.member.as_ref())?;
+    stream_to(hub, &method, gateway, &headers, asked).await
+}
+
+async fn stream_to(
+    hub: HubHandle,
+    method: &Method,
+    gateway: GatewayId,
+    headers: &HeaderMap,
+    asked: Asked,
+) -> Result<Response, Problem> {
     // A HEAD would take the session away from whoever has it.
     if method != Method::GET {
         let mut response = Problem::new(Code::MethodNotAllowed, "a stream is opened with GET").into_response();
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
         return Ok(response);
     }
-    let gateway = name_of(gateway)?;
-    let asked = asked_of(&uri)?;
     let hello = Hello {
-        cursor: last_event_id(&headers)?.or(asked.cursor),
+        cursor: last_event_id(headers)?.or(asked.cursor),
         auto_ack: asked.auto_ack,
         ..Hello::new(gateway.clone(), Transport::Sse)
     };
@@ -73,9 +97,14 @@ async fn consume(
     Ok((head, Body::from_stream(chunks(session, keeper))).into_response())
 }
 
-fn name_of(gateway: Result<Path<String>, PathRejection>) -> Result<GatewayId, Problem> {
-    let refused = |why: String| Problem::new(Code::InvalidRequest, why).at("gatewayId");
-    let Path(text) = gateway.map_err(|rejection| refused(rejection.body_text()))?;
+fn member_of(group: &Name, member: Option<&Name>) -> Result<GatewayId, Problem> {
+    let missing = || Problem::new(Code::InvalidRequest, "a member of a group says which it is").at("member");
+    Ok(Name::member(group, member.ok_or_else(missing)?))
+}
+
+fn name_of(named: Result<Path<String>, PathRejection>, field: &str) -> Result<Name, Problem> {
+    let refused = |why: String| Problem::new(Code::InvalidRequest, why).at(field);
+    let Path(text) = named.map_err(|rejection| refused(rejection.body_text()))?;
     Name::new(&text).map_err(|error| refused(error.to_string()))
 }
 
@@ -83,9 +112,11 @@ fn name_of(gateway: Result<Path<String>, PathRejection>) -> Result<GatewayId, Pr
 struct Asked {
     cursor: Option<CursorText>,
     auto_ack: bool,
+    member: Option<Name>,
 }
 
-fn asked_of(uri: &Uri) -> Result<Asked, Problem> {
+/// What the query of a stream or of an ack says.
+fn asked_of(uri: &Uri, is_member: bool) -> Result<Asked, Problem> {
     let refused = |why: String| Problem::new(Code::InvalidRequest, why);
     let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|e| refused(e.body_text()))?;
     let mut asked = Asked::default();
@@ -97,8 +128,15 @@ fn asked_of(uri: &Uri) -> Result<Asked, Problem> {
         match (name.as_str(), value.as_str()) {
             ("cursor", _) => asked.cursor = Some(CursorText(value.into())),
             ("ack", "auto") => asked.auto_ack = true,
+            ("member", _) if is_member => {
+                let name = Name::new(&value).map_err(|error| refused(error.to_string()).at("member"))?;
+                asked.member = Some(name);
+            }
             ("ack", _) => return Err(refused("`ack` can only be `auto`".into()).at("ack")),
-            _ => return Err(refused(format!("a stream has no parameter `{name}`, only `cursor` and `ack`")).at(name)),
+            _ => {
+                let known = if is_member { "`member`, `cursor` and `ack`" } else { "`cursor` and `ack`" };
+                return Err(refused(format!("a stream has no parameter `{name}`, only {known}")).at(name));
+            }
         }
         seen.push(name);
     }
@@ -245,7 +283,25 @@ async fn ack(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
-    let gateway = name_of(gateway)?;
+    let gateway = name_of(gateway, "gatewayId")?;
+    let cursor = cursor_in(&headers, body)?;
+    Durable::said_by_gateway(cursor).ack(&hub, &gateway).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn ack_as_member(
+    State(hub): State<HubHandle>,
+    group: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, Problem> {
+    let asked = asked_of(&uri, true)?;
+    let only_member = Problem::new(Code::InvalidRequest, "an ack has no other parameter than `member`");
+    if asked.cursor.is_some() || asked.auto_ack {
+        return Err(only_member.at(if asked.auto_ack { "ack" } else { "cursor" }));
+    }
+    let gateway = member_of(&name_of(group, "group")?, asked.member.as_ref())?;
     let cursor = cursor_in(&headers, body)?;
     Durable::said_by_gateway(cursor).ack(&hub, &gateway).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -246,7 +246,7 @@ impl Merged {
             }
             Frame::Progress(progress) => return self.progressed(member, progress),
             Frame::Welcome(_) => return None,
-            Frame::Expired(_) | Frame::Closed(_) => frame,
+            Frame::Expired(_) | Frame::Revoked(_) | Frame::Assigned(_) | Frame::Closed(_) => frame,
         })
     }
 

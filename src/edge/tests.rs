@@ -73,6 +73,7 @@ fn position(ordinal: u32) -> Position {
 fn view(partition: u16, generation: u64) -> SubscriptionView {
     SubscriptionView {
         spec: Arc::new(spec()),
+        member: None,
         state: SubscriptionState::Live,
         parked_reason: None,
         generation,

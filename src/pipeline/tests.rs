@@ -46,6 +46,7 @@ fn machine() -> MachineConfig {
         quota_tenant: 10,
         quota_global: 10,
         park_seconds: 60,
+        member_grace_seconds: 15,
         nats_gateways: Vec::new(),
         bloom: BloomUse::default(),
         shadow_every: 1,

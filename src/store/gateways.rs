@@ -1,4 +1,4 @@
-//! Stored gateways: `gateways/{partition}/{gateway}`.
+//! Stored gateways: `gateways/{partition}/{gateway}`; a member of a group is `{group}/{member}`.
 //!
 //! Owns the family's layout and codec. Written when a gateway is born, when it connects and when an
 //! operator changes how it is served. A cursor that it presents is stored with the session that
@@ -81,7 +81,7 @@ pub fn key(partition: &PartitionId, gateway: &GatewayId) -> Key {
 
 /// The reverse of [`key`].
 pub fn parse_key(partition: &PartitionId, key: &Key) -> Option<GatewayId> {
-    GatewayId::new(key.0.strip_prefix(&prefix(partition))?).ok()
+    GatewayId::stored(key.0.strip_prefix(&prefix(partition))?).ok()
 }
 
 impl Moved {

@@ -1,4 +1,5 @@
-//! Stored subscriptions: `subs/{partition}/g/{gateway}/{subscription}`.
+//! Stored subscriptions: `subs/{partition}/g/{gateway}/{subscription}`, those of groups
+//! `subs/{partition}/m/{group}/{subscription}`.
 //!
 //! Owns the family's layout and codec. The value is JSON, so that an operator can read it.
 
@@ -38,6 +39,9 @@ pub struct SubscriptionRecord {
     /// Set while it is parked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<ParkedRecord>,
+    /// Which member has it; `None`: no group's, or nobody's yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned: Option<AssignedRecord>,
     /// Tells one write from every other with the same content.
     pub write: u64,
 }
@@ -54,6 +58,25 @@ pub struct SupersededRecord {
     pub from: Position,
     /// And up to this.
     pub until: Position,
+}
+
+/// Which member of its group has a subscription.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AssignedRecord {
+    /// The member's name.
+    pub member: String,
+    /// What lies before this is none of its business.
+    pub from: Position,
+    /// The revision of the assignment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
+    /// Another member may have been handed what lies up to here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redelivered_until: Option<Position>,
+    /// By which revisions cursors of earlier members may name it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names_before: Vec<Revision>,
 }
 
 /// Where and why a subscription was parked.
@@ -93,18 +116,29 @@ impl ParkedReason {
 
 /// The prefix of a partition's subscriptions.
 pub fn prefix(partition: &PartitionId) -> String {
-    format!("subs/{partition}/g/")
+    format!("subs/{partition}/")
 }
 
 /// Where a subscription is stored. Names hold no `/`.
 pub fn key(partition: &PartitionId, subscription: &SubscriptionKey) -> Key {
-    Key(format!("{}{}/{}", prefix(partition), subscription.gateway, subscription.id))
+    let (kind, owner) = match subscription.gateway.in_group() {
+        Some((group, _)) => ("m", group),
+        None => ("g", subscription.gateway.as_str()),
+    };
+    Key(format!("{}{kind}/{owner}/{}", prefix(partition), subscription.id))
 }
 
 /// The reverse of [`key`].
 pub fn parse_key(partition: &PartitionId, key: &Key) -> Option<SubscriptionKey> {
-    let (gateway, id) = key.0.strip_prefix(&prefix(partition))?.split_once('/')?;
-    Some(SubscriptionKey { gateway: GatewayId::new(gateway).ok()?, id: SubscriptionId::new(id).ok()? })
+    let (kind, rest) = key.0.strip_prefix(&prefix(partition))?.split_once('/')?;
+    let (owner, id) = rest.split_once('/')?;
+    let owner = GatewayId::new(owner).ok()?;
+    let gateway = match kind {
+        "g" => owner,
+        "m" => GatewayId::group(&owner),
+        _ => return None,
+    };
+    Some(SubscriptionKey { gateway, id: SubscriptionId::new(id).ok()? })
 }
 
 super::stored_as_json!(SubscriptionRecord);

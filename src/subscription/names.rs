@@ -13,7 +13,8 @@ use crate::limits;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Name(Arc<str>);
 
-/// A gateway's name.
+/// A gateway's name. Two kinds can be named by nobody from outside, for they hold a `/`: `<group>/<member>` is a member
+/// of a group, and `<group>/` holds what of a group no member has yet ([`Name::group`], [`Name::member`]).
 pub type GatewayId = Name;
 /// A subscription's name, unique within its gateway.
 pub type SubscriptionId = Name;
@@ -31,6 +32,36 @@ impl Name {
             return Err(NotAName);
         }
         Ok(Self(text.into()))
+    }
+
+    /// Reads what a record or another node says: groups and members, too.
+    pub fn stored(text: &str) -> Result<Self, NotAName> {
+        let Some((group, member)) = text.split_once('/') else { return Self::new(text) };
+        let group = Self::new(group)?;
+        if member.is_empty() { Ok(Self::group(&group)) } else { Ok(Self::member(&group, &Self::new(member)?)) }
+    }
+
+    /// Whose a group's subscriptions are.
+    #[must_use]
+    pub fn group(group: &Self) -> Self {
+        Self(format!("{group}/").into())
+    }
+
+    /// One of a group's gateways.
+    #[must_use]
+    pub fn member(group: &Self, member: &Self) -> Self {
+        Self(format!("{group}/{member}").into())
+    }
+
+    /// The names of the group and of the member, which is empty for the group itself; of other gateways nothing.
+    pub fn in_group(&self) -> Option<(&str, &str)> {
+        self.0.split_once('/')
+    }
+
+    /// Whose the subscriptions of this gateway are: its group's, or its own.
+    #[must_use]
+    pub fn owner(&self) -> Self {
+        self.in_group().map_or_else(|| self.clone(), |(group, _)| Self(format!("{group}/").into()))
     }
 
     /// The text.
@@ -54,14 +85,14 @@ impl fmt::Debug for Name {
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::new(&text).map_err(serde::de::Error::custom)
+        Self::stored(&text).map_err(serde::de::Error::custom)
     }
 }
 
 /// A subscription among all of a hub's.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct SubscriptionKey {
-    /// Its owner.
+    /// Its owner: a gateway or a group.
     pub gateway: GatewayId,
     /// Its name there.
     pub id: SubscriptionId,
@@ -78,6 +109,20 @@ mod tests {
         }
         for bad in ["", " ", "a b", "ä", "a/b", "a\n", &"x".repeat(129)] {
             assert_eq!(Name::new(bad), Err(NotAName), "{bad}");
+        }
+    }
+
+    #[test]
+    fn groups_and_members_are_nobodys_names() {
+        let name = |text| Name::new(text).unwrap();
+        let (group, member) = (Name::group(&name("g")), Name::member(&name("g"), &name("m")));
+        assert_eq!((group.in_group(), member.in_group()), (Some(("g", "")), Some(("g", "m"))));
+        assert_eq!((member.owner(), group.owner(), name("g").owner()), (group.clone(), group.clone(), name("g")));
+        for good in [&group, &member, &name("g")] {
+            assert_eq!(Name::stored(good.as_str()).as_ref(), Ok(good));
+        }
+        for bad in ["/", "/m", "g/m/", "g//m", "g/ m"] {
+            assert_eq!(Name::stored(bad), Err(NotAName), "{bad}");
         }
     }
 }

@@ -73,12 +73,9 @@ fn read(value: &Value, names: Option<(&GatewayId, &SubscriptionId)>, from: From)
         From::Request => Fields::new(value, "", &SPEC_FIELDS)?,
         From::Store => Fields::new(value, "", &[&SPEC_FIELDS[..], &["generation"]].concat())?,
     };
-    if fields.get("group").is_some() {
-        return Err(invalid("groups are not served yet: name a gatewayId").at("group"));
-    }
     let spec = Spec {
         subscription_id: name(&fields, "subscriptionId", names.map(|(_, subscription)| subscription))?,
-        gateway_id: name(&fields, "gatewayId", names.map(|(gateway, _)| gateway))?,
+        gateway_id: owner(&fields, names.map(|(gateway, _)| gateway))?,
         tenant: scope_name(&fields, "tenant")?,
         collection: scope_name(&fields, "collection")?,
         backend: backend(&fields)?,
@@ -114,6 +111,24 @@ fn name(fields: &Fields<'_>, field: &str, given: Option<&Name>) -> Result<Name, 
         (Some(_), Some(given)) => Err(invalid(format!("the path says `{given}`")).at(field)),
         _ => Name::new(fields.text(field)?).map_err(|rule| invalid(rule.to_string()).at(field)),
     }
+}
+
+/// A gateway, or a group.
+fn owner(fields: &Fields<'_>, given: Option<&GatewayId>) -> Result<GatewayId, Problem> {
+    let group = given.and_then(GatewayId::in_group).map(|(group, _)| Name::new(group)).transpose();
+    let group = group.map_err(|rule| invalid(rule.to_string()).at("group"))?;
+    let (one, other) = match (fields.get("group").is_some(), given) {
+        (true, None) => ("group", "gatewayId"),
+        (false, None) => ("gatewayId", "group"),
+        (_, Some(_)) if group.is_some() => ("group", "gatewayId"),
+        (_, Some(_)) => ("gatewayId", "group"),
+    };
+    if fields.get(other).is_some() {
+        let at = if given.is_some() { other } else { "group" };
+        return Err(invalid("a subscription has a gatewayId or a group, not both").at(at));
+    }
+    let owner = name(fields, one, group.as_ref().or(given))?;
+    Ok(if one == "group" { Name::group(&owner) } else { owner })
 }
 
 fn scope_name(fields: &Fields<'_>, field: &str) -> Result<Arc<str>, Problem> {

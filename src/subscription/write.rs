@@ -50,7 +50,10 @@ impl Spec {
             out.insert(name.to_owned(), value);
         };
         put("subscriptionId", json!(self.subscription_id.as_str()));
-        put("gatewayId", json!(self.gateway_id.as_str()));
+        match self.gateway_id.in_group() {
+            Some((group, _)) => put("group", json!(group)),
+            None => put("gatewayId", json!(self.gateway_id.as_str())),
+        }
         put("tenant", json!(&*self.tenant));
         put("collection", json!(&*self.collection));
         if let Some(backend) = &self.backend {

@@ -40,6 +40,7 @@ fn config() -> MachineConfig {
         quota_tenant: 10,
         quota_global: 10,
         park_seconds: 60,
+        member_grace_seconds: 15,
         nats_gateways: Vec::new(),
         bloom: BloomUse::default(),
         shadow_every: 0,
@@ -63,6 +64,7 @@ fn record(spec: Value, at: Position) -> SubscriptionRecord {
         birth: None,
         superseded: Vec::new(),
         parked: None,
+        assigned: None,
         write: 1,
     }
 }

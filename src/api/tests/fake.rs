@@ -68,6 +68,7 @@ impl Model {
             plan: crate::matching::Filter::compile(&spec).unwrap().plan(),
             expires_at: at(i64::from(spec.ttl_seconds)),
             spec: Arc::new(spec),
+            member: None,
             state: if parked { SubscriptionState::Parked } else { SubscriptionState::Live },
             parked_reason: parked.then_some("lease".into()),
             generation: self.generation,

@@ -5,7 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::fake::ALL_CODES;
 use super::*;
 
-const STREAMS: [&str; 2] = ["/v1/gateways/{gateway}/stream", "/v1/gateways/{gateway}/ack"];
+const STREAMS: [&str; 4] = [
+    "/v1/gateways/{gateway}/stream",
+    "/v1/gateways/{gateway}/ack",
+    "/v1/groups/{group}/stream",
+    "/v1/groups/{group}/ack",
+];
 
 fn document() -> Value {
     serde_json::from_str(include_str!("../openapi.json")).unwrap()
@@ -14,6 +19,7 @@ fn document() -> Value {
 /// Any path that the route takes.
 fn concrete(path: &str) -> String {
     path.replace("{gateway}", "gw-1")
+        .replace("{group}", "g")
         .replace("{subscription}", "s")
         .replace("{backend}", "default")
         .replace("{number}", "0")

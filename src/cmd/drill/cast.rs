@@ -70,10 +70,11 @@ impl Cast {
             let transport = *transport;
             let ((told, standing), (stalled, is_stalled)) =
                 (watch::channel(Standing::default()), watch::channel(false));
+            let number = gateways.len();
             let gateway = Gateway {
                 name: name.clone(),
                 transport,
-                endpoints: stage.endpoints(),
+                endpoints: stage.endpoints().from(number),
                 file: stage.folder.join(format!("{name}.json")),
                 random: ChaCha8Rng::from_rng(random),
                 recovery: Arc::clone(&recovery),
@@ -86,7 +87,7 @@ impl Cast {
         }
         let writer = Writer::begin(stage.database.clone(), ChaCha8Rng::from_rng(random), BODY_BYTES).await?;
         let writer = Arc::new(Mutex::new(writer));
-        let going_on = write(Arc::clone(&writer), args.rate, stop_writing.clone());
+        let going_on = write(Arc::clone(&writer), args.rate.unwrap_or(stage.rate), stop_writing.clone());
         let writing = act(&tasks, "writer", &failed, going_on);
         Ok(Self { tasks, stop_writing, stop_taking, failed, writer, recovery, writing, gateways })
     }

@@ -15,9 +15,9 @@ use How::{Hub as Mistake, KeepWrites};
 use Odd::{Drop, Images, Oversize, RenameOnto, Undecodable};
 use Server::{Etcd, Hub, Mongod, Nats};
 use Step::{
-    BackUp, Calm, Compact, Elect, Fill, Freeze, Kill, KillInTransaction, LoseStorage, OthersGoOn, ReadOn, Ready,
-    Recovered, Redefine, Rename, Restore, Resume, Revoke, RollBack, RollOplog, Stall, Start, Still, StreamsGoOn, Thaw,
-    Wait, Write,
+    Aim, BackUp, Calm, Compact, Elect, Fill, Freeze, Kill, KillInTransaction, LoseStorage, OthersGoOn, ReadOn, Ready,
+    Recovered, Redefine, Rename, Restore, Resume, Revoke, Roll, RollBack, RollOplog, Stall, Start, Still, StreamsGoOn,
+    Thaw, Wait, Write,
 };
 
 /// Long enough for something to be under way.
@@ -31,6 +31,19 @@ const SHORT_OPLOG: MongodSize = MongodSize { oplog_mib: 1, cache_gib: 0.5, sync_
 
 /// The first gateway by NATS.
 const BY_NATS: Scene = Scene { transports: &[Transport::Nats, Transport::Grpc, Transport::Sse], ..Scene::PLAIN };
+
+/// Three hubs on three members of etcd and of MongoDB.
+const CLUSTER: Scene = Scene {
+    members: 3,
+    etcds: 3,
+    hubs: 3,
+    breaks: &[Mongod, Etcd],
+    relays: &[Etcd],
+    lease_seconds: SHORT_LEASE_SECONDS,
+    gateways: 100,
+    rate: 30,
+    ..Scene::PLAIN
+};
 
 /// All of them, in the order of `streamer drill all`.
 pub(super) const DRILLS: &[Drill] = &[
@@ -197,6 +210,16 @@ pub(super) const DRILLS: &[Drill] = &[
             let last = [Kill(Etcd), soon, Kill(Hub), Start(Etcd), Start(Hub), Ready, Recovered, A_WHILE];
             [&down[..], &again[..], &last[..]].concat()
         },
+        expects: Expects { reconnects: true, ..Expects::ALL },
+        sabotage: Sabotage { how: Mistake("forget"), does: FORGETS, shows: Symptom::Lost },
+    },
+    Drill {
+        name: "cluster",
+        does: "kills, freezes, cuts off and rolls the owner among three hubs, and kills the leaders of their etcd and MongoDB",
+        seconds: 150,
+        rounds: 1,
+        scene: CLUSTER,
+        round: cluster,
         expects: Expects { reconnects: true, ..Expects::ALL },
         sabotage: Sabotage { how: Mistake("forget"), does: FORGETS, shows: Symptom::Lost },
     },
@@ -422,6 +445,22 @@ const SWALLOWS_GAPS: &str = "what cannot be delivered is passed over, and nobody
 fn restart(random: &mut ChaCha8Rng) -> Vec<Step> {
     let rest = |alive| vec![alive, Kill(Hub), Wait(0, 400), Start(Hub)];
     if random.random_ratio(1, 5) { rest(Wait(0, 300)) } else { [vec![Ready], rest(Wait(300, 2_500))].concat() }
+}
+
+/// The owner in each way, then each hub in turn, then those that lead the others.
+fn cluster(_: &mut ChaCha8Rng) -> Vec<Step> {
+    // That the others go on says that the partition has another owner.
+    let broken = |breaking, mending| vec![A_WHILE, Aim, breaking, OthersGoOn, A_WHILE, mending, Ready, Recovered];
+    [
+        broken(Kill(Hub), Start(Hub)),
+        broken(Freeze(Hub), Thaw(Hub)),
+        broken(Step::Line(Etcd, Line::Silent), Step::Line(Etcd, Line::Open)),
+        broken(Step::Line(Etcd, Line::Reset), Step::Line(Etcd, Line::Open)),
+        vec![A_WHILE, Roll, Recovered],
+        broken(Kill(Etcd), Start(Etcd)),
+        broken(Kill(Mongod), Start(Mongod)),
+    ]
+    .concat()
 }
 
 /// Once while the hub looks on, and once while it is away.

@@ -30,12 +30,25 @@ pub(super) enum Transport {
     Nats,
 }
 
-/// Where a hub is, by each.
+/// Where the hubs are, by each.
 #[derive(Clone, Debug)]
 pub(super) struct Endpoints {
-    pub(super) grpc: String,
-    pub(super) http: String,
+    pub(super) grpc: Vec<String>,
+    pub(super) http: Vec<String>,
     pub(super) nats: Option<Endpoint>,
+    /// After so long without a word a session is given up, and another hub is asked.
+    pub(super) silence: Duration,
+}
+
+impl Endpoints {
+    /// Beginning with another hub.
+    #[must_use]
+    pub(super) fn from(mut self, number: usize) -> Self {
+        let count = self.grpc.len();
+        self.grpc.rotate_left(number % count);
+        self.http.rotate_left(number % count);
+        self
+    }
 }
 
 /// What a gateway hears.
@@ -91,11 +104,15 @@ impl Consumer {
         random: &mut ChaCha8Rng,
     ) -> anyhow::Result<Self> {
         match transport {
-            Transport::Sse => Ok(Self::Sse(Box::new(SseConsumer::open(&endpoints.http, gateway, saved)?))),
+            Transport::Sse => Ok(Self::Sse(Box::new(SseConsumer::open(endpoints, gateway, saved)?))),
             Transport::Grpc | Transport::Nats => {
                 let state = saved.map_or_else(|| Ok(State::default()), serde_json::from_value)?;
                 let seed = Some(random.random());
-                let mut config = ClientConfig { backoff: BACKOFF, seed, ..ClientConfig::new(&endpoints.grpc, gateway) };
+                let (first, others) = endpoints.grpc.split_first().context("a hub")?;
+                let mut config = ClientConfig { backoff: BACKOFF, seed, ..ClientConfig::new(first, gateway) };
+                config.other_endpoints = others.to_vec();
+                config.silence_timeout = endpoints.silence;
+                config.connect_timeout = config.connect_timeout.min(endpoints.silence);
                 if transport == Transport::Nats {
                     let endpoint = endpoints.nats.clone().context("a NATS server")?;
                     config.nats = Some(NatsConfig { endpoint, ..NatsConfig::new("") });

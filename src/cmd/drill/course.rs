@@ -92,10 +92,12 @@ struct Course<'a> {
 impl Course<'_> {
     async fn run(&mut self) -> anyhow::Result<Report> {
         let began = Instant::now();
-        self.stage.start(Server::Hub).await?;
-        self.stage.hub()?.ready().await?;
+        self.stage.start_hubs().await?;
         let transports = self.drill.scene.transports.iter().copied().cycle();
-        let gateways: Vec<_> = (1..=self.args.gateways).zip(transports).map(|(n, by)| (name(n, by), by)).collect();
+        let gateways: Vec<_> = (1..=self.args.gateways.unwrap_or(self.drill.scene.gateways))
+            .zip(transports)
+            .map(|(n, by)| (name(n, by), by))
+            .collect();
         let names: Vec<String> = gateways.iter().map(|(name, _)| name.clone()).collect();
         self.stage.register(&names).await?;
         let cast = Cast::enter(&self.stage, &gateways, self.args, &mut self.random).await?;
@@ -126,9 +128,7 @@ impl Course<'_> {
             (Ok(_), Err(error)) => return Err(error),
             (Err(of_company), Err(error)) => return Err(of_company.context(error)),
         };
-        let hub = self.stage.hub()?;
-        hub.check()?;
-        hub.terminate().await?;
+        self.stage.end_hubs().await?;
         let soak = self.schedule.as_ref().zip(legacy.as_ref());
         let tally = std::mem::take(&mut self.tally);
         Ok(conclude(self.drill, self.args, self.round, &finale, soak, tally, began.elapsed()))
@@ -188,6 +188,11 @@ impl Course<'_> {
             Step::Line(to, line) => {
                 self.mended();
                 self.stage.line(to, line)?;
+            }
+            Step::Aim => self.stage.aim(self.deadline()).await?,
+            Step::Roll => {
+                self.mended();
+                self.stage.roll().await?;
             }
             Step::Ready => self.stage.hub()?.ready().await?,
             Step::Still(milliseconds) => self.still(cast, milliseconds).await,

@@ -62,12 +62,13 @@ pub struct DrillArgs {
     /// How often it is done; each drill has a number of its own
     #[arg(long, visible_alias = "kills", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
-    /// Numbered writes a second
-    #[arg(long, default_value_t = 500, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub rate: u32,
+    /// Numbered writes a second [default: 500, of `cluster` 30]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
     /// Gateways that receive them: the first by gRPC, the second by SSE, and so on; of drills of NATS the first by NATS
-    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub gateways: u32,
+    /// [default: 2, of `cluster` 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub gateways: Option<u32>,
     /// The same seed breaks things at the same moments
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
@@ -128,12 +129,12 @@ pub struct AllArgs {
     /// Sabotage each, to see that each notices: then those are at fault that pass
     #[arg(long)]
     pub sabotage: bool,
-    /// Numbered writes a second
-    #[arg(long, default_value_t = 500, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub rate: u32,
-    /// Gateways that receive them
-    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub gateways: u32,
+    /// Numbered writes a second [default: each drill's own]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+    /// Gateways that receive them [default: each drill's own]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub gateways: Option<u32>,
     /// The same seed breaks things at the same moments
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,

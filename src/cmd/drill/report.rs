@@ -86,7 +86,7 @@ impl Report {
             seed: args.seed,
             rounds,
             kills: tally.kills,
-            gateways: args.gateways,
+            gateways: args.gateways.unwrap_or(drill.scene.gateways),
             sabotage: args.sabotage,
             writes: finale.written.len(),
             verdict,

@@ -42,6 +42,13 @@ pub(super) struct Scene {
     pub(super) transports: &'static [Transport],
     /// Messages that NATS keeps for one gateway at most.
     pub(super) subject_messages: u32,
+    /// Hubs that share one store.
+    pub(super) hubs: usize,
+    /// Members of etcd.
+    pub(super) etcds: usize,
+    /// Gateways, and numbered writes a second, unless it is told otherwise.
+    pub(super) gateways: u32,
+    pub(super) rate: u32,
 }
 
 impl Scene {
@@ -54,6 +61,10 @@ impl Scene {
         narrow: false,
         transports: &[Transport::Grpc, Transport::Sse],
         subject_messages: 1_000,
+        hubs: 1,
+        etcds: 1,
+        gateways: 2,
+        rate: 500,
     };
 
     pub(super) fn has_nats(&self) -> bool {
@@ -64,6 +75,7 @@ impl Scene {
 /// Who can be broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Server {
+    /// Where there are several, the one that was aimed at.
     Hub,
     /// Where there are several, the primary; or the one that has just stepped down, if it is to be killed.
     Mongod,
@@ -86,6 +98,10 @@ pub(super) enum Step {
     Thaw(Server),
     /// The line to a server that is reached by one.
     Line(Server, Line),
+    /// From now on `Hub`, and a line, is that of the node that owns the partition now.
+    Aim,
+    /// Each hub in turn ends in order, begins again and is waited for.
+    Roll,
     /// The hub is waited for until it says that it is ready.
     Ready,
     /// For so many milliseconds nobody gets any further: or else what should be broken is not.

@@ -63,8 +63,8 @@ pub(super) async fn run(args: SoakArgs) -> anyhow::Result<()> {
     schedule.lines().iter().for_each(|line| eprintln!("{line}"));
     let of_drill = DrillArgs {
         rounds: None,
-        rate: args.rate,
-        gateways: args.gateways,
+        rate: Some(args.rate),
+        gateways: Some(args.gateways),
         seed: args.seed,
         sabotage: args.sabotage,
         store: StoreChoice::Etcd,
@@ -107,7 +107,7 @@ impl Company {
     pub(super) fn join(stage: &Stage, cast: &Cast, names: &[String], schedule: &Schedule) -> anyhow::Result<Self> {
         let (tasks, stop) = (Tasks::new(), CancellationToken::new());
         let guests = Guests {
-            registration: Registration::new(stage.endpoints().http)?,
+            registration: Registration::new(stage.http_url())?,
             database: stage.database.clone(),
             gateways: names.iter().cloned().zip(cast.watches()).collect(),
             visits: schedule.visits.clone(),

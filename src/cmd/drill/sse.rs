@@ -13,20 +13,20 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::super::sse::{self, Acks, Event, Events};
-use super::consumer::{BACKOFF, Delivery, Heard, Resync};
+use super::consumer::{BACKOFF, Delivery, Endpoints, Heard, Resync};
 use super::rules;
 use crate::change::{Operation, ResyncReason};
 use crate::position::Position;
 
-/// The hub says `progress` each second; after so long without a word the session is over.
-const SILENCE: Duration = Duration::from_secs(30);
 /// An ack may be left out: the next one says it too.
 const ACK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One gateway's consumer. It connects, and connects again, by itself.
 #[derive(Debug)]
 pub(super) struct SseConsumer {
-    address: String,
+    /// The hubs; the first is asked next.
+    addresses: Vec<String>,
+    silence: Duration,
     gateway: String,
     http: reqwest::Client,
     session: Option<Session>,
@@ -95,28 +95,32 @@ struct ResyncMessage {
 
 impl SseConsumer {
     /// Begins where a saved state says.
-    pub(super) fn open(address: &str, gateway: &str, saved: Option<Value>) -> anyhow::Result<Self> {
+    pub(super) fn open(endpoints: &Endpoints, gateway: &str, saved: Option<Value>) -> anyhow::Result<Self> {
         let state: State = saved.map_or_else(|| Ok(State::default()), serde_json::from_value)?;
         let http = reqwest::Client::builder().no_proxy().timeout(ACK_PATIENCE).build()?;
-        let (address, gateway, acked) = (address.to_owned(), gateway.to_owned(), state.cursor.clone());
-        Ok(Self { address, gateway, http, session: None, state, acked })
+        let (gateway, acked) = (gateway.to_owned(), state.cursor.clone());
+        let (addresses, silence) = (endpoints.http.clone(), endpoints.silence);
+        Ok(Self { addresses, silence, gateway, http, session: None, state, acked })
     }
 
     /// The next thing heard. Cancel-safe.
     pub(super) async fn next(&mut self) -> anyhow::Result<Heard> {
         loop {
             let Some(session) = &mut self.session else {
-                match sse::open(&self.address, &self.gateway, Acks::Own(self.acked.as_deref())).await {
+                let opening = sse::open(&self.addresses[0], &self.gateway, Acks::Own(self.acked.as_deref()));
+                let opened = timeout(self.silence, opening).await.unwrap_or_else(|_| Err(anyhow::anyhow!("silence")));
+                match opened {
                     Ok(events) => self.session = Some(Session { events, last: HashMap::new() }),
                     Err(error) if error.is::<super::super::WrongUsage>() => return Err(error),
                     Err(_) => {
+                        self.addresses.rotate_left(1);
                         sleep(BACKOFF.most).await;
                         return Ok(Heard::Broken);
                     }
                 }
                 continue;
             };
-            match timeout(SILENCE, session.events.next()).await {
+            match timeout(self.silence, session.events.next()).await {
                 Ok(Ok(Some(event))) => {
                     if let Some(heard) = self.hear(event)? {
                         return Ok(heard);
@@ -125,6 +129,7 @@ impl SseConsumer {
                 // The end, a broken connection, silence: the same to a consumer.
                 _ => {
                     self.session = None;
+                    self.addresses.rotate_left(1);
                     return Ok(Heard::Broken);
                 }
             }
@@ -139,7 +144,7 @@ impl SseConsumer {
         let Some(cursor) = self.state.cursor.clone().filter(|cursor| Some(cursor) != self.acked.as_ref()) else {
             return;
         };
-        let url = format!("{}/v1/gateways/{}/ack", self.address, self.gateway);
+        let url = format!("{}/v1/gateways/{}/ack", self.addresses[0], self.gateway);
         // A hub that does not answer is told by the next ack, or by the next session.
         let _ = self.http.post(url).json(&json!({ "cursor": cursor })).send().await;
         self.acked = Some(cursor);

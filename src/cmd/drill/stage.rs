@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use super::super::WrongUsage;
 use super::super::rig::{self, Database, Etcd, Hub, HubPlan, Line, MongodSize, Nats, Pid, Relay, ReplicaSet};
@@ -18,9 +20,14 @@ use crate::config::{Config, StoreKind};
 use crate::nats::{self, Endpoint, Login, StreamConfig};
 use crate::tasks::Tasks;
 
-/// What a hub with little room keeps: so little that a gateway which does not read for seconds is far behind.
 /// Shorter than the default, so that a drill need not wait for it so long.
 const ANSWER_SECONDS: u32 = 3;
+/// A hub says something every second. Where there are others, a gateway that hears nothing for so long goes to one.
+const SILENCE: Duration = Duration::from_secs(30);
+const SILENCE_AMONG_SEVERAL: Duration = Duration::from_secs(4);
+/// How long a hub may take to say who owns the partition.
+const ASKING: Duration = Duration::from_secs(2);
+/// What a hub with little room keeps: so little that a gateway which does not read for seconds is far behind.
 const NARROW_WINDOW_BYTES: u64 = 2 << 20;
 const NARROW_OUTBOX_BYTES: u64 = 512 << 10;
 /// How the names of those begin whom NATS serves.
@@ -33,17 +40,33 @@ const GATEWAYS: &str = "gateways";
 pub(super) struct Stage {
     pub(super) database: Database,
     pub(super) folder: PathBuf,
-    plan: HubPlan,
-    config: Config,
-    hub: Option<Hub>,
+    /// Numbered writes a second, unless told otherwise.
+    pub(super) rate: u32,
+    nodes: Vec<Node>,
+    /// The node that is broken next, or is broken.
+    aimed: usize,
     sabotage: Option<&'static str>,
     mongod: Option<ReplicaSet>,
     etcd: Option<Etcd>,
     nats: Option<Nats>,
-    relays: Vec<(Server, Relay)>,
+    /// Each node's own.
+    relays: Vec<(usize, Server, Relay)>,
     /// The hub that runs, or ran last.
     hub_pid: watch::Sender<Option<Pid>>,
     tasks: Tasks,
+}
+
+/// A hub, and what it is started with.
+struct Node {
+    plan: HubPlan,
+    config: Config,
+    hub: Option<Hub>,
+}
+
+impl Node {
+    fn hub(&mut self) -> anyhow::Result<&mut Hub> {
+        self.hub.as_mut().context("the hub has not been started")
+    }
 }
 
 impl Stage {
@@ -65,7 +88,7 @@ impl Stage {
         let etcd = match (args.store, &args.servers.etcd) {
             (StoreChoice::Etcd, None) => {
                 let binary = rig::find("etcd", args.servers.programs.etcd_program.as_deref(), "STREAMER_ETCD")?;
-                Some(Etcd::start(&binary, folder).await?)
+                Some(Etcd::start_all(&binary, folder, scene.etcds).await?)
             }
             _ => None,
         };
@@ -81,8 +104,9 @@ impl Stage {
 
         let mut config = config(&scene, args, folder, &name);
         config.backends.0[0].uri = uri;
-        if let Some(url) = args.servers.etcd.clone().or_else(|| etcd.as_ref().map(Etcd::url)) {
-            config.store.endpoints = vec![url];
+        let given = args.servers.etcd.clone().map(|url| vec![url]);
+        if let Some(urls) = given.or_else(|| etcd.as_ref().map(Etcd::urls)) {
+            config.store.endpoints = urls;
         }
         if let Some(nats) = &nats {
             config.nats.url = nats.url();
@@ -90,12 +114,22 @@ impl Stage {
             config.nats.subject_messages = scene.subject_messages;
             (config.nats.user, config.nats.password) = (Some(HUB.into()), Some(HUB.into()));
         }
+        let mut nodes = Vec::new();
+        for number in 0..scene.hubs {
+            let (mut config, mut folder) = (config.clone(), folder.to_owned());
+            if scene.hubs > 1 {
+                config.node.id = node_name(number);
+                folder = folder.join(node_name(number));
+                std::fs::create_dir(&folder)?;
+            }
+            nodes.push(Node { plan: HubPlan::new(&folder, config.clone())?, config, hub: None });
+        }
         let mut this = Self {
             database,
             folder: folder.to_owned(),
-            plan: HubPlan::new(folder, config.clone())?,
-            config,
-            hub: None,
+            rate: scene.rate,
+            nodes,
+            aimed: 0,
             sabotage: sabotage(drill, args),
             mongod,
             etcd,
@@ -105,44 +139,106 @@ impl Stage {
             tasks,
         };
         for server in scene.relays {
-            this.lay_line(*server).await?;
+            for node in 0..scene.hubs {
+                this.lay_lines(node, *server).await?;
+            }
         }
         Ok(this)
     }
 
-    /// The hub reaches this server by a relay.
-    async fn lay_line(&mut self, to: Server) -> anyhow::Result<()> {
-        let port = match to {
-            Server::Mongod => self.mongod()?.port(),
-            Server::Etcd => self.etcd()?.port(),
-            Server::Nats => self.nats()?.port(),
+    /// A hub reaches this server by relays, one to each member.
+    async fn lay_lines(&mut self, node: usize, to: Server) -> anyhow::Result<()> {
+        let ports = match to {
+            Server::Mongod => vec![self.mongod()?.port()],
+            Server::Etcd => self.etcd()?.ports().collect(),
+            Server::Nats => vec![self.nats()?.port()],
             Server::Hub => return Ok(()),
         };
-        let relay = Relay::open(&self.tasks, port).await?;
-        let at = format!("127.0.0.1:{}", relay.port());
+        let mut at = Vec::new();
+        for port in ports {
+            let relay = Relay::open(&self.tasks, port).await?;
+            at.push(format!("127.0.0.1:{}", relay.port()));
+            self.relays.push((node, to, relay));
+        }
+        let Node { plan, config, .. } = &mut self.nodes[node];
         match to {
             // Or the driver would ask the set for its members, and go there itself.
-            Server::Mongod => {
-                self.config.backends.0[0].uri = format!("mongodb://{at}/?directConnection=true");
-            }
+            Server::Mongod => config.backends.0[0].uri = format!("mongodb://{}/?directConnection=true", at[0]),
             // The gateways go there themselves.
-            Server::Nats => self.config.nats.url = format!("nats://{at}"),
-            _ => self.config.store.endpoints = vec![format!("http://{at}")],
+            Server::Nats => config.nats.url = format!("nats://{}", at[0]),
+            _ => config.store.endpoints = at.iter().map(|at| format!("http://{at}")).collect(),
         }
-        self.relays.push((to, relay));
-        self.plan.configure(self.config.clone())
+        plan.configure(config.clone())
     }
 
-    /// Where the hub is.
+    /// Starts all hubs and waits until they are ready.
+    pub(super) async fn start_hubs(&mut self) -> anyhow::Result<()> {
+        for number in 0..self.nodes.len() {
+            self.aimed = number;
+            self.start(Server::Hub).await?;
+            self.hub()?.ready().await?;
+        }
+        Ok(())
+    }
+
+    /// All of them run, and end in order.
+    pub(super) async fn end_hubs(&mut self) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
+            let hub = node.hub()?;
+            hub.check()?;
+            hub.terminate().await?;
+        }
+        Ok(())
+    }
+
+    /// One after the other.
+    pub(super) async fn roll(&mut self) -> anyhow::Result<()> {
+        for number in 0..self.nodes.len() {
+            self.aimed = number;
+            self.hub()?.terminate().await?;
+            self.start(Server::Hub).await?;
+            self.hub()?.ready().await?;
+        }
+        Ok(())
+    }
+
+    /// The owner of the partition is who is broken next.
+    pub(super) async fn aim(&mut self, deadline: Instant) -> anyhow::Result<()> {
+        let http = reqwest::Client::builder().no_proxy().timeout(ASKING).build()?;
+        for node in self.nodes.iter().cycle() {
+            anyhow::ensure!(Instant::now() < deadline, "nobody owns the partition");
+            let asked = http.get(format!("{}/v1/partitions/default/0", node.plan.http_url())).send().await;
+            let view: Value = match asked {
+                Ok(answer) => answer.json().await.unwrap_or_default(),
+                Err(_) => Value::Null,
+            };
+            let owner = self.nodes.iter().position(|node| view["owner"] == node.config.node.id.as_str());
+            if let Some(owner) = owner {
+                self.aimed = owner;
+                break;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    }
+
+    /// Where a hub is.
+    pub(super) fn http_url(&self) -> String {
+        self.nodes[0].plan.http_url()
+    }
+
+    /// Where the hubs are.
     pub(super) fn endpoints(&self) -> Endpoints {
         let login = || Login::User { name: GATEWAYS.into(), password: GATEWAYS.into() };
         let nats = self.nats.as_ref().map(|nats| Endpoint { url: nats.url(), login: login(), ..Endpoint::default() });
-        Endpoints { grpc: self.plan.grpc_url(), http: self.plan.http_url(), nats }
+        let of_all = |url: fn(&HubPlan) -> String| self.nodes.iter().map(|node| url(&node.plan)).collect();
+        let silence = if self.nodes.len() > 1 { SILENCE_AMONG_SEVERAL } else { SILENCE };
+        Endpoints { grpc: of_all(HubPlan::grpc_url), http: of_all(HubPlan::http_url), nats, silence }
     }
 
     /// The subscriptions of these gateways.
     pub(super) async fn register(&self, gateways: &[String]) -> anyhow::Result<()> {
-        let registration = Registration::new(self.plan.http_url())?;
+        let registration = Registration::new(self.http_url())?;
         for gateway in gateways {
             for answer in registration.register_batch(&rules::subscriptions(gateway)).await? {
                 answer.map_err(|rejection| anyhow::anyhow!("a registration is refused: {rejection}"))?;
@@ -165,9 +261,10 @@ impl Stage {
     pub(super) async fn start(&mut self, server: Server) -> anyhow::Result<()> {
         match server {
             Server::Hub => {
-                let hub = self.plan.start(self.sabotage)?;
+                let node = &mut self.nodes[self.aimed];
+                let hub = node.plan.start(self.sabotage)?;
                 self.hub_pid.send_replace(Some(hub.pid()));
-                self.hub = Some(hub);
+                node.hub = Some(hub);
                 Ok(())
             }
             Server::Mongod => self.mongod()?.restart().await,
@@ -198,15 +295,18 @@ impl Stage {
 
     /// What becomes of the line to this server.
     pub(super) fn line(&self, to: Server, line: Line) -> anyhow::Result<()> {
-        let relay = self.relays.iter().find(|(server, _)| *server == to);
-        relay.context("there is no line to cut")?.1.set(line);
+        let is_meant = |(node, server, _): &&(usize, Server, Relay)| *node == self.aimed && *server == to;
+        let mut lines = self.relays.iter().filter(is_meant).peekable();
+        anyhow::ensure!(lines.peek().is_some(), "there is no line to cut");
+        lines.for_each(|(.., relay)| relay.set(line));
         Ok(())
     }
 
     /// The hub's next start is with this changed.
     pub(super) fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) -> anyhow::Result<()> {
-        change(&mut self.config);
-        self.plan.configure(self.config.clone())
+        let Node { plan, config, .. } = &mut self.nodes[self.aimed];
+        change(config);
+        plan.configure(config.clone())
     }
 
     /// The process that is the hub; it changes with each start.
@@ -215,7 +315,7 @@ impl Stage {
     }
 
     pub(super) fn hub(&mut self) -> anyhow::Result<&mut Hub> {
-        self.hub.as_mut().context("the hub has not been started")
+        self.nodes[self.aimed].hub()
     }
 
     pub(super) fn mongod(&mut self) -> anyhow::Result<&mut ReplicaSet> {
@@ -233,7 +333,8 @@ impl Stage {
     /// The stream takes nothing more; or does again.
     pub(super) async fn fill(&self, full: bool) -> anyhow::Result<()> {
         let endpoint = self.endpoints().nats.context("this drill has no NATS")?;
-        let config = StreamConfig { name: self.config.nats.stream.clone(), subject_messages_max: 1, replicas: 1 };
+        let config =
+            StreamConfig { name: self.nodes[0].config.nats.stream.clone(), subject_messages_max: 1, replicas: 1 };
         Ok(nats::Server::connect(&endpoint, config).await?.limit(full.then_some(1)).await?)
     }
 
@@ -251,12 +352,16 @@ impl Stage {
     }
 }
 
+fn node_name(number: usize) -> String {
+    format!("drill-hub-{}", number + 1)
+}
+
 fn check(scene: &Scene, args: &DrillArgs) -> Result<(), WrongUsage> {
     let touched = |server| scene.breaks.contains(&server) || scene.relays.contains(&server);
     if (touched(Server::Mongod) || scene.members > 1) && args.servers.mongodb.is_some() {
         return Err(WrongUsage("--mongodb: this drill breaks MongoDB, and so starts one of its own".into()));
     }
-    let of_etcd = touched(Server::Etcd) || scene.lease_seconds != Scene::PLAIN.lease_seconds;
+    let of_etcd = touched(Server::Etcd) || scene.hubs > 1 || scene.lease_seconds != Scene::PLAIN.lease_seconds;
     if of_etcd && args.store != StoreChoice::Etcd {
         return Err(WrongUsage("--store: this drill is about etcd".into()));
     }

@@ -1,57 +1,99 @@
-//! An etcd of the rig's own: one member.
+//! An etcd of the rig's own: one member, or several.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
 use etcd_client::{Client, CompactionOptions};
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use super::process::{Process, free_port};
 
 /// How long it may take to start, on a busy machine.
 const START: Duration = Duration::from_secs(60);
+/// How long a member may take to say who leads.
+const ASKING: Duration = Duration::from_secs(5);
 
 /// An etcd, and what it is started with again and again.
 #[derive(Debug)]
 pub struct Etcd {
     binary: PathBuf,
+    /// How each is told of all.
+    cluster: String,
+    members: Vec<Member>,
+    /// Who was broken last, and is mended next.
+    broken: usize,
+    /// Nothing before this revision is kept.
+    compacted: i64,
+}
+
+#[derive(Debug)]
+struct Member {
+    name: String,
     folder: PathBuf,
     port: u16,
     peer: u16,
-    /// Nothing before this revision is kept.
-    compacted: i64,
     process: Process,
 }
 
 impl Etcd {
-    /// Starts it with its data in `folder` and waits until it is healthy.
+    /// Starts one member with its data in `folder` and waits until it is healthy.
     ///
     /// # Errors
     /// It does not start.
     pub async fn start(binary: &Path, folder: &Path) -> anyhow::Result<Self> {
-        let (port, peer) = (free_port()?, free_port()?);
-        let process = spawn(binary, folder, port, peer)?;
-        let mut etcd = Self { binary: binary.to_owned(), folder: folder.to_owned(), port, peer, compacted: 0, process };
-        etcd.healthy().await?;
+        Self::start_all(binary, folder, 1).await
+    }
+
+    /// Starts so many members.
+    ///
+    /// # Errors
+    /// They do not start.
+    pub async fn start_all(binary: &Path, folder: &Path, members: usize) -> anyhow::Result<Self> {
+        let ports = (0..members).map(|_| Ok((free_port()?, free_port()?))).collect::<anyhow::Result<Vec<_>>>()?;
+        let named = ports.iter().enumerate().map(|(number, (_, peer))| format!("rig-{number}={}", url(*peer)));
+        let cluster = named.collect::<Vec<_>>().join(",");
+        let mut etcd = Self { binary: binary.to_owned(), cluster, members: Vec::new(), broken: 0, compacted: 0 };
+        for (number, (port, peer)) in ports.into_iter().enumerate() {
+            let (name, folder) = (format!("rig-{number}"), folder.join(format!("etcd-{number}")));
+            std::fs::create_dir_all(&folder)?;
+            let process = spawn(binary, &etcd.cluster, &name, &folder, (port, peer))?;
+            etcd.members.push(Member { name, folder, port, peer, process });
+        }
+        for member in &mut etcd.members {
+            member.healthy().await?;
+        }
         Ok(etcd)
     }
 
-    /// Where it is.
+    /// Where its first member is.
     pub fn url(&self) -> String {
-        url(self.port)
+        url(self.port())
     }
 
-    /// Its port.
+    /// Where all of them are.
+    pub fn urls(&self) -> Vec<String> {
+        self.ports().map(url).collect()
+    }
+
+    /// The first one's port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.members[0].port
     }
 
-    /// SIGKILL.
+    /// All their ports.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        self.members.iter().map(|member| member.port)
+    }
+
+    /// SIGKILL; of several, to the one that leads.
     ///
     /// # Errors
     /// The system refuses.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
-        self.process.kill().await
+        self.broken = self.leader().await?;
+        self.members[self.broken].process.kill().await
     }
 
     /// Starts it again on its data, and waits until it is healthy.
@@ -59,16 +101,19 @@ impl Etcd {
     /// # Errors
     /// It does not start.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        self.process = spawn(&self.binary, &self.folder, self.port, self.peer)?;
-        self.healthy().await
+        let member = &mut self.members[self.broken];
+        let ports = (member.port, member.peer);
+        member.process = spawn(&self.binary, &self.cluster, &member.name, &member.folder, ports)?;
+        member.healthy().await
     }
 
-    /// SIGSTOP.
+    /// SIGSTOP; of several, to the one that leads.
     ///
     /// # Errors
     /// The system refuses.
-    pub async fn freeze(&self) -> anyhow::Result<()> {
-        self.process.freeze().await
+    pub async fn freeze(&mut self) -> anyhow::Result<()> {
+        self.broken = self.leader().await?;
+        self.members[self.broken].process.freeze().await
     }
 
     /// SIGCONT.
@@ -76,7 +121,7 @@ impl Etcd {
     /// # Errors
     /// The system refuses.
     pub async fn thaw(&self) -> anyhow::Result<()> {
-        self.process.thaw().await
+        self.members[self.broken].process.thaw().await
     }
 
     /// Gives up every revision but the present one.
@@ -95,24 +140,40 @@ impl Etcd {
         Ok(())
     }
 
+    async fn leader(&self) -> anyhow::Result<usize> {
+        if self.members.len() == 1 {
+            return Ok(0);
+        }
+        for (number, member) in self.members.iter().enumerate() {
+            let asking = async { Client::connect([url(member.port)], None).await?.status().await };
+            let Ok(Ok(status)) = timeout(ASKING, asking).await else { continue };
+            if status.header().is_some_and(|header| header.member_id() == status.leader()) {
+                return Ok(number);
+            }
+        }
+        anyhow::bail!("no member of etcd leads")
+    }
+}
+
+impl Member {
     async fn healthy(&mut self) -> anyhow::Result<()> {
         let http = reqwest::Client::builder().no_proxy().build()?;
-        let health = format!("{}/health", self.url());
+        let health = format!("{}/health", url(self.port));
         let healthy = async || match http.get(&health).send().await {
             Ok(answer) => answer.status().is_success(),
             Err(_) => false,
         };
-        self.process.until(START, &log(&self.folder), healthy).await
+        self.process.until(START, &log(&self.folder), healthy).await.with_context(|| format!("etcd {}", self.name))
     }
 }
 
-fn spawn(binary: &Path, folder: &Path, port: u16, peer: u16) -> anyhow::Result<Process> {
+fn spawn(binary: &Path, cluster: &str, name: &str, folder: &Path, (port, peer): (u16, u16)) -> anyhow::Result<Process> {
     let (clients, peers) = (url(port), url(peer));
     let mut command = Command::new(binary);
     command
         .arg("--data-dir")
         .arg(folder.join("etcd"))
-        .args(["--name", "rig", "--initial-cluster", &format!("rig={peers}")])
+        .args(["--name", name, "--initial-cluster", cluster])
         .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
         .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
         .args(["--logger", "zap", "--log-level", "warn"]);

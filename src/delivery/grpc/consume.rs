@@ -80,10 +80,7 @@ async fn in_time<T>(first: impl Future<Output = Result<T, Status>>) -> Result<T,
 }
 
 fn asked(hello: Hello) -> Result<(handle::Hello, Packer), Status> {
-    if !hello.group.is_empty() || !hello.member.is_empty() {
-        return Err(invalid("group", "this hub serves no gateway groups; name a `gateway_id`"));
-    }
-    let gateway = Name::new(&hello.gateway_id).map_err(|error| invalid("gateway_id", error.to_string()))?;
+    let gateway = gateway_of(&hello)?;
     let format = match Body::try_from(hello.body) {
         Ok(Body::Unspecified | Body::ExtendedJson) => Format::Json,
         Ok(Body::Bson) => Format::Bson,
@@ -103,6 +100,16 @@ fn asked(hello: Hello) -> Result<(handle::Hello, Packer), Status> {
         ..handle::Hello::new(gateway, Transport::Grpc)
     };
     Ok((hello, Packer::new(format, bytes_max)))
+}
+
+/// A gateway, or a member of a group.
+fn gateway_of(hello: &Hello) -> Result<GatewayId, Status> {
+    let name = |text: &str, field: &str| Name::new(text).map_err(|error| invalid(field, error.to_string()));
+    match (hello.gateway_id.is_empty(), hello.group.is_empty(), hello.member.is_empty()) {
+        (_, true, true) => name(&hello.gateway_id, "gateway_id"),
+        (true, ..) => Ok(Name::member(&name(&hello.group, "group")?, &name(&hello.member, "member")?)),
+        (false, ..) => Err(invalid("group", "a session has a `gateway_id`, or a `group` and a `member`")),
+    }
 }
 
 /// The client's direction.

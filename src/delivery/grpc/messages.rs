@@ -13,8 +13,8 @@ use crate::limits;
 use crate::position::{PartitionId, Position};
 use crate::proto::consume_response::Message as Kind;
 use crate::proto::{
-    Change, Changed, Changes, Closed, ClusterTime, ConsumeResponse, Expired, Match, Progress, Resync, Scope,
-    Transaction, Welcome,
+    Assigned, Change, Changed, Changes, Closed, ClusterTime, ConsumeResponse, Expired, Match, Progress, Resync,
+    Revoked, Scope, Transaction, Welcome,
 };
 use crate::subscription::SubscriptionId;
 
@@ -63,6 +63,16 @@ impl Packer {
                             subscription_ids: ids(some),
                             reason: expired.reason.name().into(),
                         }));
+                    }
+                }
+                Frame::Revoked(moved) => {
+                    for some in moved.subscription_ids.chunks(self.ids_max()) {
+                        self.single(Kind::Revoked(Revoked { subscription_ids: ids(some) }));
+                    }
+                }
+                Frame::Assigned(moved) => {
+                    for some in moved.subscription_ids.chunks(self.ids_max()) {
+                        self.single(Kind::Assigned(Assigned { subscription_ids: ids(some) }));
                     }
                 }
                 Frame::Closed(frame::Closed { reason }) => self.single(Kind::Closed(Closed {

@@ -49,8 +49,8 @@ impl Registry for Registrations {
     }
 
     async fn unregister(&self, request: Request<UnregisterRequest>) -> Result<Response<UnregisterResponse>, Status> {
-        let UnregisterRequest { gateway_id, subscription_ids } = request.into_inner();
-        let gateway = gateway_name(&gateway_id)?;
+        let UnregisterRequest { gateway_id, subscription_ids, group } = request.into_inner();
+        let gateway = owner_name(&gateway_id, &group)?;
         check_count(subscription_ids.len(), "subscription_ids")?;
         let remove = |text: String| async {
             // What cannot be a name is not there either.
@@ -73,8 +73,8 @@ impl Registry for Registrations {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
-        let HeartbeatRequest { gateway_id, subscription_ids } = request.into_inner();
-        let gateway = gateway_name(&gateway_id)?;
+        let HeartbeatRequest { gateway_id, subscription_ids, group } = request.into_inner();
+        let gateway = owner_name(&gateway_id, &group)?;
         let mut unknown = Vec::new();
         let mut named = Vec::new();
         let any_named = !subscription_ids.is_empty();
@@ -118,8 +118,13 @@ impl Registrations {
     }
 }
 
-fn gateway_name(text: &str) -> Result<GatewayId, Status> {
-    Name::new(text).map_err(|error| invalid("gateway_id", error.to_string()))
+fn owner_name(gateway: &str, group: &str) -> Result<GatewayId, Status> {
+    let name = |text: &str, field: &str| Name::new(text).map_err(|error| invalid(field, error.to_string()));
+    match (gateway.is_empty(), group.is_empty()) {
+        (_, true) => name(gateway, "gateway_id"),
+        (true, false) => Ok(Name::group(&name(group, "group")?)),
+        (false, false) => Err(invalid("group", "a call is for a `gateway_id` or for a `group`")),
+    }
 }
 
 fn check_count(count: usize, field: &str) -> Result<(), Status> {

@@ -242,14 +242,18 @@ async fn a_request_that_cannot_be_ends_the_session() {
 #[tokio::test]
 async fn a_hello_that_cannot_be_opens_nothing() {
     let mut serving = serving().await;
-    let grouped = Hello { group: "g".into(), member: "m".into(), ..Hello::default() };
+    let of_group = |gateway: &str, member: &str| {
+        Ask::Hello(Hello { gateway_id: gateway.into(), group: "g".into(), member: member.into(), ..Hello::default() })
+    };
     let tight = Hello { max_message_bytes: limits::grpc_message_bytes_min as u64 - 1, ..hello("gw-1") };
     for (first, field) in [
         (Ask::Heartbeat(Heartbeat {}), "hello"),
         (ack("c"), "hello"),
         (Ask::Hello(hello("")), "gateway_id"),
         (Ask::Hello(hello("a b")), "gateway_id"),
-        (Ask::Hello(grouped), "group"),
+        (of_group("gw-1", "m"), "group"),
+        (of_group("", ""), "member"),
+        (of_group("", "a/b"), "member"),
         (Ask::Hello(Hello { body: 9, ..hello("gw-1") }), "body"),
         (Ask::Hello(tight), "max_message_bytes"),
     ] {

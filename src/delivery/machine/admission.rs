@@ -16,6 +16,7 @@ impl Machine {
         for (sub, _) in subs {
             self.subs[sub.0 as usize].rewound = false;
             self.note_withheld(*sub);
+            self.look_again(*sub);
         }
         let Some(session) = &self.gateways[index.0].session else {
             return self.admit_offline(index, subs);
@@ -149,14 +150,19 @@ impl Machine {
             extra.add(sub, &self.subs[sub.0 as usize], floor);
             self.subs[sub.0 as usize].lane = SubLane::Extra;
         }
-        let mut progress = CatchUps::default();
-        for (_, member) in &extra.members {
-            let sub = &self.subs[member.sub.0 as usize];
-            progress.add(sub.name(), !sub.is_replaced(), member.floor.max(extra.at));
-        }
-        session.outbox.push(Item::Extra(progress));
+        session.outbox.push(Item::Extra(self.named(extra)));
         self.gateways[index.0].session = Some(session);
         self.busy.insert(index);
+    }
+
+    /// A lane's catch-ups as cursors name them.
+    fn named(&self, lane: &Lane) -> CatchUps {
+        let mut progress = CatchUps::default();
+        for (_, member) in &lane.members {
+            let sub = &self.subs[member.sub.0 as usize];
+            progress.add(sub.name(), !sub.is_replaced(), member.floor.max(lane.at));
+        }
+        progress
     }
 
     /// Takes a subscription out of all catch-ups.
@@ -171,11 +177,13 @@ impl Machine {
         }
         if let Some(extra) = &mut session.extra
             && extra.remove(index)
-            && extra.len() == 0
         {
-            self.alight(gateway, LaneName::Extra, extra);
-            session.extra = None;
-            session.outbox.push(Item::Extra(CatchUps::default()));
+            // From here on cursors do not name it.
+            session.outbox.push(Item::Extra(self.named(extra)));
+            if extra.len() == 0 {
+                self.alight(gateway, LaneName::Extra, extra);
+                session.extra = None;
+            }
         }
         session.outbox.push(Item::Unblocked(index));
         self.gateways[gateway.0].session = Some(session);

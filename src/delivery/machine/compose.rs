@@ -29,11 +29,15 @@ pub(super) fn compose(
     flags: Flags,
 ) -> Vec<Item> {
     let mut items = Vec::new();
+    let kind = |i: usize| {
+        let verdict = &found[i].1;
+        let is_redelivered = subs[eligible[i].0.0 as usize].is_redelivered(change.position);
+        (verdict.left_scope, verdict.broadcast, is_redelivered)
+    };
     for left_scope in [true, false] {
-        for broadcast in [true, false] {
-            let chosen: Vec<usize> = (0..found.len())
-                .filter(|i| found[*i].1.left_scope == left_scope && found[*i].1.broadcast == broadcast)
-                .collect();
+        for (broadcast, redelivered) in [(true, true), (true, false), (false, true), (false, false)] {
+            let chosen: Vec<usize> =
+                (0..found.len()).filter(|i| kind(*i) == (left_scope, broadcast, redelivered)).collect();
             for part in chosen.chunks(limits::matches_per_message_max) {
                 let matches = part.iter().map(|i| {
                     let (segment, verdict) = &found[*i];
@@ -46,6 +50,7 @@ pub(super) fn compose(
                 });
                 let segments: Vec<&Segment> = part.iter().map(|i| found[*i].0).collect();
                 let extra = if broadcast { Flags::BROADCAST } else { Flags::none() };
+                let extra = if redelivered { extra.with(Flags::REDELIVERED) } else { extra };
                 items.push(ChangeItem {
                     lane,
                     change: Arc::clone(change),

@@ -145,7 +145,8 @@ impl Lane {
             };
             let is_current = sub.current().generation == segment.generation;
             let in_range = segment.from < at && segment.until.is_none_or(|until| at <= until);
-            if at > member.floor && in_range && (!is_current || sub.may_deliver(at)) {
+            let is_due = if is_current { sub.may_deliver(at) } else { sub.held().is_none_or(|held| at <= held) };
+            if at > member.floor && in_range && is_due {
                 eligible.push((member.sub, hit));
                 found.push((segment, hit.verdict));
             }

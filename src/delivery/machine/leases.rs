@@ -41,24 +41,31 @@ impl Machine {
         id: &GatewayId,
         named: Option<Vec<SubscriptionId>>,
     ) -> Result<(Renewed, Instant), Problem> {
-        let unknown_gateway = || Problem::new(Code::GatewayNotFound, format!("no gateway {id}"));
-        let index = *self.gateway_ids.get(id).ok_or_else(unknown_gateway)?;
-        let subs: Vec<_> = self.gateways[index.0].subs.iter().copied().collect();
+        let subs = self.subs_of(id)?;
         let mut here: BTreeMap<SubscriptionId, SubscriptionIndex> = BTreeMap::new();
         here.extend(subs.iter().map(|sub| (self.subs[sub.0 as usize].key.id.clone(), *sub)));
         let named = named.unwrap_or_else(|| here.keys().cloned().collect());
         let unknown = named.iter().filter(|id| !here.contains_key(id)).cloned().collect();
         let names: std::collections::BTreeSet<_> = named.iter().collect();
         let unlisted = here.keys().filter(|id| !names.contains(id)).cloned().collect();
-        let first = self.renew_all(index);
+        let first = self.renew_all(&subs);
         let renewed = subs.len() as u64;
         let wall = self.clock.wall() + first.since(self.clock.now());
         Ok((Renewed { expires_at: wall, renewed, unknown, unlisted }, first))
     }
 
-    /// Renews all of a gateway's leases and returns when the first of them ends.
-    fn renew_all(&mut self, index: GatewayIndex) -> Instant {
-        let subs: Vec<_> = self.gateways[index.0].subs.iter().copied().collect();
+    /// A gateway's subscriptions: of a member those that it has, of a group all.
+    fn subs_of(&self, id: &GatewayId) -> Result<Vec<SubscriptionIndex>, Problem> {
+        if let Some(group) = self.groups.get(id) {
+            return Ok(group.subs().collect());
+        }
+        let unknown = || Problem::new(Code::GatewayNotFound, format!("no gateway {id}"));
+        let index = *self.gateway_ids.get(id).ok_or_else(unknown)?;
+        Ok(self.gateways[index.0].subs.iter().copied().collect())
+    }
+
+    /// Renews these leases and returns when the first of them ends.
+    fn renew_all(&mut self, subs: &[SubscriptionIndex]) -> Instant {
         let revived: Vec<_> = subs.iter().filter_map(|sub| self.renew_one(*sub)).collect();
         self.revive(revived);
         let expiries = subs.iter().map(|sub| self.subs[sub.0 as usize].expires);
@@ -146,6 +153,7 @@ impl Machine {
         self.park(due, ParkedReason::Lease);
         self.park_too_costly();
         self.forget();
+        self.tend_groups();
     }
 
     /// A gateway that is away, and of which nothing is left but what is forgotten, is forgotten as a whole: when it
@@ -219,13 +227,11 @@ impl Machine {
 
     /// Parks all of a gateway's subscriptions.
     pub fn on_park_gateway(&mut self, id: &GatewayId) -> Result<(), Problem> {
-        let unknown = || Problem::new(Code::GatewayNotFound, format!("no gateway {id}"));
-        let index = *self.gateway_ids.get(id).ok_or_else(unknown)?;
-        let subs = self.gateways[index.0].subs.iter().copied().filter(|sub| {
+        let mut subs = self.subs_of(id)?;
+        subs.retain(|sub| {
             let sub = &self.subs[sub.0 as usize];
             sub.pending.is_none() && sub.parked.is_none()
         });
-        let subs = subs.collect();
         self.park(subs, ParkedReason::Operator);
         Ok(())
     }

@@ -56,6 +56,8 @@ impl Machine {
             start: floor,
             start_revision: None,
             revivals: Vec::new(),
+            // Who is there, the new split finds out for itself.
+            assigned: None,
             birth: Some((at(sub.birth.0).min(floor), sub.birth.1)),
             ..record
         }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::state::{GatewayIndex, PageState, Segment, Sub, SubLane};
+use super::state::{Assignment, GatewayIndex, PageState, Segment, Sub, SubLane};
 use super::{Checkpointed, Machine, MachineConfig};
 use crate::clock::Clock;
 use crate::cursor::{Cursor, CursorText, Place, Serial};
@@ -17,7 +17,7 @@ use crate::store::cursors::{self, CursorPage};
 use crate::store::gateways::{self, GatewayRecord};
 use crate::store::subscriptions::{self, SubscriptionRecord};
 use crate::store::{Entry, Key, Revision};
-use crate::subscription::{Name, Path, Spec, SubscriptionKey};
+use crate::subscription::{GatewayId, Path, Spec, SubscriptionKey};
 
 /// What a partition's owner reads from the store before it reads anything else.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +83,7 @@ impl Machine {
             machine.load_moved(index);
             machine.load_presented(index);
             machine.settle_loaded(index);
+            machine.load_member(index);
         }
         Ok(machine)
     }
@@ -108,7 +109,9 @@ impl Machine {
 
     fn load_subscription(&mut self, revision: Revision, read: Read) {
         let Read { key, record, superseded, current } = read;
-        let gateway = self.gateway_or_new(&key.gateway);
+        let home =
+            record.assigned.as_ref().and_then(|it| GatewayId::stored(&format!("{}{}", key.gateway, it.member)).ok());
+        let gateway = self.gateway_or_new(home.as_ref().unwrap_or(&key.gateway));
         if self.gateways[gateway.0].incarnation == Revision(0) {
             self.gateways[gateway.0].incarnation = revision;
             self.gateways[gateway.0].place = Place::default();
@@ -132,11 +135,20 @@ impl Machine {
         let generation = record.generation.unwrap_or(revision);
         let (tenant, ttl_seconds) = (Arc::clone(&spec.tenant), spec.ttl_seconds);
         segments.push(segment(spec, Arc::clone(&filter), generation, self.translated(record.active_from), None));
-        let (born_at, birth) = record.birth.unwrap_or((record.active_from, generation));
+        let (born_at, birth) = match &record.assigned {
+            Some(assigned) => (assigned.from, assigned.revision.unwrap_or(revision)),
+            None => record.birth.unwrap_or((record.active_from, generation)),
+        };
+        let assigned = record.assigned.map(|it| Assignment {
+            member: it.member.into(),
+            redelivered_until: it.redelivered_until.map(|until| self.translated(until)),
+            names_before: it.names_before,
+        });
         let parked = record.parked.map(|parked| (self.translated(parked.floor), parked.reason, parked.at_ms));
         let sub = Sub {
             key: key.clone(),
             gateway,
+            assigned: assigned.map(Box::new),
             segments,
             revision,
             birth: (self.translated(born_at), birth),
@@ -169,6 +181,7 @@ impl Machine {
         let index = SubscriptionIndex(self.subs.insert(sub) as u32);
         self.by_key.insert(key, index);
         self.gateways[gateway.0].subs.insert(index);
+        self.enlist(index);
         self.count_tenant(&tenant);
         if !is_parked {
             self.matcher.insert(index, filter);
@@ -185,7 +198,7 @@ impl Machine {
             *state = PageState { revision: entry.revision, exists: true };
         }
         for (name, record) in page.cursors {
-            let known = Name::new(&name).ok().and_then(|id| self.gateway_ids.get(&id));
+            let known = GatewayId::stored(&name).ok().and_then(|id| self.gateway_ids.get(&id));
             let Some(index) = known.copied() else { continue };
             let gateway = &mut self.gateways[index.0];
             if gateway.incarnation != record.incarnation {

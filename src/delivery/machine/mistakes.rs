@@ -47,10 +47,18 @@ pub enum Mistake {
     LeaveAtRide,
     /// What is lost where a reading stands is lost for all who ride it.
     LostForAllRiders,
+    /// A member goes on getting what was revoked.
+    RevokedServesOn,
+    /// What was revoked counts as acked.
+    RevokedIsAcked,
+    /// What a lost member was sent counts as acked.
+    LostMemberAcked,
+    /// What another member may have had comes without a flag.
+    ReassignedUnflagged,
 }
 
 impl Mistake {
-    /// All of them.
+    /// Those of one gateway's own deliveries.
     pub const ALL: [Self; 22] = [
         Self::JoinLate,
         Self::UnknownCatchUpDone,
@@ -75,4 +83,8 @@ impl Mistake {
         Self::LeaveAtRide,
         Self::LostForAllRiders,
     ];
+
+    /// Those of groups.
+    pub const OF_GROUPS: [Self; 4] =
+        [Self::RevokedServesOn, Self::RevokedIsAcked, Self::LostMemberAcked, Self::ReassignedUnflagged];
 }

@@ -14,12 +14,14 @@
 //! - `serve.rs`: by which kind of transport;
 //! - `relief.rs`: who is cut so that memory stays bounded;
 //! - `progress.rs`: what is durable: acks, quiet gateways, floors, pages and the checkpoint;
+//! - `groups.rs`: which member of a group has which of its subscriptions;
 //! - `leaving.rs`: for another split of the backend;
 //! - `load.rs`: from the store; `views.rs`: answers; `mistakes.rs`: for the simulation to find.
 
 mod admission;
 mod catchup;
 mod compose;
+mod groups;
 mod lane;
 mod leases;
 mod leaving;
@@ -106,6 +108,8 @@ pub struct MachineConfig {
     pub quota_global: usize,
     /// How long a parked subscription is remembered.
     pub park_seconds: u64,
+    /// How long a member of a group counts as live without a session.
+    pub member_grace_seconds: u64,
     /// Patterns of the names of gateways that NATS serves unless an operator has said otherwise.
     pub nats_gateways: Vec<WildMatch>,
     /// When matching has a Bloom filter.
@@ -187,6 +191,10 @@ pub struct Machine {
     gateways: Slab<Gateway>,
     gateway_ids: HashMap<GatewayId, GatewayIndex>,
     tenants: HashMap<Arc<str>, usize>,
+    /// By the names of their own gateways.
+    groups: BTreeMap<GatewayId, groups::Group>,
+    /// Subscriptions that a member has still to ack before another has them.
+    revoking: BTreeSet<SubscriptionIndex>,
     /// The greatest revision of any confirmed write.
     confirmed: Revision,
     writes: HashMap<WriteId, WriteKind>,
@@ -270,6 +278,8 @@ impl Machine {
             gateways: Slab::new(),
             gateway_ids: HashMap::new(),
             tenants: HashMap::new(),
+            groups: BTreeMap::new(),
+            revoking: BTreeSet::new(),
             confirmed: Revision(0),
             writes: HashMap::new(),
             additions: HashMap::new(),
@@ -381,6 +391,7 @@ impl Machine {
         let at = change.position;
         let gateway = &self.gateways[index.0];
         let keeps_old = self.broken(Mistake::ReplaceKeepsOld);
+        let serves_on = self.broken(Mistake::RevokedServesOn);
         let Some(session) = &gateway.session else {
             let concerned = group.iter().any(|found| {
                 let sub = &self.subs[found.subscription.0 as usize];
@@ -396,7 +407,8 @@ impl Machine {
         }
         let eligible = group.iter().filter(|found| {
             let sub = &self.subs[found.subscription.0 as usize];
-            sub.lane == SubLane::Main && sub.is_active() && (sub.may_deliver(at) || keeps_old)
+            let is_due = sub.may_deliver(at) || keeps_old || (serves_on && sub.held().is_some());
+            sub.lane == SubLane::Main && sub.is_active() && is_due
         });
         let eligible: Vec<(SubscriptionIndex, Match)> = eligible.map(|found| (found.subscription, *found)).collect();
         if eligible.is_empty() {

@@ -62,6 +62,7 @@ impl Machine {
             WriteKind::Create { subs, born } => self.on_created(subs, born, revision),
             WriteKind::Revive(subs) => self.on_revived(subs, revision),
             WriteKind::Park(subs) => self.on_parked(subs, revision),
+            WriteKind::Assign(subs) => self.on_assigned(subs, revision),
             WriteKind::Remove(subs) => {
                 for index in subs {
                     self.settle_waiters(index, |_| Ok(Answer::Done));
@@ -98,6 +99,7 @@ impl Machine {
                     self.settle_waiters(index, |_| Err(store_problem(error)));
                 }
             }
+            WriteKind::Assign(subs) => subs.into_iter().for_each(|index| self.keep(index)),
             WriteKind::Open(index, request) => {
                 self.gateways[index.0].record = RecordState::Free;
                 if !request.abandoned {
@@ -161,10 +163,10 @@ impl Machine {
             Some(WriteKind::Create { subs, .. } | WriteKind::Revive(subs) | WriteKind::Remove(subs)) => subs.clone(),
             Some(WriteKind::Replace(index)) => vec![*index],
             Some(WriteKind::RemoveGateway { gateway, subs }) => {
-                let removal = self.gateways[gateway.0].removing.as_mut();
+                let (removal, subs) = (self.gateways[gateway.0].removing.as_mut(), subs.clone());
                 let waiters = removal.map(|removal| std::mem::take(&mut removal.waiters)).unwrap_or_default();
-                let subs = subs.clone();
-                for waiter in waiters {
+                let of_group = self.gateways[gateway.0].id.clone();
+                for waiter in waiters.into_iter().chain(self.waiting_for_group(&of_group)) {
                     self.answer(waiter, Err(problem.clone()));
                 }
                 subs

@@ -92,6 +92,9 @@ impl Machine {
             self.note(index, mark);
         }
         self.take_ack(index, cursor.serial, place.clone());
+        if !self.revoking.is_empty() {
+            self.finish_revocations(Some(index));
+        }
         Ok(Acked::News(index))
     }
 
@@ -198,7 +201,12 @@ impl Machine {
         if self.broken(Mistake::UnknownCatchUpDone) {
             place.unfinished.clear();
         }
-        if place.unfinished.keys().any(|name| !names.contains(name)) {
+        let is_unknown = |name: &Revision| !names.contains(name);
+        if place.unfinished.keys().any(is_unknown) {
+            let gone = self.gone_elsewhere(index);
+            place.unfinished.retain(|name, _| !(is_unknown(name) && gone.contains(name)));
+        }
+        if place.unfinished.keys().any(is_unknown) {
             place.position = place.lowest();
             place.unfinished.clear();
         }
@@ -235,8 +243,9 @@ impl Machine {
         let recent = self.reached.time.0.saturating_sub(limits::checkpoint_hold_seconds << 32);
         let floor = Position::boundary(self.reached.epoch, ClusterTime(recent));
         let floor = floor.max(self.window.last(self.config.hold_bytes_max)).max(self.checkpoint.stored.position);
-        let places =
-            self.gateways.iter().filter(|(_, gateway)| !gateway.quiet).map(|(_, gateway)| gateway.place.lowest());
+        // Who has nothing is served from nowhere.
+        let served = self.gateways.iter().filter(|(_, gateway)| !gateway.quiet && !gateway.subs.is_empty());
+        let places = served.map(|(_, gateway)| gateway.place.lowest());
         // At a boundary: what somebody else says of a position is not proved.
         let lowest = places.filter(|place| *place >= floor).min().map(Position::floor_boundary);
         lowest.map_or(self.reached, |lowest| lowest.max(self.checkpoint.stored.position).min(self.reached))

@@ -23,7 +23,11 @@ pub(super) fn busy() -> Problem {
 }
 
 pub(super) fn no_subscription(key: &SubscriptionKey) -> Problem {
-    Problem::new(Code::SubscriptionNotFound, format!("no subscription {} at gateway {}", key.id, key.gateway))
+    let owner = match key.gateway.in_group() {
+        Some((group, _)) => format!("of group {group}"),
+        None => format!("at gateway {}", key.gateway),
+    };
+    Problem::new(Code::SubscriptionNotFound, format!("no subscription {} {owner}", key.id))
 }
 
 /// Splits writes so that each part fits a transaction, with room for one more.
@@ -98,8 +102,9 @@ impl Machine {
         }
         self.check_quotas(&spec)?;
         let active_from = self.start_position(&spec)?;
-        let gateway = self.gateway_or_new(&key.gateway);
-        if self.gateways[gateway.0].removing.is_some() {
+        let (home, assigned) = self.home_of(&key);
+        let gateway = self.gateway_or_new(&home);
+        if self.gateways[gateway.0].removing.is_some() || self.is_group_removing(&key.gateway) {
             return Err(Problem::new(Code::RateLimited, "this gateway is being removed").retry_after(1));
         }
         let ttl_seconds = spec.ttl_seconds;
@@ -108,6 +113,7 @@ impl Machine {
         let sub = Sub {
             key: key.clone(),
             gateway,
+            assigned,
             segments: vec![segment],
             revision: Revision(0),
             birth: (active_from, Revision(u64::MAX)),
@@ -126,6 +132,7 @@ impl Machine {
         let index = SubscriptionIndex(self.subs.insert(sub) as u32);
         self.by_key.insert(key, index);
         self.gateways[gateway.0].subs.insert(index);
+        self.enlist(index);
         Ok(Some((gateway, index)))
     }
 
@@ -142,11 +149,11 @@ impl Machine {
                 return Ok(());
             }
             Some(Pending::Replace(_) | Pending::Remove) => return Err(busy()),
-            Some(Pending::Park(..)) | None => {}
+            Some(Pending::Park(..) | Pending::Revoke { .. } | Pending::Assign { .. }) | None => {}
         }
         sub.ttl_seconds = spec.ttl_seconds;
         sub.expires = expires;
-        if sub.pending.is_some() {
+        if matches!(sub.pending, Some(Pending::Park(..))) {
             sub.revive_wanted = true;
             sub.waiters.push(waiter);
         } else if let Some((_, reason, _)) = sub.parked {
@@ -165,7 +172,10 @@ impl Machine {
     }
 
     fn check_quotas(&self, spec: &Spec) -> Result<(), Problem> {
-        let gateway = self.gateway_ids.get(&spec.gateway_id).map_or(0, |index| self.gateways[index.0].subs.len());
+        let gateway = match self.groups.get(&spec.gateway_id) {
+            Some(group) => group.subs().count(),
+            None => self.gateway_ids.get(&spec.gateway_id).map_or(0, |index| self.gateways[index.0].subs.len()),
+        };
         let over = |code, whose: &str, quota: usize| {
             Err(Problem::new(code, format!("{whose} has {quota} subscriptions, its quota")).retry_after(60))
         };

@@ -44,6 +44,7 @@ impl Machine {
             self.matcher.remove(index);
         }
         let sub = self.subs.remove(index.0 as usize);
+        self.strike(&sub.key.gateway, index);
         self.by_key.remove(&sub.key);
         self.gateways[sub.gateway.0].subs.remove(&index);
         self.gateways[sub.gateway.0].withheld.remove(&index);
@@ -53,6 +54,9 @@ impl Machine {
 
     /// Drops a gateway, its subscriptions and its cursor.
     pub fn on_remove_gateway(&mut self, id: &GatewayId, waiter: Waiter) {
+        if id.in_group().is_some() {
+            return self.on_remove_group(id, waiter);
+        }
         let Some(index) = self.gateway_ids.get(id).copied() else {
             let problem = Problem::new(Code::GatewayNotFound, format!("no gateway {id}"));
             return self.answer(waiter, Err(problem));
@@ -67,9 +71,10 @@ impl Machine {
         self.remove_gateway(index, vec![waiter]);
     }
 
-    /// Whether a write to one of its subscriptions is under way.
+    /// Whether a write to one of its subscriptions is under way, or to one that it is to have.
     pub(super) fn is_awaiting_writes(&self, index: GatewayIndex) -> bool {
-        self.gateways[index.0].subs.iter().any(|sub| self.subs[sub.0 as usize].pending.is_some())
+        !self.gateways[index.0].in_flight.is_empty()
+            || self.gateways[index.0].subs.iter().any(|sub| self.subs[sub.0 as usize].pending.is_some())
     }
 
     /// Removes a gateway for whose record and subscriptions no write is under way.
@@ -116,5 +121,6 @@ impl Machine {
         for waiter in waiters {
             self.answer(waiter, Ok(Answer::Done));
         }
+        self.member_is_gone(&gateway.id);
     }
 }

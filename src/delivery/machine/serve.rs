@@ -68,7 +68,8 @@ impl Machine {
     pub(super) fn mode(&self, index: GatewayIndex) -> DeliveryMode {
         let gateway = &self.gateways[index.0];
         gateway.delivery.unwrap_or_else(|| {
-            let named = self.config.nats_gateways.iter().any(|pattern| pattern.matches(gateway.id.as_str()));
+            let is_open = gateway.id.in_group().is_none();
+            let named = is_open && self.config.nats_gateways.iter().any(|pattern| pattern.matches(gateway.id.as_str()));
             if named { DeliveryMode::Nats } else { DeliveryMode::Stream }
         })
     }

@@ -188,6 +188,8 @@ impl Machine {
             dirty: false,
             in_flight: BTreeMap::new(),
             renewed: Instant::default(),
+            left: None,
+            sent: Position::default(),
             idle: None,
             record: RecordState::Free,
             waiting: VecDeque::new(),
@@ -266,6 +268,7 @@ impl Machine {
             begun: self.clock.now(),
         };
         self.gateways[index.0].session = Some(session);
+        self.member_is_here(index);
         self.begin(index, place);
         if !lost.is_empty() {
             self.freeze(index, self.reached);
@@ -382,7 +385,9 @@ impl Machine {
         let is_live = place.position >= self.reached && !unripe;
         for sub_index in members {
             let floor = self.floor(&self.subs[sub_index.0 as usize], &place);
+            let sent = self.gateways[index.0].sent;
             self.subs[sub_index.0 as usize].rewind_to(floor);
+            self.subs[sub_index.0 as usize].redeliver_from(floor, sent);
             self.note_withheld(sub_index);
             let sub = &self.subs[sub_index.0 as usize];
             if sub.revision != Revision(0) {
@@ -429,6 +434,7 @@ impl Machine {
         self.leave_rides(index);
         let Some(session) = &self.gateways[index.0].session else { return };
         let written = session.outbox.cut();
+        self.gateways[index.0].sent = self.horizon.max(self.reached);
         if !drops {
             self.begin(index, written.place());
         }
@@ -449,6 +455,8 @@ impl Machine {
         self.leave_rides(index);
         self.busy.remove(&index);
         if let Some(session) = self.gateways[index.0].session.take() {
+            self.gateways[index.0].left = Some(self.clock.now());
+            self.gateways[index.0].sent = self.horizon.max(self.reached);
             // Its transport may hold it for long, and nobody counts it any more. What was not written comes again.
             session.outbox.cut();
             session.outbox.push(Item::Closed(reason));

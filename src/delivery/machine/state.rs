@@ -17,7 +17,7 @@ use crate::matching::{Filter, SubscriptionIndex};
 use crate::position::Position;
 use crate::store::Revision;
 use crate::store::gateways::{Moved, Owed};
-use crate::store::subscriptions::{ParkedReason, ParkedRecord, SubscriptionRecord, SupersededRecord};
+use crate::store::subscriptions::{AssignedRecord, ParkedReason, ParkedRecord, SubscriptionRecord, SupersededRecord};
 use crate::subscription::{GatewayId, Path, Spec, SubscriptionKey};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -53,6 +53,35 @@ pub(super) enum Pending {
     /// Why, and the floor that is stored.
     Park(ParkedReason, Position),
     Remove,
+    /// Another member is to have it: this one gets nothing beyond `held`, and is waited for until then.
+    Revoke {
+        held: Position,
+        until: Instant,
+    },
+    /// Likewise, and that is on its way to the store.
+    Assign {
+        to: GatewayIndex,
+        floor: Position,
+        held: Position,
+        assignment: Assignment,
+    },
+}
+
+/// Which member of its group has a subscription.
+#[derive(Clone, Debug)]
+pub(super) struct Assignment {
+    /// The member's name.
+    pub(super) member: Arc<str>,
+    /// Another may have been handed what lies up to here.
+    pub(super) redelivered_until: Option<Position>,
+    /// By what cursors of earlier members may name it, the last of them last.
+    pub(super) names_before: Vec<Revision>,
+}
+
+impl Assignment {
+    pub(super) fn new(member: Arc<str>, redelivered_until: Option<Position>) -> Self {
+        Self { member, redelivered_until, names_before: Vec::new() }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,12 +93,14 @@ pub(super) enum SubLane {
 #[derive(Clone, Debug)]
 pub(super) struct Sub {
     pub(super) key: SubscriptionKey,
+    /// Who is served: of a group's, the member that has it.
     pub(super) gateway: GatewayIndex,
+    pub(super) assigned: Option<Box<Assignment>>,
     /// Oldest first; the last is the current one. Never empty.
     pub(super) segments: Vec<Segment>,
     /// The record's last write; zero before the first.
     pub(super) revision: Revision,
-    /// Where and with which revision it was created: a rewind may go back to here.
+    /// Where and with which revision it was created, or assigned to its member: a rewind may go back to here.
     pub(super) birth: (Position, Revision),
     /// Cursors that do not know `start_revision` serve it from here.
     pub(super) start: Position,
@@ -115,6 +146,43 @@ impl Sub {
             self.revivals[0].1 = self.revivals[0].1.min(first);
         }
         (self.start, self.start_revision) = (floor, revision);
+    }
+
+    /// Begins anew at another gateway, from where it has had everything.
+    pub(super) fn begin_elsewhere(&mut self, floor: Position, revision: Revision, mut assignment: Assignment) {
+        let mut names = self.assigned.take().map(|assigned| assigned.names_before).unwrap_or_default();
+        names.extend(self.names_for(Revision(0)));
+        names.drain(..names.len().saturating_sub(limits::names_before_max));
+        assignment.names_before = names;
+        self.segments.retain(|segment| segment.until.is_none_or(|until| until > floor));
+        self.birth = (floor, revision);
+        (self.start, self.start_revision) = (floor, revision);
+        self.revivals.clear();
+        self.rewound = false;
+        self.assigned = Some(Box::new(assignment));
+    }
+
+    /// Another member may have been handed what lies here.
+    pub(super) fn is_redelivered(&self, at: Position) -> bool {
+        self.assigned.as_ref().is_some_and(|assigned| assigned.redelivered_until.is_some_and(|until| at <= until))
+    }
+
+    /// What another member may have had comes to this one again, and with it what this one was sent after that: whoever
+    /// takes what is flagged goes back to there.
+    pub(super) fn redeliver_from(&mut self, floor: Position, sent: Position) {
+        if let Some(until) = self.assigned.as_mut().and_then(|assigned| assigned.redelivered_until.as_mut())
+            && floor < *until
+        {
+            *until = (*until).max(sent);
+        }
+    }
+
+    /// Nothing beyond this is for who has it now.
+    pub(super) fn held(&self) -> Option<Position> {
+        match &self.pending {
+            Some(Pending::Revoke { held, .. } | Pending::Assign { held, .. }) => Some(*held),
+            _ => None,
+        }
     }
 
     /// Where it began when it was revived for the first time after this revision.
@@ -169,6 +237,13 @@ impl Sub {
             birth: stored(self.birth.1).filter(|birth| *birth != current.generation).map(|birth| (self.birth.0, birth)),
             superseded: superseded.collect(),
             parked: self.parked.map(|(floor, reason, at_ms)| ParkedRecord { floor, reason, at_ms }),
+            assigned: self.assigned.as_ref().map(|assigned| AssignedRecord {
+                member: assigned.member.to_string(),
+                from: self.birth.0,
+                revision: stored(self.birth.1),
+                redelivered_until: assigned.redelivered_until,
+                names_before: assigned.names_before.clone(),
+            }),
             write: 0,
         }
     }
@@ -182,7 +257,7 @@ impl Sub {
     pub(super) fn withheld(&self) -> Option<Withheld> {
         let position = match self.parked {
             Some((floor, ..)) => self.rewound.then_some(floor),
-            None => self.replacing().map(|next| next.from),
+            None => self.replacing().map(|next| next.from).or(self.held()),
         };
         position.map(|position| Withheld { name: self.name(), position })
     }
@@ -205,9 +280,11 @@ impl Sub {
     }
 
     /// Whether the current filter may be delivered at this position: not beyond where a PUT that is
-    /// under way may have replaced it.
+    /// under way may have replaced it, or where another member has it.
     pub(super) fn may_deliver(&self, at: Position) -> bool {
-        self.current().from < at && self.replacing().is_none_or(|next| self.parked.is_some() || at <= next.from)
+        self.current().from < at
+            && self.replacing().is_none_or(|next| self.parked.is_some() || at <= next.from)
+            && self.held().is_none_or(|held| at <= held)
     }
 }
 
@@ -244,6 +321,9 @@ pub(super) struct Gateway {
     pub(super) in_flight: BTreeMap<WriteId, Revision>,
     /// When its last ack came.
     pub(super) renewed: Instant,
+    /// When its last session ended, and up to where it may have been sent something by then.
+    pub(super) left: Option<Instant>,
+    pub(super) sent: Position,
     /// Since when it has been without session and subscriptions, as far as was looked.
     pub(super) idle: Option<Instant>,
     /// A write to its own record is under way.
@@ -322,6 +402,7 @@ pub(super) enum WriteKind {
     Replace(SubscriptionIndex),
     Revive(Vec<SubscriptionIndex>),
     Park(Vec<SubscriptionIndex>),
+    Assign(Vec<SubscriptionIndex>),
     Remove(Vec<SubscriptionIndex>),
     RemoveGateway {
         gateway: GatewayIndex,

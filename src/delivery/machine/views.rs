@@ -5,6 +5,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::registry::no_subscription;
 use super::{Gateway, GatewayIndex, Machine, Sub, SubLane};
 use crate::cursor::Cursor;
 use crate::error::{Code, Problem};
@@ -21,11 +22,7 @@ impl Machine {
     /// One subscription.
     pub fn subscription(&self, key: &SubscriptionKey) -> Result<SubscriptionView, Problem> {
         let index = self.by_key.get(key).filter(|index| self.subs[index.0 as usize].revision != Revision(0));
-        let missing = || {
-            let detail = format!("no subscription {} at gateway {}", key.id, key.gateway);
-            Problem::new(Code::SubscriptionNotFound, detail)
-        };
-        index.map(|index| self.view(*index)).ok_or_else(missing)
+        index.map(|index| self.view(*index)).ok_or_else(|| no_subscription(key))
     }
 
     /// A page of subscriptions in key order.
@@ -63,6 +60,7 @@ impl Machine {
         let left = self.lease_end(sub).since(self.clock.now());
         SubscriptionView {
             spec: Arc::clone(&current.spec),
+            member: sub.assigned.as_ref().map(|assigned| Arc::clone(&assigned.member)),
             state: self.state(sub),
             parked_reason: sub.parked.map(|(_, reason, _)| reason.name().into()),
             generation: current.shown(),

@@ -31,6 +31,8 @@ pub(super) enum Said {
     /// Why, and the cursor that says it has been heard.
     Resync(String, String),
     Expired(Vec<String>),
+    Revoked(Vec<String>),
+    Assigned(Vec<String>),
     Closed(String),
 }
 
@@ -82,6 +84,14 @@ enum Acks {
     Sse(reqwest::Client, String),
 }
 
+/// A gateway, or a member of a group: `<group>/<member>`.
+fn named(gateway: &str) -> (String, String, String) {
+    match gateway.split_once('/') {
+        None => (gateway.into(), String::new(), String::new()),
+        Some((group, member)) => (String::new(), group.into(), member.into()),
+    }
+}
+
 impl Session {
     /// Opens a session from the last ack, or from this cursor.
     pub(super) async fn open(
@@ -111,7 +121,8 @@ impl Session {
 
     async fn grpc(url: &str, gateway: &str, cursor: Option<String>, body: proto::Body) -> Option<Self> {
         let (acks, requests) = mpsc::channel(16);
-        let hello = proto::Hello { gateway_id: gateway.into(), cursor, body: body as i32, ..Default::default() };
+        let (gateway_id, group, member) = named(gateway);
+        let hello = proto::Hello { gateway_id, group, member, cursor, body: body as i32, ..Default::default() };
         acks.send(proto::ConsumeRequest { request: Some(Request::Hello(hello)) }).await.unwrap();
         let mut client = DeliveryClient::connect(url.to_owned()).await.ok()?;
         let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
@@ -126,8 +137,11 @@ impl Session {
     /// Server-Sent Events with these parameters (`?…`) and this `Last-Event-ID`.
     pub(super) async fn sse(url: &str, gateway: &str, parameters: &str, cursor: Option<String>) -> Option<Self> {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let url = format!("{url}/v1/gateways/{gateway}");
-        let mut request = http.get(format!("{url}/stream{parameters}"));
+        let (url, member) = match gateway.split_once('/') {
+            None => (format!("{url}/v1/gateways/{gateway}"), String::new()),
+            Some((group, member)) => (format!("{url}/v1/groups/{group}"), format!("?member={member}")),
+        };
+        let mut request = http.get(format!("{url}/stream{member}{parameters}"));
         if let Some(cursor) = cursor {
             request = request.header("Last-Event-ID", cursor);
         }
@@ -144,7 +158,11 @@ impl Session {
             }
             futures::stream::iter(said)
         });
-        Some(Self { messages: messages.boxed(), acks: Acks::Sse(http, format!("{url}/ack")), last: HashMap::new() })
+        Some(Self {
+            messages: messages.boxed(),
+            acks: Acks::Sse(http, format!("{url}/ack{member}")),
+            last: HashMap::new(),
+        })
     }
 
     /// The next message; `None` at the session's end, in order or not. Checks that `seq` has no hole.
@@ -209,8 +227,9 @@ fn from_wire(message: Message, is_bson: bool) -> Vec<Said> {
         Message::Progress(progress) => vec![Said::Progress(progress.positions, progress.catching_up)],
         Message::Resync(resync) => vec![Said::Resync(resync.reason, resync.cursor)],
         Message::Expired(expired) => vec![Said::Expired(expired.subscription_ids)],
+        Message::Revoked(moved) => vec![Said::Revoked(moved.subscription_ids)],
+        Message::Assigned(moved) => vec![Said::Assigned(moved.subscription_ids)],
         Message::Closed(closed) => vec![Said::Closed(closed.reason)],
-        other => panic!("{other:?}"),
     }
 }
 
@@ -278,6 +297,8 @@ fn from_event(event: &str) -> Said {
         }
         "resync" => Said::Resync(other().reason, field("id").unwrap().to_owned()),
         "expired" => Said::Expired(other().subscription_ids),
+        "revoked" => Said::Revoked(other().subscription_ids),
+        "assigned" => Said::Assigned(other().subscription_ids),
         "closed" => Said::Closed(other().reason),
         other => panic!("an event called {other}"),
     }

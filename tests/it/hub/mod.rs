@@ -7,6 +7,7 @@ mod costly;
 mod exactness;
 mod exchanged;
 mod failover;
+mod groups;
 mod history;
 mod idle;
 mod lifecycle;

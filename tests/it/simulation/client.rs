@@ -157,7 +157,7 @@ impl Client {
                     self.welcome = welcome.cursor.to_string();
                     self.processed.push_back(welcome.cursor.to_string());
                 }
-                Frame::Expired(_) => {}
+                Frame::Expired(_) | Frame::Revoked(_) | Frame::Assigned(_) => {}
                 Frame::Change(delivery) => {
                     let connection = self.connection.as_mut().expect("read from it");
                     connection.seq += 1;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use streamer::delivery::machine::Mistake;
 
-use world::World;
+use world::{Cast, World};
 
 const SEEDS_DEFAULT: u64 = 10_000;
 /// By then a mistake has shown itself, or the simulation is blind to it.
@@ -45,7 +45,7 @@ fn seeds() -> (u64, u64) {
 }
 
 /// The first seed among these that breaks a promise, and what broke.
-fn first_failure(from: u64, to: u64, mistake: Option<Mistake>) -> Option<(u64, String)> {
+fn first_failure(cast: Cast, from: u64, to: u64, mistake: Option<Mistake>) -> Option<(u64, String)> {
     let next = AtomicU64::new(from);
     let failure: Mutex<Option<(u64, String)>> = Mutex::new(None);
     std::thread::scope(|scope| {
@@ -56,7 +56,7 @@ fn first_failure(from: u64, to: u64, mistake: Option<Mistake>) -> Option<(u64, S
                     if seed >= to || failure.lock().unwrap().is_some() {
                         return;
                     }
-                    let result = std::panic::catch_unwind(|| World::new(seed, mistake).run());
+                    let result = std::panic::catch_unwind(|| World::new(seed, cast, mistake).run());
                     let broken = match result {
                         Ok(Ok(())) => continue,
                         Ok(Err(broken)) => broken,
@@ -82,8 +82,18 @@ fn first_failure(from: u64, to: u64, mistake: Option<Mistake>) -> Option<(u64, S
 #[test]
 fn every_interleaving_keeps_the_contract() {
     let (from, to) = seeds();
-    let found = ONCE_BROKEN.into_iter().find_map(|seed| first_failure(seed, seed + 1, None));
-    if let Some((seed, broken)) = found.or_else(|| first_failure(from, to, None)) {
+    let found = ONCE_BROKEN.into_iter().find_map(|seed| first_failure(Cast::Gateways, seed, seed + 1, None));
+    if let Some((seed, broken)) = found.or_else(|| first_failure(Cast::Gateways, from, to, None)) {
+        panic!("seed {seed}: {broken}");
+    }
+}
+
+/// The same, where the three clients are the members of a group: they come and are lost, and what one has had goes on
+/// at another.
+#[test]
+fn members_of_a_group_share_every_change() {
+    let (from, to) = seeds();
+    if let Some((seed, broken)) = first_failure(Cast::Members, from, to, None) {
         panic!("seed {seed}: {broken}");
     }
 }
@@ -95,8 +105,9 @@ fn every_deliberate_mistake_is_found() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = Vec::new();
-    for mistake in Mistake::ALL {
-        match first_failure(0, SEEDS_FOR_A_MISTAKE, Some(mistake)) {
+    let all = Mistake::ALL.map(|mistake| (Cast::Gateways, mistake)).into_iter();
+    for (cast, mistake) in all.chain(Mistake::OF_GROUPS.map(|mistake| (Cast::Members, mistake))) {
+        match first_failure(cast, 0, SEEDS_FOR_A_MISTAKE, Some(mistake)) {
             Some((seed, broken)) => println!("{mistake:?}: seed {seed}: {:.120}", broken),
             None => missed.push(mistake),
         }

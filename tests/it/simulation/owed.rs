@@ -61,6 +61,7 @@ impl Hub {
             quota_tenant: 100,
             quota_global: 100,
             park_seconds: 1_000_000,
+            member_grace_seconds: 15,
             nats_gateways: Vec::new(),
             bloom: BloomUse::Off,
             shadow_every: 0,

@@ -16,7 +16,7 @@ use streamer::cursor::{Cursor, CursorText};
 use streamer::delivery::machine::{
     Answer, Checkpointed, Effect, Machine, MachineConfig, Mistake, Outcome, ReplayId, Stored, Target, Waiter, WriteId,
 };
-use streamer::handle::{Hello, Transport};
+use streamer::handle::{GatewayView, Hello, Transport};
 use streamer::matching::BloomUse;
 use streamer::matching::Filter;
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
@@ -44,8 +44,17 @@ struct OnItsWay {
     applied: Option<Revision>,
 }
 
+/// Who the three clients are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cast {
+    Gateways,
+    /// The members of one group.
+    Members,
+}
+
 pub(super) struct World {
     random: ChaCha8Rng,
+    cast: Cast,
     mistake: Option<Mistake>,
     clock: Clock,
     config: MachineConfig,
@@ -76,15 +85,16 @@ fn filter_of(kind: Option<u8>) -> Arc<Filter> {
     static CACHE: OnceLock<Vec<Arc<Filter>>> = OnceLock::new();
     let all = CACHE.get_or_init(|| {
         let kinds = std::iter::once(None).chain((0..KINDS).map(Some));
-        kinds.map(|kind| Filter::compile(&spec("g0", "s0", kind)).unwrap()).collect()
+        kinds.map(|kind| Filter::compile(&spec(&GatewayId::new("g0").unwrap(), "s0", kind)).unwrap()).collect()
     });
     Arc::clone(&all[kind.map_or(0, |kind| usize::from(kind) + 1)])
 }
 
-fn spec(gateway: &str, subscription: &str, kind: Option<u8>) -> Spec {
+fn spec(owner: &GatewayId, subscription: &str, kind: Option<u8>) -> Spec {
+    let (whose, owner) = owner.in_group().map_or(("gatewayId", owner.as_str()), |(group, _)| ("group", group));
     let filters: Vec<_> = kind.into_iter().map(|kind| json!({"field": "k", "op": "==", "value": kind})).collect();
     Spec::from_json(&json!({
-        "subscriptionId": subscription, "gatewayId": gateway, "tenant": "t", "collection": "c",
+        "subscriptionId": subscription, whose: owner, "tenant": "t", "collection": "c",
         "filters": filters, "ttlSeconds": 60,
     }))
     .unwrap()
@@ -100,7 +110,7 @@ fn kind_of(change: &Change) -> u8 {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, mistake: Option<Mistake>) -> Self {
+    pub(super) fn new(seed: u64, cast: Cast, mistake: Option<Mistake>) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let clock = Clock::manual();
         let config = MachineConfig {
@@ -119,6 +129,7 @@ impl World {
             quota_tenant: 100,
             quota_global: 100,
             park_seconds: 1_000_000,
+            member_grace_seconds: 15,
             nats_gateways: Vec::new(),
             bloom: BloomUse::From(0),
             shadow_every: 7,
@@ -128,8 +139,13 @@ impl World {
         let start = Position::boundary(Epoch(1), ClusterTime(10));
         let machine = Machine::new(config.clone(), clock.clone(), start, checkpointed(start, None));
         let trims = random.random_ratio(1, 4);
+        let id = |number: usize| match cast {
+            Cast::Gateways => GatewayId::new(&format!("g{number}")).unwrap(),
+            Cast::Members => GatewayId::stored(&format!("g/m{number}")).unwrap(),
+        };
         let mut world = Self {
             random,
+            cast,
             mistake,
             clock,
             config,
@@ -146,7 +162,7 @@ impl World {
             next_token: 1,
             numbers: 0,
             clients: (0..GATEWAYS).map(|_| Client::default()).collect(),
-            ids: (0..GATEWAYS).map(|g| GatewayId::new(&format!("g{g}")).unwrap()).collect(),
+            ids: (0..GATEWAYS).map(id).collect(),
             late_acks: Vec::new(),
             calm: false,
             live_lost: Vec::new(),
@@ -188,6 +204,7 @@ impl World {
             50..64 => self.receive(client),
             64..74 => self.ack(client),
             74 => self.heartbeat(client),
+            75 if self.cast == Cast::Members => self.heartbeat(client),
             75 if self.random.random_ratio(1, 2) => self.move_cursor(client),
             75 => self.heartbeat(client),
             76..78 => self.tick(),
@@ -203,6 +220,8 @@ impl World {
                     self.do_effects();
                 }
             }
+            // A member's cursors say nothing of what others have.
+            96 if self.cast == Cast::Members => self.tick(),
             96 => self.restore(client),
             97 if self.random.random_ratio(1, 3) => self.remove_gateway(client),
             97 => {
@@ -321,7 +340,7 @@ impl World {
             if !names.insert(name.clone()) {
                 continue;
             }
-            let mut spec = spec(self.ids[client].as_str(), &name, kind);
+            let mut spec = spec(&self.ids[client].owner(), &name, kind);
             if self.random.random_ratio(1, 4) && self.time > 12 {
                 let low = self.oldest.time.0.max(11);
                 let time = self.random.random_range(low..self.time.max(low + 1) + 2);
@@ -337,7 +356,7 @@ impl World {
         let name = self.subscription();
         let kind = self.kind();
         let token = self.token();
-        let spec = spec(self.ids[client].as_str(), &name, kind);
+        let spec = spec(&self.ids[client].owner(), &name, kind);
         self.machine.on_replace(spec, filter_of(kind), Waiter { token, slot: 0 });
     }
 
@@ -345,14 +364,14 @@ impl World {
         self.trace(|| format!("unregister {client}"));
         let token = self.token();
         let id = SubscriptionId::new(&self.subscription()).unwrap();
-        let key = streamer::subscription::SubscriptionKey { gateway: self.ids[client].clone(), id };
+        let key = streamer::subscription::SubscriptionKey { gateway: self.ids[client].owner(), id };
         self.machine.on_unregister(&key, Waiter { token, slot: 0 });
     }
 
     fn remove_gateway(&mut self, client: usize) {
         self.trace(|| format!("remove gateway {client}"));
         let token = self.token();
-        self.machine.on_remove_gateway(&self.ids[client].clone(), Waiter { token, slot: 0 });
+        self.machine.on_remove_gateway(&self.ids[client].owner(), Waiter { token, slot: 0 });
     }
 
     /// As the store gives them to sessions and moves.
@@ -435,7 +454,7 @@ impl World {
     fn needless(&self, client: usize, said: usize) -> Option<String> {
         let (client, id) = (&self.clients[client], &self.ids[client]);
         // There the filter may be what is lost.
-        let mut lives = self.store.lives.iter().filter(|life| life.key.gateway == *id);
+        let mut lives = self.store.lives.iter().filter(|life| life.key.gateway == id.owner());
         let is_back = client.was_restored || !client.moves.is_empty() || lives.any(|life| life.generations.len() > 1);
         let is_there = |lost: &&Lost| {
             lost.reason == ResyncReason::HistoryLost && lost.from.is_some_and(|from| bare(from) >= bare(self.oldest))
@@ -470,7 +489,7 @@ impl World {
     }
 
     fn heartbeat(&mut self, client: usize) {
-        let _ = self.machine.on_renew_gateway(&self.ids[client], None);
+        let _ = self.machine.on_renew_gateway(&self.ids[client].owner(), None);
     }
 
     fn tick(&mut self) {
@@ -710,7 +729,10 @@ impl World {
     }
 
     fn is_done(&self) -> bool {
-        let all_live = self.machine.gateways().iter().all(|view| view.state == "live" || view.state == "parked");
+        let is_live = |view: &GatewayView| view.state == "live" || view.state == "parked";
+        // What a group has and no member.
+        let is_left = |view: &GatewayView| view.gateway.as_str().ends_with('/') && view.subscriptions == 0;
+        let all_live = self.machine.gateways().iter().all(|view| is_live(view) || is_left(view));
         let end = self.oplog.last().map_or(self.at(0, 0), |change| change.position);
         // Whoever still reads what was written earlier hears old progress.
         let end = end.max(self.at(self.time - 5, 0));
@@ -725,12 +747,15 @@ impl World {
             self.store.lives.iter().enumerate().map(|(index, life)| (life.key.clone(), index)).collect();
         for (index, life) in self.store.lives.iter().enumerate() {
             let is_alive = !life.removed && latest[&life.key] == index;
-            self.check_life(life, is_alive)?;
+            match self.cast {
+                Cast::Gateways => self.check_life(life, is_alive)?,
+                Cast::Members => self.check_life_in_group(life, is_alive)?,
+            }
         }
         for (client, id) in self.clients.iter().zip(&self.ids) {
             for handed in &client.handed {
                 let known = self.store.lives.iter().any(|life| {
-                    life.key.gateway == *id
+                    life.key.gateway == id.owner()
                         && life.key.id == handed.subscription
                         && life.generations.iter().any(|generation| generation.number == handed.generation)
                 });
@@ -744,15 +769,21 @@ impl World {
 
     /// Everything before a progress with nobody behind has been sent to everyone whom it knew.
     fn check_progress(&self, client: usize, until: Position, known: Revision) -> Result<(), String> {
-        for life in self.store.lives.iter().filter(|life| life.key.gateway == self.ids[client] && !life.removed) {
+        for life in self.store.lives.iter().filter(|life| life.key.gateway == self.ids[client].owner() && !life.removed)
+        {
             let entry =
                 self.store.get(&subscriptions::key(&PartitionId::new("default", 0), &life.key)).expect("it lives");
             let record = SubscriptionRecord::decode(&entry.value).unwrap();
             if entry.revision > known || record.parked.is_some() || until.epoch < self.epoch {
                 continue;
             }
-            let client = &self.clients[client];
-            let handed = client.handed.iter().filter(|handed| handed.subscription == life.key.id);
+            let (client, of) = (&self.clients[client], &self.ids[client]);
+            let others = self.clients.iter().filter(|_| self.cast == Cast::Members);
+            if of.in_group().is_some_and(|(_, of)| record.assigned.is_none_or(|assigned| assigned.member != of)) {
+                continue;
+            }
+            let handed = others.chain([client]).flat_map(|client| &client.handed);
+            let handed = handed.filter(|handed| handed.subscription == life.key.id);
             let handed: HashSet<Position> = handed.map(|handed| bare(handed.position)).collect();
             for change in self.oplog.iter().filter(|change| kind_of(change) != GAP) {
                 let at = change.position;
@@ -764,7 +795,9 @@ impl World {
                     continue;
                 };
                 let skipped = client.moves.iter().any(|moved| skips(moved, current.number, bare(at)));
-                if matches(current.filter, kind_of(change)) && !skipped && !self.excused(client, life, bare(at)) {
+                let of_all = self.clients.iter().filter(|_| self.cast == Cast::Members);
+                let is_excused = of_all.chain([client]).any(|client| self.excused(client, life, bare(at)));
+                if matches(current.filter, kind_of(change)) && !skipped && !is_excused {
                     return Err(format!("progress until {until:?}, but {at:?} has not been sent; {life:?}"));
                 }
             }
@@ -837,6 +870,62 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Some member has had every change, and none of them two members without a word.
+    fn check_life_in_group(&self, life: &Life, is_alive: bool) -> Result<(), String> {
+        let numbers: HashSet<u64> = life.generations.iter().map(|generation| generation.number).collect();
+        let is_excused = |at: Position| self.clients.iter().any(|client| self.excused(client, life, at));
+        let (mut have, mut unflagged) = (HashSet::new(), HashMap::new());
+        for (client, id) in self.clients.iter().zip(&self.ids) {
+            let mut last = None;
+            for handed in client.handed.iter().filter(|handed| handed.subscription == life.key.id) {
+                if !numbers.contains(&handed.generation) {
+                    continue;
+                }
+                let one = (handed.generation, bare(handed.position));
+                if last.is_some_and(|last| last >= one.1) && !handed.redelivered && !is_excused(one.1) {
+                    return Err(format!("{:?}: misordered at {id}: {one:?} after {last:?}; {life:?}", life.key));
+                }
+                last = Some(one.1);
+                have.insert(one);
+                if handed.redelivered {
+                    continue;
+                }
+                if let Some(other) = unflagged.insert(one, id)
+                    && !is_excused(one.1)
+                {
+                    return Err(format!("{:?}: {one:?} went to {other} and to {id}; {life:?}", life.key));
+                }
+            }
+        }
+        for change in &self.oplog {
+            let at = bare(change.position);
+            let moved = |from: Position| from.epoch < self.epoch && from.time == at.time;
+            if life.generations.iter().any(|generation| moved(generation.from)) {
+                have.retain(|(_, handed)| *handed != at);
+                continue;
+            }
+            let Some(current) = life.generations.iter().rev().find(|generation| bare(generation.from) < at) else {
+                continue;
+            };
+            let gaps = gaps(change);
+            if !gaps.is_empty() {
+                let said = |reason: &ResyncReason| self.clients.iter().any(|it| self.said(it, life, at, Some(*reason)));
+                if is_alive && !gaps.iter().all(said) {
+                    return Err(format!("{:?}: nobody said that {at:?} cannot be delivered; {life:?}", life.key));
+                }
+            } else if matches(current.filter, kind_of(change)) {
+                let is_there = have.remove(&(current.number, at));
+                if is_alive && !is_there && !is_excused(at) {
+                    return Err(format!("{:?}: {at:?} was lost; {life:?}", life.key));
+                }
+            }
+        }
+        match have.iter().next() {
+            Some(spurious) => Err(format!("{:?}: {spurious:?} should not have been delivered; {life:?}", life.key)),
+            None => Ok(()),
+        }
     }
 
     /// Whether the hub had reason to say that this is lost, and has said it.

@@ -15,6 +15,7 @@ use crate::proto::registry_client::RegistryClient;
 fn registered(spec: Spec, created: bool) -> Registered {
     let view = SubscriptionView {
         spec: Arc::new(spec),
+        member: None,
         state: SubscriptionState::Live,
         parked_reason: None,
         generation: 1,
@@ -74,6 +75,7 @@ async fn unregistering_tells_what_was_there() {
     let request = proto::UnregisterRequest {
         gateway_id: "gw-1".into(),
         subscription_ids: ["a", "not a name", "b", "c"].map(str::to_owned).to_vec(),
+        ..Default::default()
     };
     let answers = async {
         for _ in 0..3 {
@@ -96,7 +98,7 @@ async fn a_heartbeat_says_what_the_two_sides_do_not_share() {
     let mut client = RegistryClient::new(serving.channel.clone());
     for (ids, named) in [(vec![], None), (vec!["a", "not a name"], Some(vec!["a"]))] {
         let subscription_ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        let request = proto::HeartbeatRequest { gateway_id: "gw-1".into(), subscription_ids };
+        let request = proto::HeartbeatRequest { gateway_id: "gw-1".into(), subscription_ids, ..Default::default() };
         let answer = async {
             let Command::RenewGateway(_, was, reply) = serving.hub.command().await else {
                 panic!("expected a renewal")
