@@ -119,8 +119,10 @@ pub const grpc_message_bytes_max: usize = 64 << 20;
 pub const peer_message_bytes_max: usize = 128 << 20;
 /// Points that each member has on a ring.
 pub const ring_points_per_member: usize = 150;
-/// Subscriptions of a group that one turn begins to move to other members.
-pub const group_moves_at_once_max: usize = 1_000;
+/// Subscriptions of a group that one turn moves to other members, and those of which it tells members that are there.
+pub const group_moves_at_once_max: usize = 10_000;
+/// Likewise.
+pub const group_revokes_at_once_max: usize = 1_000;
 /// Names of one of a group's subscriptions by which cursors of earlier members may know it.
 pub const names_before_max: usize = 16;
 /// How long a move within a group waits for the ack of the member that has the subscription.

@@ -24,6 +24,8 @@ pub(super) fn subscription(views: Vec<SubscriptionView>) -> SubscriptionView {
         if rank(view.state) > rank(all.state) {
             (all.state, all.parked_reason) = (view.state, view.parked_reason);
         }
+        // Each partition moves a group's for itself.
+        all.member = all.member.filter(|member| Some(member) == view.member.as_ref());
         all.active_from.extend(view.active_from);
         all.expires_at = all.expires_at.min(view.expires_at);
         for warning in view.warnings {

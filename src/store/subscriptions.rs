@@ -77,6 +77,9 @@ pub struct AssignedRecord {
     /// By which revisions cursors of earlier members may name it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names_before: Vec<Revision>,
+    /// What came after this is lost up to `from`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_from: Option<Position>,
 }
 
 /// Where and why a subscription was parked.

@@ -23,7 +23,7 @@ use streamer::store::subscriptions::{self, ParkedReason, SubscriptionRecord};
 use streamer::store::{Entry, Revision, Write};
 use streamer::subscription::{GatewayId, Name, Spec, SubscriptionKey};
 
-fn config() -> MachineConfig {
+pub(super) fn config() -> MachineConfig {
     MachineConfig {
         partition: PartitionId::new("default", 0),
         node: "hub-1".into(),
@@ -53,7 +53,7 @@ fn key(id: &str) -> SubscriptionKey {
     SubscriptionKey { gateway: Name::new("gw").unwrap(), id: Name::new(id).unwrap() }
 }
 
-fn record(spec: Value, at: Position) -> SubscriptionRecord {
+pub(super) fn record(spec: Value, at: Position) -> SubscriptionRecord {
     SubscriptionRecord {
         spec,
         generation: None,
@@ -329,7 +329,7 @@ fn number() -> u64 {
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-fn hello(gateway: &str) -> Hello {
+pub(super) fn hello(gateway: &str) -> Hello {
     Hello {
         gateway: Name::new(gateway).unwrap(),
         cursor: None,
@@ -341,7 +341,7 @@ fn hello(gateway: &str) -> Hello {
     }
 }
 
-fn change(position: Position) -> Change {
+pub(super) fn change(position: Position) -> Change {
     Change {
         position,
         scope: Scope::known("acme", "messages"),

@@ -9,6 +9,7 @@ mod command_line;
 mod drill;
 mod embedded_log;
 mod filters;
+mod groups;
 mod hub;
 mod machine;
 mod nats;

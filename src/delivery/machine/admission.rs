@@ -16,7 +16,6 @@ impl Machine {
         for (sub, _) in subs {
             self.subs[sub.0 as usize].rewound = false;
             self.note_withheld(*sub);
-            self.look_again(*sub);
         }
         let Some(session) = &self.gateways[index.0].session else {
             return self.admit_offline(index, subs);
@@ -119,7 +118,7 @@ impl Machine {
     }
 
     /// Ends a gateway's quiet because of these subscriptions, which are not served yet.
-    fn freeze_and_hold(&mut self, index: GatewayIndex, subs: &[(SubscriptionIndex, Position)]) {
+    pub(super) fn freeze_and_hold(&mut self, index: GatewayIndex, subs: &[(SubscriptionIndex, Position)]) {
         if !self.gateways[index.0].quiet {
             return;
         }

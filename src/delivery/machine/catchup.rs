@@ -5,7 +5,7 @@
 
 use super::compose::resync_item;
 use super::lane::{Lane, Mode};
-use super::state::{GatewayIndex, SubLane};
+use super::state::{GatewayIndex, Sub, SubLane};
 use super::{Machine, Mistake};
 use crate::change::{Flags, ResyncReason};
 use crate::delivery::outbox::{CatchUps, Item, LaneName, Outbox};
@@ -133,7 +133,8 @@ impl Machine {
             let Some(session) = &self.gateways[index.0].session else { continue };
             if session.main.is_live() {
                 let subs = self.gateways[index.0].subs.iter().copied();
-                let active = subs.filter(|sub| self.subs[sub.0 as usize].is_active());
+                let is_due = |sub: &Sub| sub.is_active() && sub.held().is_none();
+                let active = subs.filter(|sub| is_due(&self.subs[sub.0 as usize]));
                 let reason = ResyncReason::HistoryLost;
                 let item = resync_item(&self.subs, LaneName::Main, (from, to), (reason, None), active);
                 self.push_all(index, vec![item]);

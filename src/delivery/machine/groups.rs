@@ -10,11 +10,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::compose::resync_item;
 use super::registry::{busy, packed};
 use super::state::{Assignment, GatewayIndex, Pending, RecordState, Removal, Sub, SubLane, WriteKind};
 use super::{Answer, Machine, Mistake, Waiter};
+use crate::change::ResyncReason;
 use crate::delivery::frame::Reassigned;
-use crate::delivery::outbox::{Item, Withheld};
+use crate::delivery::outbox::{Item, LaneName, Withheld};
 use crate::error::{Code, Problem};
 use crate::limits;
 use crate::matching::SubscriptionIndex;
@@ -30,7 +32,8 @@ pub(super) struct Group {
     subs: BTreeMap<SubscriptionIndex, u64>,
     /// Those that live.
     members: BTreeMap<Arc<str>, GatewayIndex>,
-    ring: Ring,
+    /// Of these members, once it is asked for.
+    ring: Option<Ring>,
     /// Some subscription may be elsewhere than where the ring has it.
     is_stale: bool,
     removing: Option<Removal>,
@@ -38,13 +41,25 @@ pub(super) struct Group {
 
 impl Group {
     fn member_at(&self, point: u64) -> Option<(&Arc<str>, GatewayIndex)> {
-        let name = self.ring.member_at(point)?;
+        let name = self.ring.as_ref()?.member_at(point)?;
         self.members.get(name).map(|index| (name, *index))
     }
 
-    fn lay_out(&mut self) {
-        self.ring = Ring::new(self.members.keys().cloned());
+    /// Others live now.
+    fn changed(&mut self) {
+        self.ring = None;
         self.is_stale = true;
+    }
+
+    fn lay_out(&mut self) {
+        if self.ring.is_none() {
+            self.ring = Some(Ring::new(self.members.keys().cloned()));
+        }
+    }
+
+    /// How many subscriptions it has.
+    pub(super) fn len(&self) -> usize {
+        self.subs.len()
     }
 
     /// All of its subscriptions.
@@ -68,12 +83,15 @@ fn point(key: &SubscriptionKey) -> u64 {
 
 impl Machine {
     /// Which gateway is to have a new subscription.
-    pub(super) fn home_of(&self, key: &SubscriptionKey) -> (GatewayId, Option<Box<Assignment>>) {
-        let member = self.groups.get(&key.gateway).and_then(|group| group.member_at(point(key)));
+    pub(super) fn home_of(&mut self, key: &SubscriptionKey) -> (GatewayId, Option<Box<Assignment>>) {
+        let member = self.groups.get_mut(&key.gateway).and_then(|group| {
+            group.lay_out();
+            group.member_at(point(key))
+        });
         match member {
             None => (key.gateway.clone(), None),
             Some((name, index)) => {
-                let assigned = Assignment::new(Arc::clone(name), None);
+                let assigned = Assignment::new(Arc::clone(name), None, None);
                 (self.gateways[index.0].id.clone(), Some(Box::new(assigned)))
             }
         }
@@ -98,8 +116,8 @@ impl Machine {
     }
 
     /// It is gone.
-    pub(super) fn strike(&mut self, owner: &GatewayId, index: SubscriptionIndex) {
-        self.revoking.remove(&index);
+    pub(super) fn strike(&mut self, owner: &GatewayId, of: GatewayIndex, index: SubscriptionIndex) {
+        self.revoking.remove(&(of, index));
         if let Some(group) = self.groups.get_mut(owner) {
             group.subs.remove(&index);
         }
@@ -119,8 +137,24 @@ impl Machine {
         let Some((_, name)) = id.in_group().filter(|(_, name)| !name.is_empty()) else { return };
         let group = self.groups.entry(id.owner()).or_default();
         if group.members.insert(name.into(), index).is_none() {
-            group.lay_out();
+            group.changed();
         }
+    }
+
+    /// It lives no longer.
+    pub(super) fn member_leaves(&mut self, id: &GatewayId) {
+        let Some((_, name)) = id.in_group() else { return };
+        if let Some(group) = self.groups.get_mut(&id.owner())
+            && group.members.remove(name).is_some()
+        {
+            group.changed();
+        }
+    }
+
+    /// Whether it is a member that lives.
+    pub(super) fn is_member(&self, id: &GatewayId) -> bool {
+        let group = self.groups.get(&id.owner());
+        id.in_group().is_some_and(|(_, name)| group.is_some_and(|group| group.members.contains_key(name)))
     }
 
     /// At loading: who has subscriptions may be about to come back, and what it was sent nobody knows.
@@ -155,17 +189,19 @@ impl Machine {
             gateway.session.is_some() || gateway.left.is_some_and(|left| left.after(grace) > now)
         });
         if group.members.len() < count {
-            group.lay_out();
+            group.changed();
         }
     }
 
     fn reassign(&mut self, id: &GatewayId) {
-        let Some(group) = self.groups.get(id).filter(|group| group.is_stale && group.removing.is_none()) else {
+        let Some(group) = self.groups.get_mut(id).filter(|group| group.is_stale && group.removing.is_none()) else {
             return;
         };
+        group.lay_out();
+        let Some(group) = self.groups.get(id) else { return };
         let live: HashSet<GatewayIndex> = group.members.values().copied().collect();
         let mut revoked: BTreeMap<GatewayIndex, Vec<SubscriptionIndex>> = BTreeMap::new();
-        let (mut free, mut count, mut later) = (Vec::new(), 0, false);
+        let (mut free, mut told, mut later) = (Vec::new(), 0, false);
         for (index, point) in &group.subs {
             let sub = &self.subs[index.0 as usize];
             let Some((_, to)) = group.member_at(*point).filter(|(_, to)| *to != sub.gateway) else { continue };
@@ -178,19 +214,21 @@ impl Machine {
             if !sub.is_active() {
                 continue;
             }
-            if count == limits::group_moves_at_once_max {
-                later = true;
-                break;
-            }
             if self.gateways[sub.gateway.0].session.is_some() {
+                // Cursors of a member name each of them until it has gone.
+                if told == limits::group_revokes_at_once_max {
+                    later = true;
+                    continue;
+                }
                 revoked.entry(sub.gateway).or_default().push(*index);
-                count += 1;
+                told += 1;
+            } else if free.len() == limits::group_moves_at_once_max {
+                later = true;
             } else if live.contains(&sub.gateway) {
                 // It may come back and ack what it has.
                 later = true;
             } else {
                 free.push(*index);
-                count += 1;
             }
         }
         if let Some(group) = self.groups.get_mut(id) {
@@ -221,11 +259,14 @@ impl Machine {
         let mut items = Vec::new();
         for index in subs {
             let held = self.handed_up_to(*index);
+            // Who catches up may have had more than its lane says, which begins again where it must.
+            let is_live = self.is_live(&self.subs[index.0 as usize]);
+            let handed = if is_live { held } else { self.horizon.max(self.reached) };
             let sub = &mut self.subs[index.0 as usize];
-            sub.pending = Some(Pending::Revoke { held, until });
+            sub.pending = Some(Pending::Revoke { held, handed, until });
             let name = sub.name();
             items.push(Item::Blocked(*index, Withheld { name, position: held }));
-            self.revoking.insert(*index);
+            self.revoking.insert((from, *index));
             self.note_withheld(*index);
             if was_quiet {
                 self.hold(from, name, held.min(reached));
@@ -256,11 +297,10 @@ impl Machine {
     /// What was revoked and is acked, or has waited long enough, goes: of one gateway, or of all.
     pub(super) fn finish_revocations(&mut self, of: Option<GatewayIndex>) {
         let mut by_gateway: BTreeMap<GatewayIndex, Vec<SubscriptionIndex>> = BTreeMap::new();
-        for index in &self.revoking {
-            let gateway = self.subs[index.0 as usize].gateway;
-            if of.is_none_or(|of| of == gateway) {
-                by_gateway.entry(gateway).or_default().push(*index);
-            }
+        let (first, last) = (of.unwrap_or(GatewayIndex(0)), of.unwrap_or(GatewayIndex(usize::MAX)));
+        let all = (first, SubscriptionIndex(0))..=(last, SubscriptionIndex(u32::MAX));
+        for (gateway, index) in self.revoking.range(all) {
+            by_gateway.entry(*gateway).or_default().push(*index);
         }
         let now = self.clock.now();
         let mut ready = Vec::new();
@@ -271,20 +311,17 @@ impl Machine {
                 let (last, waiting) = session.outbox.outstanding();
                 !waiting && (last == 0 || (gateway.serial.session == session.number && gateway.serial.written >= last))
             });
-            let group = self.groups.get(&gateway.id.owner());
-            let is_live = group.is_some_and(|group| group.members.values().any(|index| *index == from));
+            let is_live = self.is_member(&gateway.id);
             for index in subs {
                 let sub = &self.subs[index.0 as usize];
-                let Some(Pending::Revoke { held, until }) = sub.pending else { continue };
+                let Some(Pending::Revoke { held, handed, until }) = sub.pending else { continue };
                 let floor = self.floor(sub, &durable).min(held);
                 let is_acked = floor >= held || (has_acked_all && self.handed_up_to(index) >= held);
                 let is_acked = is_acked || self.broken(Mistake::RevokedIsAcked);
                 let floor = if is_acked { held } else { floor };
                 if is_acked || until <= now || !is_live {
-                    // An earlier session may have been sent more than this one; and who catches up may have had more
-                    // than its lane, which others that begin further back take with them, says now.
-                    let ahead = if self.is_live(sub) { held } else { self.horizon.max(self.reached) };
-                    ready.push(Ready { sub: index, floor, held, handed_until: Some(ahead.max(gateway.sent)) });
+                    // An earlier session may have been sent more than this one.
+                    ready.push(Ready { sub: index, floor, held, handed_until: Some(handed.max(gateway.sent)) });
                 }
             }
         }
@@ -304,7 +341,12 @@ impl Machine {
                 self.look_again(index);
                 continue;
             }
-            self.revoking.remove(&index);
+            let from = self.subs[index.0 as usize].gateway;
+            self.revoking.remove(&(from, index));
+            if let Some(group) = self.groups.get_mut(&self.subs[index.0 as usize].key.gateway) {
+                group.lay_out();
+            }
+            let lost_from = self.lost_before(from);
             let sub = &self.subs[index.0 as usize];
             let group = self.groups.get(&sub.key.gateway);
             let to = group.and_then(|group| group.member_at(*group.subs.get(&index)?));
@@ -315,7 +357,7 @@ impl Machine {
             let earlier = sub.assigned.as_ref().and_then(|assigned| assigned.redelivered_until);
             let until = [earlier, handed_until].into_iter().flatten().filter(|until| *until > floor).max();
             let member = Arc::clone(member);
-            let assignment = Assignment::new(member, until.filter(|_| !unflagged));
+            let assignment = Assignment::new(member, until.filter(|_| !unflagged), lost_from);
             let mut moved = sub.clone();
             moved.begin_elsewhere(floor, Revision(u64::MAX), assignment.clone());
             let record = moved.record();
@@ -332,12 +374,38 @@ impl Machine {
         }
     }
 
+    /// What comes before where history goes on after a break is lost, and this gateway has not been told so yet.
+    fn lost_before(&self, index: GatewayIndex) -> Option<Position> {
+        let gateway = &self.gateways[index.0];
+        let owed = gateway.still_owed(gateway.owed).filter(|owed| owed.reason == ResyncReason::Restored);
+        (owed.is_some() || self.is_broken_off(gateway.place.position)).then_some(gateway.place.position)
+    }
+
+    /// What its new member is told of a subscription, again until it is known to have had something of it.
+    pub(super) fn lost_with(&self, index: SubscriptionIndex) -> Option<Item> {
+        let sub = &self.subs[index.0 as usize];
+        let from = sub.assigned.as_ref()?.lost_from?;
+        let reason = (ResyncReason::HistoryLost, None);
+        Some(resync_item(&self.subs, LaneName::Joining, (from, sub.birth.0), reason, [index]))
+    }
+
+    /// What goes elsewhere, to a session that has not been told: the one before may not have heard it.
+    pub(super) fn say_revoked(&mut self, index: GatewayIndex) {
+        let held = self.revoking.range((index, SubscriptionIndex(0))..=(index, SubscriptionIndex(u32::MAX)));
+        let ids = held.map(|(_, sub)| self.subs[sub.0 as usize].key.id.clone());
+        let subscription_ids: Vec<_> = ids.collect();
+        if !subscription_ids.is_empty() {
+            self.push_all(index, vec![Item::Revoked(Reassigned { subscription_ids })]);
+        }
+    }
+
     /// It stays with the member that has it.
     pub(super) fn keep(&mut self, index: SubscriptionIndex) {
         let sub = &mut self.subs[index.0 as usize];
         let Some(Pending::Revoke { held, .. } | Pending::Assign { held, .. }) = sub.pending.take() else { return };
         let (gateway, id) = (sub.gateway, sub.key.id.clone());
         self.push_all(gateway, vec![Item::Assigned(Reassigned { subscription_ids: vec![id] })]);
+        self.look_again(index);
         self.admit(gateway, &[(index, held)]);
     }
 
@@ -351,8 +419,11 @@ impl Machine {
             self.note_withheld(index);
             self.leave_lanes(index);
             self.gateways[from.0].subs.remove(&index);
+            // Acks of the one before have renewed it, and the next one needs time to.
+            let expires = self.expiry(self.subs[index.0 as usize].ttl_seconds);
             let sub = &mut self.subs[index.0 as usize];
             sub.begin_elsewhere(floor, revision, assignment);
+            sub.expires = expires;
             sub.gateway = to;
             sub.revision = revision;
             sub.lane = SubLane::Main;
@@ -361,7 +432,12 @@ impl Machine {
         }
         for (to, subs) in by_target {
             let subscription_ids = subs.iter().map(|(sub, _)| self.subs[sub.0 as usize].key.id.clone()).collect();
-            self.push_all(to, vec![Item::Assigned(Reassigned { subscription_ids })]);
+            let lost: Vec<Item> = subs.iter().filter_map(|(sub, _)| self.lost_with(*sub)).collect();
+            if !lost.is_empty() {
+                // Not heard before something later is acked.
+                self.freeze_and_hold(to, &subs);
+            }
+            self.push_all(to, [Item::Assigned(Reassigned { subscription_ids })].into_iter().chain(lost).collect());
             self.admit(to, &subs);
         }
     }
@@ -374,10 +450,10 @@ impl Machine {
             .filter(|(_, gateway)| gateway.id.owner() == *id)
             .map(|(index, _)| GatewayIndex(index))
             .collect();
-        let Some(group) = self.groups.get_mut(id).filter(|_| !all.is_empty()) else {
-            let problem = Problem::new(Code::GatewayNotFound, format!("no group {}", group_name(id)));
-            return self.answer(waiter, Err(problem));
-        };
+        if all.is_empty() {
+            return self.answer(waiter, Err(no_group(id)));
+        }
+        let group = self.groups.entry(id.clone()).or_default();
         if let Some(removal) = &mut group.removing {
             return removal.waiters.push(waiter);
         }
@@ -387,7 +463,8 @@ impl Machine {
                 let pending = &self.subs[sub.0 as usize].pending;
                 pending.as_ref().is_some_and(|pending| !matches!(pending, Pending::Revoke { .. }))
             };
-            gateway.record != RecordState::Free || gateway.subs.iter().any(pending) || !gateway.in_flight.is_empty()
+            let is_busy = gateway.record != RecordState::Free || gateway.removing.is_some();
+            is_busy || gateway.subs.iter().any(pending) || !gateway.in_flight.is_empty()
         };
         if all.iter().any(is_writing) {
             return self.answer(waiter, Err(busy()));
@@ -402,16 +479,16 @@ impl Machine {
 
     /// A gateway has been removed.
     pub(super) fn member_is_gone(&mut self, id: &GatewayId) {
-        let Some((_, name)) = id.in_group() else { return };
-        let Some(group) = self.groups.get_mut(&id.owner()) else { return };
-        if group.members.remove(name).is_some() {
-            group.lay_out();
-        }
+        let Some(group) = self.groups.get_mut(&id.owner()).filter(|_| id.in_group().is_some()) else { return };
         let Some(removal) = &mut group.removing else { return };
         removal.chunks -= 1;
         if removal.chunks == 0 {
             let waiters = std::mem::take(&mut removal.waiters);
-            self.groups.remove(&id.owner());
+            // A member may have come meanwhile, which the group goes on with.
+            group.removing = None;
+            if group.members.is_empty() && group.subs.is_empty() {
+                self.groups.remove(&id.owner());
+            }
             for waiter in waiters {
                 self.answer(waiter, Ok(Answer::Done));
             }
@@ -430,6 +507,7 @@ impl Machine {
     }
 }
 
-fn group_name(id: &GatewayId) -> &str {
-    id.in_group().map_or(id.as_str(), |(group, _)| group)
+pub(super) fn no_group(id: &GatewayId) -> Problem {
+    let name = id.in_group().map_or(id.as_str(), |(group, _)| group);
+    Problem::new(Code::GatewayNotFound, format!("no group {name}"))
 }

@@ -172,7 +172,8 @@ impl Lane {
             before.is_none_or(|before| members.iter().any(|member| self.members[*member].floor < before))
         };
         let of = self.by_sub.iter().filter(|(_, members)| began(members)).map(|(index, _)| *index);
-        let of: Vec<_> = of.filter(|index| concerned(gap, &subs[index.0 as usize]).is_some()).collect();
+        let is_due = |sub: &Sub| sub.held().is_none_or(|held| gap.position <= held) && concerned(gap, sub).is_some();
+        let of: Vec<_> = of.filter(|index| is_due(&subs[index.0 as usize])).collect();
         if of.is_empty() {
             return Vec::new();
         }

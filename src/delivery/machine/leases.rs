@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::registry::{no_subscription, packed, registered};
+use super::groups::no_group;
+use super::registry::{busy, no_subscription, packed, registered};
 use super::state::{GatewayIndex, Pending, RecordState, Sub, WriteKind};
 use super::{Machine, Mistake};
 use crate::clock::Instant;
@@ -56,8 +57,11 @@ impl Machine {
 
     /// A gateway's subscriptions: of a member those that it has, of a group all.
     fn subs_of(&self, id: &GatewayId) -> Result<Vec<SubscriptionIndex>, Problem> {
-        if let Some(group) = self.groups.get(id) {
-            return Ok(group.subs().collect());
+        if id.in_group().is_some_and(|(_, member)| member.is_empty()) {
+            let is_known = self.gateways.iter().any(|(_, gateway)| gateway.id.owner() == *id);
+            let group = self.groups.get(id);
+            let subs = group.map(|group| group.subs().collect()).or_else(|| is_known.then(Vec::new));
+            return subs.ok_or_else(|| no_group(id));
         }
         let unknown = || Problem::new(Code::GatewayNotFound, format!("no gateway {id}"));
         let index = *self.gateway_ids.get(id).ok_or_else(unknown)?;
@@ -132,6 +136,7 @@ impl Machine {
             admitted.push((index, sub.start));
             let filter = Arc::clone(&sub.current().filter);
             self.matcher.insert(index, filter);
+            self.look_again(index);
         }
         if let Some((first, _)) = admitted.first() {
             let gateway = self.subs[first.0 as usize].gateway;
@@ -165,10 +170,12 @@ impl Machine {
         let before_ms = self.clock.wall().timestamp_millis() - park.as_millis() as i64;
         let is_over = |sub: &Sub| matches!(sub.parked, Some((_, _, at_ms)) if at_ms < before_ms);
         let mut gone = BTreeSet::new();
+        let members: BTreeSet<GatewayId> =
+            self.gateways.iter().map(|(_, gateway)| &gateway.id).filter(|id| self.is_member(id)).cloned().collect();
         for (index, gateway) in &mut self.gateways {
             // A publisher's session says nothing of its gateway.
             let is_there = gateway.session.as_ref().is_some_and(|it| it.transport.mode() == DeliveryMode::Stream);
-            let is_away = !is_there && gateway.record == RecordState::Free;
+            let is_away = !is_there && gateway.record == RecordState::Free && !members.contains(&gateway.id);
             let is_empty = gateway.subs.is_empty();
             if !is_away || !is_empty {
                 gateway.idle = None;
@@ -228,6 +235,9 @@ impl Machine {
     /// Parks all of a gateway's subscriptions.
     pub fn on_park_gateway(&mut self, id: &GatewayId) -> Result<(), Problem> {
         let mut subs = self.subs_of(id)?;
+        if subs.iter().any(|sub| self.subs[sub.0 as usize].held().is_some()) {
+            return Err(busy());
+        }
         subs.retain(|sub| {
             let sub = &self.subs[sub.0 as usize];
             sub.pending.is_none() && sub.parked.is_none()

@@ -58,7 +58,8 @@ impl Machine {
             revivals: Vec::new(),
             // Who is there, the new split finds out for itself.
             assigned: None,
-            birth: Some((at(sub.birth.0).min(floor), sub.birth.1)),
+            // It goes to whoever lives, from where it has had everything.
+            birth: record.assigned.is_none().then(|| (at(sub.birth.0).min(floor), sub.birth.1)),
             ..record
         }
     }

@@ -143,6 +143,7 @@ impl Machine {
             member: it.member.into(),
             redelivered_until: it.redelivered_until.map(|until| self.translated(until)),
             names_before: it.names_before,
+            lost_from: it.lost_from,
         });
         let parked = record.parked.map(|parked| (self.translated(parked.floor), parked.reason, parked.at_ms));
         let sub = Sub {

@@ -194,7 +194,7 @@ pub struct Machine {
     /// By the names of their own gateways.
     groups: BTreeMap<GatewayId, groups::Group>,
     /// Subscriptions that a member has still to ack before another has them.
-    revoking: BTreeSet<SubscriptionIndex>,
+    revoking: BTreeSet<(GatewayIndex, SubscriptionIndex)>,
     /// The greatest revision of any confirmed write.
     confirmed: Revision,
     writes: HashMap<WriteId, WriteKind>,
@@ -448,7 +448,8 @@ impl Machine {
     fn concerned(&self, index: GatewayIndex, gap: &Gap) -> impl Iterator<Item = SubscriptionIndex> {
         self.gateways[index.0].subs.iter().copied().filter(move |sub| {
             let sub = &self.subs[sub.0 as usize];
-            sub.is_active() && sub.lane == SubLane::Main && concerned(gap, sub).is_some()
+            let is_due = sub.held().is_none_or(|held| gap.position <= held);
+            is_due && sub.is_active() && sub.lane == SubLane::Main && concerned(gap, sub).is_some()
         })
     }
 

@@ -92,7 +92,7 @@ impl Machine {
             self.note(index, mark);
         }
         self.take_ack(index, cursor.serial, place.clone());
-        if !self.revoking.is_empty() {
+        if self.gateways[index.0].id.in_group().is_some() {
             self.finish_revocations(Some(index));
         }
         Ok(Acked::News(index))
@@ -178,6 +178,13 @@ impl Machine {
 
     /// From where a subscription must be served to someone who stands at `place`.
     pub(super) fn floor(&self, sub: &Sub, place: &Place) -> Position {
+        let floor = Self::claimed(sub, place);
+        // What another member has had is no business of this one, wherever it stands.
+        if sub.assigned.is_some() { floor.max(sub.birth.0) } else { floor }
+    }
+
+    /// Up to where somebody who stands at `place` has had a subscription.
+    fn claimed(sub: &Sub, place: &Place) -> Position {
         if sub.birth.1 > place.known {
             return sub.start.min(sub.birth.0);
         }

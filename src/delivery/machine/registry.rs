@@ -173,7 +173,7 @@ impl Machine {
 
     fn check_quotas(&self, spec: &Spec) -> Result<(), Problem> {
         let gateway = match self.groups.get(&spec.gateway_id) {
-            Some(group) => group.subs().count(),
+            Some(group) => group.len(),
             None => self.gateway_ids.get(&spec.gateway_id).map_or(0, |index| self.gateways[index.0].subs.len()),
         };
         let over = |code, whose: &str, quota: usize| {

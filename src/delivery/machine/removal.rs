@@ -44,7 +44,7 @@ impl Machine {
             self.matcher.remove(index);
         }
         let sub = self.subs.remove(index.0 as usize);
-        self.strike(&sub.key.gateway, index);
+        self.strike(&sub.key.gateway, sub.gateway, index);
         self.by_key.remove(&sub.key);
         self.gateways[sub.gateway.0].subs.remove(&index);
         self.gateways[sub.gateway.0].withheld.remove(&index);
@@ -80,6 +80,8 @@ impl Machine {
     /// Removes a gateway for whose record and subscriptions no write is under way.
     pub(super) fn remove_gateway(&mut self, index: GatewayIndex, waiters: Vec<Waiter>) {
         self.end_session(index, CloseReason::Removed);
+        let id = self.gateways[index.0].id.clone();
+        self.member_leaves(&id);
         let subs: Vec<_> = self.gateways[index.0].subs.iter().copied().collect();
         for sub in &subs {
             self.subs[sub.0 as usize].pending = Some(Pending::Remove);

@@ -117,6 +117,7 @@ impl Machine {
                 if was_parked.is_none() {
                     self.matcher.remove(index);
                 }
+                self.look_again(index);
                 self.matcher.insert(index, filter);
                 self.acquit(index);
                 let ttl = self.subs[index.0 as usize].ttl_seconds;

@@ -240,7 +240,13 @@ impl Machine {
             gateway.place = place.clone();
         }
         let owed = gateway.owed.map(|owed| self.owed_item(owed, &place));
-        let lost: Vec<Item> = owed.into_iter().chain(self.without_filter(index, &place)).collect();
+        let unheard = |index: &&SubscriptionIndex| {
+            let sub = &self.subs[index.0 as usize];
+            self.floor(sub, &place) <= sub.birth.0
+        };
+        let with_subs = self.gateways[index.0].subs.iter().filter(unheard).filter_map(|sub| self.lost_with(*sub));
+        let lost = owed.into_iter().chain(with_subs).chain(self.without_filter(index, &place));
+        let lost: Vec<Item> = lost.collect();
         let gateway = &self.gateways[index.0];
         let node = hello.node.as_ref().unwrap_or(&self.config.node);
         let identity = Identity {
@@ -276,6 +282,7 @@ impl Machine {
             self.push_all(index, lost);
         }
         self.say_parked(index);
+        self.say_revoked(index);
         self.answer(waiter, Ok(Answer::Session(outbox, number)));
         self.work();
         self.next_request(index);
@@ -385,9 +392,7 @@ impl Machine {
         let is_live = place.position >= self.reached && !unripe;
         for sub_index in members {
             let floor = self.floor(&self.subs[sub_index.0 as usize], &place);
-            let sent = self.gateways[index.0].sent;
             self.subs[sub_index.0 as usize].rewind_to(floor);
-            self.subs[sub_index.0 as usize].redeliver_from(floor, sent);
             self.note_withheld(sub_index);
             let sub = &self.subs[sub_index.0 as usize];
             if sub.revision != Revision(0) {
@@ -434,7 +439,6 @@ impl Machine {
         self.leave_rides(index);
         let Some(session) = &self.gateways[index.0].session else { return };
         let written = session.outbox.cut();
-        self.gateways[index.0].sent = self.horizon.max(self.reached);
         if !drops {
             self.begin(index, written.place());
         }

@@ -53,9 +53,11 @@ pub(super) enum Pending {
     /// Why, and the floor that is stored.
     Park(ParkedReason, Position),
     Remove,
-    /// Another member is to have it: this one gets nothing beyond `held`, and is waited for until then.
+    /// Another member is to have it: this one gets nothing beyond `held`, and is waited for until then. It may have been
+    /// sent more, up to `handed`.
     Revoke {
         held: Position,
+        handed: Position,
         until: Instant,
     },
     /// Likewise, and that is on its way to the store.
@@ -76,11 +78,13 @@ pub(super) struct Assignment {
     pub(super) redelivered_until: Option<Position>,
     /// By what cursors of earlier members may name it, the last of them last.
     pub(super) names_before: Vec<Revision>,
+    /// What came after this is lost up to where it was assigned, and no earlier member had been told.
+    pub(super) lost_from: Option<Position>,
 }
 
 impl Assignment {
-    pub(super) fn new(member: Arc<str>, redelivered_until: Option<Position>) -> Self {
-        Self { member, redelivered_until, names_before: Vec::new() }
+    pub(super) fn new(member: Arc<str>, redelivered_until: Option<Position>, lost_from: Option<Position>) -> Self {
+        Self { member, redelivered_until, names_before: Vec::new(), lost_from }
     }
 }
 
@@ -167,16 +171,6 @@ impl Sub {
         self.assigned.as_ref().is_some_and(|assigned| assigned.redelivered_until.is_some_and(|until| at <= until))
     }
 
-    /// What another member may have had comes to this one again, and with it what this one was sent after that: whoever
-    /// takes what is flagged goes back to there.
-    pub(super) fn redeliver_from(&mut self, floor: Position, sent: Position) {
-        if let Some(until) = self.assigned.as_mut().and_then(|assigned| assigned.redelivered_until.as_mut())
-            && floor < *until
-        {
-            *until = (*until).max(sent);
-        }
-    }
-
     /// Nothing beyond this is for who has it now.
     pub(super) fn held(&self) -> Option<Position> {
         match &self.pending {
@@ -243,6 +237,7 @@ impl Sub {
                 revision: stored(self.birth.1),
                 redelivered_until: assigned.redelivered_until,
                 names_before: assigned.names_before.clone(),
+                lost_from: assigned.lost_from,
             }),
             write: 0,
         }

@@ -892,7 +892,8 @@ impl World {
                 if handed.redelivered {
                     continue;
                 }
-                if let Some(other) = unflagged.insert(one, id)
+                // At one member what follows something flagged goes on from there.
+                if let Some(other) = unflagged.insert(one, id).filter(|other| *other != id)
                     && !is_excused(one.1)
                 {
                     return Err(format!("{:?}: {one:?} went to {other} and to {id}; {life:?}", life.key));
