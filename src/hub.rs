@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use wildmatch::WildMatch;
 
 use self::partitions::Starting;
@@ -19,7 +20,7 @@ use crate::api::{self, ApiState};
 use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
 use crate::delivery::grpc::{Grpc, SubscriptionTexts};
-use crate::delivery::machine::MachineConfig;
+use crate::delivery::machine::{Limits, MachineConfig};
 use crate::delivery::nats::{Publishers, StreamWatch};
 use crate::edge::{HubHandle, Numbers};
 use crate::error::Problem;
@@ -74,6 +75,7 @@ pub struct Hub {
     tasks: Tasks,
     health: Health,
     grace: Duration,
+    limits: watch::Sender<Limits>,
 }
 
 impl Hub {
@@ -122,6 +124,7 @@ impl Hub {
         of_nats.ok();
         let watch = StreamWatch::new(sabotage.and_then(Sabotage::of_nats));
         let grace = Duration::from_secs(config.shutdown.grace_seconds);
+        let limits = watch::Sender::new(limits(config));
         let mut tried = Vec::new();
         for (number, seat) in seats.into_iter().enumerate() {
             let mut publishers = publishers(config, &seat.handle, &tasks, &clock, &numbers, &watch, of_nats.clone());
@@ -135,8 +138,10 @@ impl Hub {
                 let (holder, members) = (cluster.holder.clone(), cluster.members.clone());
                 let (handle, health, partitions) = (seat.handle, seat.health.clone(), seat.partitions);
                 let sabotage = sabotage == Some(Sabotage::Forget);
+                let limits = limits.subscribe();
                 move |source| PartitionConfig {
                     machine,
+                    limits,
                     source,
                     store,
                     tasks,
@@ -168,7 +173,12 @@ impl Hub {
         for tried in join_all(tried).await {
             tried.map_err(|_| ended())??;
         }
-        Ok(Self { http: http_address, grpc: grpc_address, handle, tasks, health, grace })
+        Ok(Self { http: http_address, grpc: grpc_address, handle, tasks, health, grace, limits })
+    }
+
+    /// Takes what of a configuration may be changed while it runs: quotas and what counts gateways.
+    pub fn limits(&self) -> LimitsSetter {
+        LimitsSetter(self.limits.clone())
     }
 
     /// Whether all parts serve.
@@ -201,6 +211,18 @@ impl Hub {
     /// Ends everything in order. Returns the names of what did not end in time.
     pub async fn drain(self) -> Vec<String> {
         self.tasks.drain(self.grace).await
+    }
+}
+
+/// Changes a running hub's limits.
+#[derive(Clone, Debug)]
+pub struct LimitsSetter(watch::Sender<Limits>);
+
+impl LimitsSetter {
+    /// To those of this configuration. Whether they are other ones.
+    pub fn set(&self, config: &Config) -> bool {
+        let new = limits(config);
+        self.0.send_if_modified(|limits| std::mem::replace(limits, new) != new)
     }
 }
 
@@ -353,6 +375,17 @@ fn publishers(
         watch: watch.clone(),
         partition: hub.id().clone(),
         mistake: None,
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        quota_gateway: config.quotas.gateway as usize,
+        quota_tenant: config.quotas.tenant as usize,
+        quota_global: config.quotas.global as usize,
+        sessions_max: config.sessions.max as usize,
+        park_seconds: config.sessions.park_seconds,
+        member_grace_seconds: config.sessions.member_grace_seconds,
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::answers::Waiting;
 use self::openings::Openings;
@@ -26,7 +26,7 @@ pub use self::tenure::{PartitionConfig, meanwhile, run};
 use self::turns::Turns;
 use crate::clock::{Clock, Instant, every};
 use crate::delivery::frame::CloseReason;
-use crate::delivery::machine::{Effect, Machine, Outcome, WriteId};
+use crate::delivery::machine::{Effect, Limits, Machine, Outcome, WriteId};
 use crate::delivery::outbox::Outbox;
 use crate::handle::{Command, PartitionHandle, Word};
 use crate::observe::health::Component;
@@ -110,6 +110,8 @@ struct Heartbeats {
 
 struct Partition {
     machine: Machine,
+    /// What may be changed while it runs.
+    limits: watch::Receiver<Limits>,
     handle: PartitionHandle,
     source: Arc<dyn ChangeSource>,
     store: Arc<dyn Store>,
@@ -336,6 +338,10 @@ impl Partition {
     }
 
     fn keep_house(&mut self) {
+        // Whoever could change them is gone at the end.
+        if self.limits.has_changed().unwrap_or(false) {
+            self.machine.limit(*self.limits.borrow_and_update());
+        }
         self.machine.expire();
         self.machine.flush();
         self.nudge_if_idle();

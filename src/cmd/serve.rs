@@ -4,14 +4,16 @@ use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigArgs, WrongUsage};
 use crate::clock::Clock;
-use crate::hub::{Backend, Hub, StartError, signalled};
+use crate::config::Config;
+use crate::hub::{Backend, Hub, LimitsSetter, StartError, signalled};
 use crate::observe;
 use crate::observe::metrics::Metrics;
 use crate::sabotage::Sabotage;
-use crate::tasks::Tasks;
+use crate::tasks::{Kind, Tasks};
 
 /// Arguments of `streamer serve`.
 #[derive(Args, Debug)]
@@ -47,7 +49,30 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
     };
     tracing::info!(http = %hub.http, grpc = %hub.grpc, "listening");
+    let reloading = reload(args.config, config, hub.limits());
+    tasks.spawn(Kind::Housekeeping, "configuration", reloading);
     hub.run(told).await.map_err(for_exit)
+}
+
+/// Reads the configuration again with each SIGHUP and takes what may change while the hub runs.
+async fn reload(from: ConfigArgs, mut current: Config, limits: LimitsSetter) {
+    let Ok(mut told) = signal(SignalKind::hangup()) else { return };
+    while told.recv().await.is_some() {
+        let new = match from.load() {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::error!(%error, "the configuration is not taken; the hub goes on with the one it has");
+                continue;
+            }
+        };
+        let changed = limits.set(&new);
+        current = current.with_limits_of(&new);
+        let needs_restart = current != new;
+        tracing::info!(changed, needs_restart, "the configuration has been read again");
+        if needs_restart {
+            tracing::warn!("what differs beside quotas and sessions is taken with the next start only");
+        }
+    }
 }
 
 /// What the operator must change ends with status 2.

@@ -54,6 +54,16 @@ pub struct Config {
     pub embedded: Embedded,
 }
 
+impl Config {
+    /// This one with those settings of another that a running hub takes anew: quotas and what counts gateways.
+    #[must_use]
+    pub fn with_limits_of(&self, other: &Self) -> Self {
+        let Sessions { park_seconds, member_grace_seconds, max, .. } = other.sessions;
+        let sessions = Sessions { park_seconds, member_grace_seconds, max, ..self.sessions.clone() };
+        Self { quotas: other.quotas.clone(), sessions, ..self.clone() }
+    }
+}
+
 /// `[node]`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::turns::Turns;
 use super::{BACKOFF_MAX, BACKOFF_MIN, End, Heartbeats, Live, OUTCOMES_MAX, Openings, Partition, Waiting, split};
 use crate::clock::Clock;
 use crate::delivery::frame::CloseReason;
-use crate::delivery::machine::{Checkpointed, Machine, MachineConfig, Outcome, Stored, WriteId};
+use crate::delivery::machine::{Checkpointed, Limits, Machine, MachineConfig, Outcome, Stored, WriteId};
 use crate::handle::{Command, PartitionHandle};
 use crate::observe::health::Component;
 use crate::peer::{Forward, Members};
@@ -38,6 +38,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 pub struct PartitionConfig {
     /// What the machine needs to know.
     pub machine: MachineConfig,
+    /// What of that may be changed meanwhile.
+    pub limits: watch::Receiver<Limits>,
     /// Where changes come from.
     pub source: Arc<dyn ChangeSource>,
     /// Where state lives.
@@ -244,6 +246,7 @@ fn partition(config: &PartitionConfig, loaded: Loaded, fence: Fence) -> Partitio
         ownership: Ownership::Held,
         history_lost: false,
         turns: Turns::new(config),
+        limits: config.limits.clone(),
     }
 }
 
@@ -269,7 +272,8 @@ async fn load(config: &PartitionConfig, broken_off: Option<Epoch>, fence: &Fence
     }
     let stored =
         Stored { subscriptions, gateways, cursors, revision: revision.max(checkpointed.revision.unwrap_or_default()) };
-    let (machine, clock) = (config.machine.clone(), config.clock.clone());
+    let machine = config.machine.clone().within(*config.limits.borrow());
+    let clock = config.clock.clone();
     let load = move || Machine::load(machine, clock, reached, now.max(reached), checkpointed, stored);
     // A hundred thousand filters take a while to compile.
     let machine = tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?;

@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 
 use super::*;
-use crate::delivery::machine::MachineConfig;
+use tokio::sync::watch;
+
+use crate::delivery::machine::{Limits, MachineConfig};
 use crate::matching::BloomUse;
 use crate::observe::health::Health;
 use crate::position::{Epoch, PartitionId};
@@ -64,8 +66,17 @@ async fn a_source_that_does_not_answer_holds_up_nothing_else() {
     let health = Health::new(clock.clone()).component("partition");
     let (of_loop, grace) = (handle.clone(), Duration::from_secs(1));
     let source = Arc::new(Frozen);
+    let limits = Limits {
+        quota_gateway: 10,
+        quota_tenant: 10,
+        quota_global: 10,
+        sessions_max: 10,
+        park_seconds: 60,
+        member_grace_seconds: 15,
+    };
     let config = PartitionConfig {
         machine: machine(),
+        limits: watch::Sender::new(limits).subscribe(),
         source,
         store,
         tasks: tasks.clone(),

@@ -9,6 +9,7 @@ pub mod matching;
 mod nats;
 mod partitions;
 mod plot;
+mod scale;
 mod table;
 
 use std::path::PathBuf;
@@ -35,6 +36,9 @@ pub enum BenchCommand {
     /// How fast a backlog is delivered by hubs whose backend is split into more and fewer partitions
     #[command(after_help = "Example:\n  streamer bench partitions --partitions 1,2,4 --changes 100000")]
     Partitions(partitions::PartitionsArgs),
+    /// How a great installation lies on its nodes, and what its store has to bear
+    #[command(after_help = "Example:\n  streamer bench scale --clients 100000 --gateways 10 --seconds 1")]
+    Scale(scale::ScaleArgs),
     /// How fast it is found whom a change concerns, beside other ways of finding out
     #[command(
         after_help = "Example:\n  streamer bench match --workload chat,mixed --subscriptions 1000,100000 -o json"
@@ -102,6 +106,7 @@ pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Latency(args) => latency::run(args).await,
         BenchCommand::Nats(args) => nats::run(args).await,
         BenchCommand::Partitions(args) => partitions::run(args).await,
+        BenchCommand::Scale(args) => scale::run(args).await,
         // It waits for nothing, and nothing else runs in this process.
         BenchCommand::Match(args) => {
             let (entries, usual) = (&matching::contenders()[..], &matching::Workload::USUAL[..]);

@@ -150,12 +150,23 @@ pub(super) async fn run(args: ScaleArgs) -> anyhow::Result<()> {
     let (machine, bench) = (Machine::here(), "scale");
     let ScaleArgs { clients, gateways, backends, hubs, .. } = args;
     let report = Report {
-        bench, clients, gateways, backends, hubs, machine, members, member_lost, partitions, hub_lost, writes, store,
+        bench,
+        clients,
+        gateways,
+        backends,
+        hubs,
+        machine,
+        members,
+        member_lost,
+        partitions,
+        hub_lost,
+        writes,
+        store,
         storms,
     };
     match args.output.output {
         Output::Json => println!("{}", json!(report)),
-        Output::Table => print(&report),
+        Output::Text => print(&report),
     }
     Ok(())
 }
@@ -223,7 +234,9 @@ async fn rate(client: &Client, measured: Duration, operations: usize, bytes: usi
     let writing = (0_u64..).take_while(|_| began.elapsed() < measured).map(|number| {
         let mut client = client.clone();
         async move {
-            let put = |n: usize| TxnOp::put(format!("k/{}", (number as usize * operations + n) % 4_096), vec![b'x'; bytes], None);
+            let put = |n: usize| {
+                TxnOp::put(format!("k/{}", (number as usize * operations + n) % 4_096), vec![b'x'; bytes], None)
+            };
             let fenced = Compare::create_revision("fence", CompareOp::Greater, 0);
             client.txn(Txn::new().when([fenced]).and_then((0..operations).map(put).collect::<Vec<_>>())).await
         }
@@ -251,7 +264,11 @@ fn storms(args: &ScaleArgs, member: &Loss, hub: &Loss, store: &Store) -> Vec<Sto
     vec![
         storm("a gateway is lost: its clients' subscriptions move", 0, batches(member.moved.into())),
         storm("it comes back: they move again", opening(1), batches(member.moved.into())),
-        storm("a hub is lost: every gateway opens its session anew", u64::from(hub.moved) + opening(args.gateways.into()), 0),
+        storm(
+            "a hub is lost: every gateway opens its session anew",
+            u64::from(hub.moved) + opening(args.gateways.into()),
+            0,
+        ),
         storm("all clients register at once", 0, batches(args.clients.into())),
     ]
 }
@@ -285,6 +302,9 @@ fn print(report: &Report) {
         row(storm.name, format!("{} transactions, {:.1} s of etcd", storm.transactions, storm.seconds));
     }
     println!("{table}");
-    println!("\n{} clients, {} gateways, {} backends of one partition, {} hubs  ", report.clients, report.gateways, report.backends, report.hubs);
+    println!(
+        "\n{} clients, {} gateways, {} backends of one partition, {} hubs  ",
+        report.clients, report.gateways, report.backends, report.hubs
+    );
     println!("{}; etcd of one member", report.machine);
 }

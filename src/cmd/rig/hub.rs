@@ -137,6 +137,14 @@ impl Hub {
         self.process.kill().await
     }
 
+    /// SIGHUP: it reads its configuration again.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub async fn reload(&self) -> anyhow::Result<()> {
+        self.process.reload().await
+    }
+
     /// SIGSTOP.
     ///
     /// # Errors

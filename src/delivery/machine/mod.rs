@@ -122,6 +122,33 @@ pub struct MachineConfig {
     pub mistake: Option<Mistake>,
 }
 
+/// What may be changed while a machine runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// `MachineConfig::quota_gateway`.
+    pub quota_gateway: usize,
+    /// `MachineConfig::quota_tenant`.
+    pub quota_tenant: usize,
+    /// `MachineConfig::quota_global`.
+    pub quota_global: usize,
+    /// `MachineConfig::sessions_max`.
+    pub sessions_max: usize,
+    /// `MachineConfig::park_seconds`.
+    pub park_seconds: u64,
+    /// `MachineConfig::member_grace_seconds`.
+    pub member_grace_seconds: u64,
+}
+
+impl MachineConfig {
+    /// The same with these limits.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        let Limits { quota_gateway, quota_tenant, quota_global, sessions_max, park_seconds, member_grace_seconds } =
+            limits;
+        Self { quota_gateway, quota_tenant, quota_global, sessions_max, park_seconds, member_grace_seconds, ..self }
+    }
+}
+
 /// Names a write whose outcome is awaited.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct WriteId(pub u64);
@@ -295,6 +322,11 @@ impl Machine {
             counters: Counters::default(),
             scratch: Vec::new(),
         }
+    }
+
+    /// From now on these limits hold. What is there already stays, however much it is.
+    pub fn limit(&mut self, limits: Limits) {
+        self.config = self.config.clone().within(limits);
     }
 
     /// What the shell must do now.

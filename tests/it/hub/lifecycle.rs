@@ -147,6 +147,43 @@ async fn a_store_that_does_not_answer_is_waited_for() {
     site.remove().await;
 }
 
+/// Quotas change while the hub runs; a configuration that cannot be changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_takes_new_quotas_when_it_is_told_to_read_its_configuration_again() {
+    let site = Site::new().await;
+    let mut config = site.config();
+    config.quotas.gateway = 1;
+    let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), config.clone()).unwrap();
+    let mut hub = plan.start(None).unwrap();
+    hub.ready().await.unwrap();
+    let register = async |id: &str| {
+        let asked = json!({ "subscriptionId": id, "gatewayId": "g", "tenant": "t", "collection": "c" });
+        call(&plan.http_url(), Method::POST, "/v1/subscriptions", Some(&asked)).await.0
+    };
+    assert_eq!((register("a").await, register("b").await), (201, 429));
+    config.quotas.gateway = 2;
+    plan.configure(config.clone()).unwrap();
+    hub.reload().await.unwrap();
+    until("the new quota", async || (register("b").await == 201).then_some(())).await;
+    assert_eq!(register("c").await, 429);
+    // Neither nonsense nor less than there is does any harm.
+    std::fs::write(site.folder.path().join("hub.toml"), "quotas = 7").unwrap();
+    hub.reload().await.unwrap();
+    until("a word on it", async || std::fs::read_to_string(plan.log()).unwrap().contains("is not taken").then_some(()))
+        .await;
+    assert_eq!((register("a").await, register("c").await), (200, 429));
+    config.quotas.gateway = 1;
+    plan.configure(config).unwrap();
+    hub.reload().await.unwrap();
+    until("a word on it", async || {
+        (std::fs::read_to_string(plan.log()).unwrap().matches("read again").count() == 2).then_some(())
+    })
+    .await;
+    assert_eq!((register("a").await, register("b").await), (200, 200));
+    assert!(hub.terminate().await.unwrap().success());
+    site.remove().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_still_waits_can_be_told_to_end() {
     let (folder, port) = (tempfile::tempdir().unwrap(), free_port().await);
