@@ -4,7 +4,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, WrongUsage};
 use crate::clock::Clock;
@@ -37,6 +38,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         tracing::error!(?sabotage, "SABOTAGE: this hub makes a mistake on purpose and must not serve anybody");
     }
     let (tasks, clock) = (Tasks::new(), Clock::system());
+    // From here on a SIGHUP does not end the process.
+    let reloads = signal(SignalKind::hangup())?;
     let mut told = pin!(signalled());
     let starting = Hub::start(&config, Backend::Mongo, tasks.clone(), clock, Metrics::install(), args.sabotage);
     // A backend or a store that does not answer is waited for, as long as nobody says otherwise.
@@ -49,15 +52,20 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
     };
     tracing::info!(http = %hub.http, grpc = %hub.grpc, "listening");
-    let reloading = reload(args.config, config, hub.limits());
+    let reloading = reload(reloads, args.config, config, hub.limits(), tasks.shutdown_token());
     tasks.spawn(Kind::Housekeeping, "configuration", reloading);
     hub.run(told).await.map_err(for_exit)
 }
 
 /// Reads the configuration again with each SIGHUP and takes what may change while the hub runs.
-async fn reload(from: ConfigArgs, mut current: Config, limits: LimitsSetter) {
-    let Ok(mut told) = signal(SignalKind::hangup()) else { return };
-    while told.recv().await.is_some() {
+async fn reload(
+    mut told: Signal,
+    from: ConfigArgs,
+    mut current: Config,
+    limits: LimitsSetter,
+    shutdown: CancellationToken,
+) {
+    while shutdown.run_until_cancelled(told.recv()).await.flatten().is_some() {
         let new = match from.load() {
             Ok(new) => new,
             Err(error) => {

@@ -10,8 +10,6 @@ use std::time::Duration;
 
 use clap::Args;
 use comfy_table::{Table, presets};
-use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
-use futures::{StreamExt, stream};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
@@ -26,8 +24,6 @@ use crate::store::Revision;
 use crate::store::cursors::{self, CursorPage, CursorRecord};
 use crate::subscription::GatewayId;
 
-/// Writes that a hub has under way at once.
-const UNDER_WAY: usize = 64;
 /// What a subscription's record takes, with a filter of one term.
 const RECORD_BYTES: usize = 400;
 
@@ -140,11 +136,10 @@ pub(super) async fn run(args: ScaleArgs) -> anyhow::Result<()> {
     let folder = rig::folder()?;
     let etcd = Etcd::start(&rig::find("etcd", args.etcd_program.as_deref(), "STREAMER_ETCD")?, folder.path()).await?;
     let measured = Duration::from_secs(args.seconds.max(1));
-    let client = Client::connect([etcd.url()], None).await?;
     let store = Store {
-        pages: rate(&client, measured, 1, writes.page_bytes).await?,
-        batches: rate(&client, measured, limits::store_txn_operations_max - 1, RECORD_BYTES).await?,
-        records: rate(&client, measured, 1, RECORD_BYTES).await?,
+        pages: etcd.rate(measured, 1, writes.page_bytes).await?,
+        batches: etcd.rate(measured, limits::store_txn_operations_max - 1, RECORD_BYTES).await?,
+        records: etcd.rate(measured, 1, RECORD_BYTES).await?,
     };
     let storms = storms(&args, &member_lost, &hub_lost, &store);
     let (machine, bench) = (Machine::here(), "scale");
@@ -224,30 +219,6 @@ fn writes(args: &ScaleArgs, gateways: &[Arc<str>]) -> anyhow::Result<Writes> {
         // A node's own lease and those of its partitions, three times in a lease of 15 s.
         lease_renewals: f64::from(args.hubs + args.backends) / 5.0,
     })
-}
-
-/// Transactions a second of so many writes of so many bytes, under a fence, so many at once.
-async fn rate(client: &Client, measured: Duration, operations: usize, bytes: usize) -> anyhow::Result<f64> {
-    let mut fence = client.clone();
-    fence.put("fence", "it", None).await?;
-    let began = Instant::now();
-    let writing = (0_u64..).take_while(|_| began.elapsed() < measured).map(|number| {
-        let mut client = client.clone();
-        async move {
-            let put = |n: usize| {
-                TxnOp::put(format!("k/{}", (number as usize * operations + n) % 4_096), vec![b'x'; bytes], None)
-            };
-            let fenced = Compare::create_revision("fence", CompareOp::Greater, 0);
-            client.txn(Txn::new().when([fenced]).and_then((0..operations).map(put).collect::<Vec<_>>())).await
-        }
-    });
-    let mut done = 0_u64;
-    let mut writing = std::pin::pin!(stream::iter(writing).buffer_unordered(UNDER_WAY));
-    while let Some(written) = writing.next().await {
-        written?;
-        done += 1;
-    }
-    Ok(done as f64 / began.elapsed().as_secs_f64())
 }
 
 /// What each asks of the store, and how long that takes it.

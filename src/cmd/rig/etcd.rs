@@ -1,17 +1,22 @@
 //! An etcd of the rig's own: one member, or several.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context;
-use etcd_client::{Client, CompactionOptions};
+use etcd_client::{Client, CompactionOptions, Compare, CompareOp, Txn, TxnOp};
+use futures::{StreamExt, stream};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::process::{Process, free_port};
 
 /// How long it may take to start, on a busy machine.
 const START: Duration = Duration::from_secs(60);
+/// Transactions under way at once, and keys that are written again and again, when it is measured.
+const UNDER_WAY: usize = 64;
+const KEYS: usize = 4_096;
 /// How long a member may take to say who leads.
 const ASKING: Duration = Duration::from_secs(5);
 
@@ -138,6 +143,31 @@ impl Etcd {
             self.compacted = revision;
         }
         Ok(())
+    }
+
+    /// How many transactions a second it takes, of so many writes of so many bytes each under one condition, with as
+    /// many under way as a hub has.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub async fn rate(&self, measured: Duration, operations: usize, bytes: usize) -> anyhow::Result<f64> {
+        let mut client = Client::connect(self.urls(), None).await?;
+        client.put("fence", "it", None).await?;
+        let began = Instant::now();
+        let writing = (0_usize..).take_while(|_| began.elapsed() < measured).map(|number| {
+            let mut client = client.clone();
+            let key = move |n: usize| format!("k/{}", (number * operations + n) % KEYS);
+            let puts: Vec<_> = (0..operations).map(|n| TxnOp::put(key(n), vec![b'x'; bytes], None)).collect();
+            let fenced = Compare::create_revision("fence", CompareOp::Greater, 0);
+            async move { client.txn(Txn::new().when([fenced]).and_then(puts)).await }
+        });
+        let mut done = 0_u32;
+        let mut writing = pin!(stream::iter(writing).buffer_unordered(UNDER_WAY));
+        while let Some(written) = writing.next().await {
+            written?;
+            done += 1;
+        }
+        Ok(f64::from(done) / began.elapsed().as_secs_f64())
     }
 
     async fn leader(&self) -> anyhow::Result<usize> {

@@ -155,7 +155,7 @@ impl Machine {
     }
 
     /// A lane's catch-ups as cursors name them.
-    fn named(&self, lane: &Lane) -> CatchUps {
+    pub(super) fn named(&self, lane: &Lane) -> CatchUps {
         let mut progress = CatchUps::default();
         for (_, member) in &lane.members {
             let sub = &self.subs[member.sub.0 as usize];
@@ -177,11 +177,12 @@ impl Machine {
         if let Some(extra) = &mut session.extra
             && extra.remove(index)
         {
-            // From here on cursors do not name it.
-            session.outbox.push(Item::Extra(self.named(extra)));
+            // Many may go one after the other: cursors name who is left from the next step on.
+            extra.is_misnamed = true;
             if extra.len() == 0 {
                 self.alight(gateway, LaneName::Extra, extra);
                 session.extra = None;
+                session.outbox.push(Item::Extra(CatchUps::default()));
             }
         }
         session.outbox.push(Item::Unblocked(index));

@@ -36,6 +36,9 @@ impl Machine {
             if main_live && extra.mode == Mode::Waiting {
                 extra.mode = Mode::Window;
             }
+            if std::mem::take(&mut extra.is_misnamed) {
+                session.outbox.push(Item::Extra(self.named(extra)));
+            }
             self.step_lane(&session.outbox, extra, LaneName::Extra, budget);
             let is_level = extra.at == self.reached && session.main.at <= self.reached;
             if main_live && is_level && extra.mode == Mode::Window && self.is_ripe(extra) {

@@ -346,8 +346,11 @@ impl Machine {
             if let Some(group) = self.groups.get_mut(&self.subs[index.0 as usize].key.gateway) {
                 group.lay_out();
             }
-            let lost_from = self.lost_before(from);
+            let lost_from = self.lost_before(from).filter(|_| self.is_from_break(floor));
             let sub = &self.subs[index.0 as usize];
+            // Not heard yet by who had it until now.
+            let unheard = sub.assigned.as_ref().and_then(|assigned| assigned.lost_from).filter(|_| floor <= birth);
+            let lost_from = unheard.or(lost_from);
             let group = self.groups.get(&sub.key.gateway);
             let to = group.and_then(|group| group.member_at(*group.subs.get(&index)?));
             let Some((member, to)) = to.filter(|(_, to)| *to != sub.gateway) else {
@@ -377,8 +380,17 @@ impl Machine {
     /// What comes before where history goes on after a break is lost, and this gateway has not been told so yet.
     fn lost_before(&self, index: GatewayIndex) -> Option<Position> {
         let gateway = &self.gateways[index.0];
+        if self.is_broken_off(gateway.place.position) {
+            return Some(gateway.place.position);
+        }
+        // Since then it stands after the break: from where is not known any more.
         let owed = gateway.still_owed(gateway.owed).filter(|owed| owed.reason == ResyncReason::Restored);
-        (owed.is_some() || self.is_broken_off(gateway.place.position)).then_some(gateway.place.position)
+        owed.map(|_| Position::default())
+    }
+
+    /// Whether whoever is served from here has had nothing since history broke off.
+    fn is_from_break(&self, floor: Position) -> bool {
+        self.checkpoint.stored.restored.is_some_and(|restored| floor <= restored)
     }
 
     /// What its new member is told of a subscription, again until it is known to have had something of it.
@@ -386,7 +398,11 @@ impl Machine {
         let sub = &self.subs[index.0 as usize];
         let from = sub.assigned.as_ref()?.lost_from?;
         let reason = (ResyncReason::HistoryLost, None);
-        Some(resync_item(&self.subs, LaneName::Joining, (from, sub.birth.0), reason, [index]))
+        let mut item = resync_item(&self.subs, LaneName::Joining, (from, sub.birth.0), reason, [index]);
+        if let Item::Resync(resync) = &mut item {
+            resync.from = resync.from.filter(|from| *from != Position::default());
+        }
+        Some(item)
     }
 
     /// What goes elsewhere, to a session that has not been told: the one before may not have heard it.
@@ -428,6 +444,8 @@ impl Machine {
             sub.revision = revision;
             sub.lane = SubLane::Main;
             self.gateways[to.0].subs.insert(index);
+            // Others may live by now.
+            self.look_again(index);
             by_target.entry(to).or_default().push((index, floor));
         }
         for (to, subs) in by_target {

@@ -51,13 +51,15 @@ pub(super) struct Lane {
     pub(super) matcher: Matcher,
     pub(super) members: Slab<Member>,
     pub(super) by_sub: HashMap<SubscriptionIndex, Vec<usize>>,
+    /// Somebody has left it whom cursors still name.
+    pub(super) is_misnamed: bool,
 }
 
 impl Lane {
     pub(super) fn new(mode: Mode, at: Position, clock: &Clock) -> Self {
         let (members, by_sub) = (Slab::new(), HashMap::new());
         let matcher = Matcher::watched(BloomUse::Off, clock.clone(), 0);
-        Self { mode, at, matcher, members, by_sub }
+        Self { mode, at, matcher, members, by_sub, is_misnamed: false }
     }
 
     /// Those whose filters took more time than one may.
@@ -172,7 +174,8 @@ impl Lane {
             before.is_none_or(|before| members.iter().any(|member| self.members[*member].floor < before))
         };
         let of = self.by_sub.iter().filter(|(_, members)| began(members)).map(|(index, _)| *index);
-        let is_due = |sub: &Sub| sub.held().is_none_or(|held| gap.position <= held) && concerned(gap, sub).is_some();
+        // Of what lies in part beyond where it is held the next member is told as well.
+        let is_due = |sub: &Sub| sub.held().is_none_or(|held| range.0 < held) && concerned(gap, sub).is_some();
         let of: Vec<_> = of.filter(|index| is_due(&subs[index.0 as usize])).collect();
         if of.is_empty() {
             return Vec::new();

@@ -251,7 +251,9 @@ impl Machine {
         let place = gateway.place.clone();
         let all_served = self.gateways[index.0].subs.iter().all(|sub| {
             let sub = &self.subs[sub.0 as usize];
-            sub.parked.is_some() || (self.floor(sub, &place) >= place.position && !sub.is_unripe(reached))
+            let floor = self.floor(sub, &place);
+            let is_unheard = floor <= sub.birth.0 && sub.assigned.as_ref().is_some_and(|it| it.lost_from.is_some());
+            sub.parked.is_some() || (floor >= place.position && !sub.is_unripe(reached) && !is_unheard)
         });
         let gateway = &mut self.gateways[index.0];
         let is_continuous = place.position >= reached && place.position.epoch == reached.epoch;

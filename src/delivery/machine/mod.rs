@@ -480,7 +480,7 @@ impl Machine {
     fn concerned(&self, index: GatewayIndex, gap: &Gap) -> impl Iterator<Item = SubscriptionIndex> {
         self.gateways[index.0].subs.iter().copied().filter(move |sub| {
             let sub = &self.subs[sub.0 as usize];
-            let is_due = sub.held().is_none_or(|held| gap.position <= held);
+            let is_due = sub.held().is_none_or(|held| gap.position <= held) && !sub.is_of_another(gap.position);
             is_due && sub.is_active() && sub.lane == SubLane::Main && concerned(gap, sub).is_some()
         })
     }

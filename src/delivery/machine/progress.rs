@@ -210,7 +210,10 @@ impl Machine {
         }
         let is_unknown = |name: &Revision| !names.contains(name);
         if place.unfinished.keys().any(is_unknown) {
-            let gone = self.gone_elsewhere(index);
+            // Unless one that is still here may have had the name, and has another by now.
+            let mut own = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0 as usize]);
+            let is_renamed = own.any(|sub| sub.birth.1 <= place.known && sub.start_revision > place.known);
+            let gone = if is_renamed { HashSet::new() } else { self.gone_elsewhere(index) };
             place.unfinished.retain(|name, _| !(is_unknown(name) && gone.contains(name)));
         }
         if place.unfinished.keys().any(is_unknown) {

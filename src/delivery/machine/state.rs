@@ -280,6 +280,12 @@ impl Sub {
         self.current().from < at
             && self.replacing().is_none_or(|next| self.parked.is_some() || at <= next.from)
             && self.held().is_none_or(|held| at <= held)
+            && !self.is_of_another(at)
+    }
+
+    /// An earlier member has had this.
+    pub(super) fn is_of_another(&self, at: Position) -> bool {
+        self.assigned.is_some() && at <= self.birth.0
     }
 }
 

@@ -28,7 +28,8 @@ fn requests_of_the_wrong_shape() {
         (json!({"gatewayId": null}), "gatewayId"),
         (json!({"gatewayId": "ä"}), "gatewayId"),
         (json!({"group": "edge"}), "group"),
-        (json!({"group": "edge", "gatewayId": null}), "group"),
+        (json!({"group": 1, "gatewayId": null}), "group"),
+        (json!({"group": "a/b", "gatewayId": null}), "group"),
         (json!({"tenant": null}), "tenant"),
         (json!({"tenant": ""}), "tenant"),
         (json!({"tenant": "/a"}), "tenant"),
@@ -81,7 +82,7 @@ fn requests_of_the_wrong_shape() {
     for other in [json!(null), json!([]), json!("x"), json!(1)] {
         assert_eq!(Spec::from_json(&other).expect_err("no object").code, Code::InvalidRequest);
     }
-    assert!(refused(json!({"group": "edge"}), Code::InvalidRequest, "group").detail.contains("not served yet"));
+    assert!(refused(json!({"group": "edge"}), Code::InvalidRequest, "group").detail.contains("not both"));
     for cursor in ["", "a b", "ä", &"x".repeat(4097)] {
         refused(json!({"startAt": {"cursor": cursor}}), Code::InvalidCursor, "startAt.cursor");
     }

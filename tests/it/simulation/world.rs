@@ -20,6 +20,7 @@ use streamer::handle::{GatewayView, Hello, Transport};
 use streamer::matching::BloomUse;
 use streamer::matching::Filter;
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
+use streamer::ring::Ring;
 use streamer::source::{Batch, Event, Gap, SourceError};
 use streamer::store::checkpoint::{self, CheckpointRecord};
 use streamer::store::subscriptions::SubscriptionRecord;
@@ -738,7 +739,20 @@ impl World {
         let end = end.max(self.at(self.time - 5, 0));
         let all_told =
             self.clients.iter().all(|client| client.progress.is_some_and(|(p, behind)| p > end && behind == 0));
-        all_live && all_told && self.machine.checkpoint() > end
+        all_live && all_told && self.is_laid_out() && self.machine.checkpoint() > end
+    }
+
+    /// What of a group is served is where the ring of all its members has it.
+    fn is_laid_out(&self) -> bool {
+        let members = self.ids.iter().filter_map(|id| id.in_group()).map(|(_, member)| Arc::from(member));
+        let ring = Ring::new(members);
+        let partition = PartitionId::new("default", 0);
+        self.store.lives.iter().filter(|life| !life.removed).all(|life| {
+            let entry = self.store.get(&subscriptions::key(&partition, &life.key)).expect("it lives");
+            let record = SubscriptionRecord::decode(&entry.value).unwrap();
+            let member = ring.member(&format!("{}{}", life.key.gateway, life.key.id));
+            record.parked.is_some() || record.assigned.map(|it| it.member).as_deref() == member.map(|it| &**it)
+        })
     }
 
     fn check_all(&self) -> Result<(), String> {
