@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use streamer::change::ResyncReason;
 use streamer::clock::Clock;
+use streamer::cursor::{Place, Serial};
 use streamer::delivery::frame::Frame;
 use streamer::delivery::machine::{
     Answer, Checkpointed, Effect, Machine, MachineConfig, Outcome, Stored, Waiter, WriteId,
@@ -18,6 +19,9 @@ use streamer::matching::Filter;
 use streamer::position::{ClusterTime, Epoch, PartitionId, Position};
 use streamer::ring::Ring;
 use streamer::source::{Batch, Event};
+use streamer::store::cursors::{self, CursorPage, CursorRecord};
+use streamer::store::gateways::{self, GatewayRecord};
+use streamer::store::subscriptions::{AssignedRecord, SubscriptionRecord};
 use streamer::store::{Entry, Revision, Write, subscriptions};
 use streamer::subscription::{GatewayId, Name, Spec, SubscriptionKey};
 
@@ -373,4 +377,62 @@ fn only_the_share_of_one_that_goes_moves_and_it_comes_back_the_same_way() {
     sessions[3] = rig.open("m3", None);
     rig.pass(10);
     assert_eq!(holders(&rig), before);
+}
+
+/// After a crash the loop stands before what an earlier member has acked. That is no business of the one that has it now,
+/// wherever it stands itself.
+#[test]
+fn what_an_earlier_member_has_had_does_not_come_live_to_the_next_one() {
+    let assigned = AssignedRecord {
+        member: "b".into(),
+        from: Position { ordinal: 1, ..at(50) },
+        revision: None,
+        redelivered_until: None,
+        names_before: Vec::new(),
+        lost_from: None,
+    };
+    let stored = SubscriptionRecord {
+        start: assigned.from,
+        assigned: Some(assigned),
+        ..record(asked("s0").to_stored(), at(10))
+    };
+    let entry = Entry {
+        key: subscriptions::key(&PartitionId::new("default", 0), &key("s0")),
+        value: stored.encode(),
+        revision: Revision(5),
+    };
+    let page = CursorPage {
+        cursors: [(
+            member("b").to_string(),
+            CursorRecord::new(
+                Revision(4),
+                Serial::default(),
+                &Place { position: at(40), known: Revision(5), ..Place::default() },
+                true,
+                0,
+            ),
+        )]
+        .into(),
+        write: 1,
+    };
+    let gateway = GatewayRecord { incarnation: Some(Revision(4)), ..GatewayRecord::default() };
+    let partition = PartitionId::new("default", 0);
+    let of_store = |key, value| Entry { key, value, revision: Revision(5) };
+    let stored = Stored {
+        subscriptions: vec![entry],
+        gateways: vec![of_store(gateways::key(&partition, &member("b")), gateway.encode())],
+        cursors: vec![of_store(cursors::key(&partition, cursors::page_of(&member("b"))), page.encode())],
+        revision: Revision(6),
+    };
+    let checkpoint = Checkpointed { position: at(40), ..Checkpointed::default() };
+    let clock = Clock::manual();
+    let machine = Machine::load(config(), clock.clone(), at(40), at(40), checkpoint, stored).expect("loads");
+    let mut rig = Rig::of(machine, clock, 47);
+    let outbox = rig.open("b", None);
+    rig.write();
+    rig.write();
+    assert_eq!(rig.second, 51);
+    assert_eq!(changes(&outbox.take(usize::MAX)), 0, "at 48 and at 50: acked by another");
+    rig.write();
+    assert_eq!(changes(&outbox.take(usize::MAX)), 1);
 }
