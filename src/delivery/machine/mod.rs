@@ -468,9 +468,15 @@ impl Machine {
             self.freeze(index, if is_on_it { self.before_gap.min(below) } else { below });
             let gateway = &self.gateways[index.0];
             let live = gateway.session.as_ref().is_some_and(|session| session.main.is_live());
-            if live {
+            // Of what is held the next member is told; or this one, if it stays.
+            let is_due = |sub: &SubscriptionIndex| {
+                let held = self.subs[sub.0 as usize].held();
+                held.is_none_or(|held| gap.position <= held)
+            };
+            let due: Vec<SubscriptionIndex> = concerned.into_iter().filter(is_due).collect();
+            if live && !due.is_empty() {
                 let (from, to) = (gap.from(), gap.position);
-                let item = resync_item(&self.subs, LaneName::Main, (from, to), (gap.reason, Some(&gap)), concerned);
+                let item = resync_item(&self.subs, LaneName::Main, (from, to), (gap.reason, Some(&gap)), due);
                 self.push_all(index, vec![advancing(item, is_last)]);
             }
         }
@@ -480,8 +486,10 @@ impl Machine {
     fn concerned(&self, index: GatewayIndex, gap: &Gap) -> impl Iterator<Item = SubscriptionIndex> {
         self.gateways[index.0].subs.iter().copied().filter(move |sub| {
             let sub = &self.subs[sub.0 as usize];
-            let is_due = sub.held().is_none_or(|held| gap.position <= held) && !sub.is_of_another(gap.position);
-            is_due && sub.is_active() && sub.lane == SubLane::Main && concerned(gap, sub).is_some()
+            !sub.is_of_another(gap.position)
+                && sub.is_active()
+                && sub.lane == SubLane::Main
+                && concerned(gap, sub).is_some()
         })
     }
 

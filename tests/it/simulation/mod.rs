@@ -93,7 +93,9 @@ fn every_interleaving_keeps_the_contract() {
 #[test]
 fn members_of_a_group_share_every_change() {
     let (from, to) = seeds();
-    if let Some((seed, broken)) = first_failure(Cast::Members, from, to, None) {
+    // A gap passed while a move was on its way that came to nothing.
+    let found = first_failure(Cast::Members, 16_148, 16_149, None);
+    if let Some((seed, broken)) = found.or_else(|| first_failure(Cast::Members, from, to, None)) {
         panic!("seed {seed}: {broken}");
     }
 }
