@@ -62,6 +62,11 @@ impl Group {
         self.subs.len()
     }
 
+    /// Those who live.
+    pub(super) fn members(&self) -> impl Iterator<Item = GatewayIndex> {
+        self.members.values().copied()
+    }
+
     /// All of its subscriptions.
     pub(super) fn subs(&self) -> impl Iterator<Item = SubscriptionIndex> {
         self.subs.keys().copied()
@@ -199,7 +204,7 @@ impl Machine {
         };
         group.lay_out();
         let Some(group) = self.groups.get(id) else { return };
-        let live: HashSet<GatewayIndex> = group.members.values().copied().collect();
+        let live: HashSet<GatewayIndex> = group.members().collect();
         let mut revoked: BTreeMap<GatewayIndex, Vec<SubscriptionIndex>> = BTreeMap::new();
         let (mut free, mut told, mut later) = (Vec::new(), 0, false);
         for (index, point) in &group.subs {
@@ -294,12 +299,16 @@ impl Machine {
         floors.min().map_or(lane.at, |floor| floor.max(lane.at))
     }
 
+    /// What waits for acks: of one gateway, or of all.
+    fn revoking_of(&self, of: Option<GatewayIndex>) -> impl Iterator<Item = &(GatewayIndex, SubscriptionIndex)> {
+        let (first, last) = (of.unwrap_or(GatewayIndex(0)), of.unwrap_or(GatewayIndex(usize::MAX)));
+        self.revoking.range((first, SubscriptionIndex(0))..=(last, SubscriptionIndex(u32::MAX)))
+    }
+
     /// What was revoked and is acked, or has waited long enough, goes: of one gateway, or of all.
     pub(super) fn finish_revocations(&mut self, of: Option<GatewayIndex>) {
         let mut by_gateway: BTreeMap<GatewayIndex, Vec<SubscriptionIndex>> = BTreeMap::new();
-        let (first, last) = (of.unwrap_or(GatewayIndex(0)), of.unwrap_or(GatewayIndex(usize::MAX)));
-        let all = (first, SubscriptionIndex(0))..=(last, SubscriptionIndex(u32::MAX));
-        for (gateway, index) in self.revoking.range(all) {
+        for (gateway, index) in self.revoking_of(of) {
             by_gateway.entry(*gateway).or_default().push(*index);
         }
         let now = self.clock.now();
@@ -407,8 +416,7 @@ impl Machine {
 
     /// What goes elsewhere, to a session that has not been told: the one before may not have heard it.
     pub(super) fn say_revoked(&mut self, index: GatewayIndex) {
-        let held = self.revoking.range((index, SubscriptionIndex(0))..=(index, SubscriptionIndex(u32::MAX)));
-        let ids = held.map(|(_, sub)| self.subs[sub.0 as usize].key.id.clone());
+        let ids = self.revoking_of(Some(index)).map(|(_, sub)| self.subs[sub.0 as usize].key.id.clone());
         let subscription_ids: Vec<_> = ids.collect();
         if !subscription_ids.is_empty() {
             self.push_all(index, vec![Item::Revoked(Reassigned { subscription_ids })]);

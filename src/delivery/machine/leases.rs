@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::groups::no_group;
+use super::groups::{Group, no_group};
 use super::registry::{busy, no_subscription, packed, registered};
 use super::state::{GatewayIndex, Pending, RecordState, Sub, WriteKind};
 use super::{Machine, Mistake};
@@ -170,12 +170,11 @@ impl Machine {
         let before_ms = self.clock.wall().timestamp_millis() - park.as_millis() as i64;
         let is_over = |sub: &Sub| matches!(sub.parked, Some((_, _, at_ms)) if at_ms < before_ms);
         let mut gone = BTreeSet::new();
-        let members: BTreeSet<GatewayId> =
-            self.gateways.iter().map(|(_, gateway)| &gateway.id).filter(|id| self.is_member(id)).cloned().collect();
+        let members: BTreeSet<GatewayIndex> = self.groups.values().flat_map(Group::members).collect();
         for (index, gateway) in &mut self.gateways {
             // A publisher's session says nothing of its gateway.
             let is_there = gateway.session.as_ref().is_some_and(|it| it.transport.mode() == DeliveryMode::Stream);
-            let is_away = !is_there && gateway.record == RecordState::Free && !members.contains(&gateway.id);
+            let is_away = !is_there && gateway.record == RecordState::Free && !members.contains(&GatewayIndex(index));
             let is_empty = gateway.subs.is_empty();
             if !is_away || !is_empty {
                 gateway.idle = None;
