@@ -163,26 +163,13 @@ fn limit(text: &str) -> Result<usize, Problem> {
     number.ok_or_else(|| invalid(format!("`limit` is 1 to {}", limits::page_items_max)).at("limit"))
 }
 
-/// A place in the list. Opaque to clients; names have no `/`.
+/// A place in the list, opaque to clients.
 fn token(key: &SubscriptionKey) -> String {
-    let (kind, owner) = match key.gateway.in_group() {
-        Some((group, _)) => ("m", group),
-        None => ("g", key.gateway.as_str()),
-    };
-    URL_SAFE_NO_PAD.encode(format!("{kind}/{owner}/{}", key.id))
+    URL_SAFE_NO_PAD.encode(key.to_text())
 }
 
 fn read_token(token: &str) -> Option<SubscriptionKey> {
-    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-    let (kind, rest) = text.split_once('/')?;
-    let (owner, id) = rest.split_once('/')?;
-    let owner = Name::new(owner).ok()?;
-    let gateway = match kind {
-        "g" => owner,
-        "m" => Name::group(&owner),
-        _ => return None,
-    };
-    Some(SubscriptionKey { gateway, id: Name::new(id).ok()? })
+    SubscriptionKey::parse(&String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?)
 }
 
 /// `GET /v1/gateways/{gateway}/subscriptions/{subscription}`.

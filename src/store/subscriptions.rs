@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Key, Revision};
 use crate::position::{PartitionId, Position};
-use crate::subscription::{GatewayId, SubscriptionId, SubscriptionKey};
+use crate::subscription::SubscriptionKey;
 
 /// A subscription as stored. A revision that is `None` is the record's own: it is not known before it
 /// has been written.
@@ -122,26 +122,14 @@ pub fn prefix(partition: &PartitionId) -> String {
     format!("subs/{partition}/")
 }
 
-/// Where a subscription is stored. Names hold no `/`.
+/// Where a subscription is stored.
 pub fn key(partition: &PartitionId, subscription: &SubscriptionKey) -> Key {
-    let (kind, owner) = match subscription.gateway.in_group() {
-        Some((group, _)) => ("m", group),
-        None => ("g", subscription.gateway.as_str()),
-    };
-    Key(format!("{}{kind}/{owner}/{}", prefix(partition), subscription.id))
+    Key(format!("{}{}", prefix(partition), subscription.to_text()))
 }
 
 /// The reverse of [`key`].
 pub fn parse_key(partition: &PartitionId, key: &Key) -> Option<SubscriptionKey> {
-    let (kind, rest) = key.0.strip_prefix(&prefix(partition))?.split_once('/')?;
-    let (owner, id) = rest.split_once('/')?;
-    let owner = GatewayId::new(owner).ok()?;
-    let gateway = match kind {
-        "g" => owner,
-        "m" => GatewayId::group(&owner),
-        _ => return None,
-    };
-    Some(SubscriptionKey { gateway, id: SubscriptionId::new(id).ok()? })
+    SubscriptionKey::parse(key.0.strip_prefix(&prefix(partition))?)
 }
 
 super::stored_as_json!(SubscriptionRecord);

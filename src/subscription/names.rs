@@ -98,6 +98,30 @@ pub struct SubscriptionKey {
     pub id: SubscriptionId,
 }
 
+impl SubscriptionKey {
+    /// As text: `g/<gateway>/<subscription>`, of a group `m/<group>/<subscription>`. Names hold no `/`.
+    pub fn to_text(&self) -> String {
+        let (kind, owner) = match self.gateway.in_group() {
+            Some((group, _)) => ("m", group),
+            None => ("g", self.gateway.as_str()),
+        };
+        format!("{kind}/{owner}/{}", self.id)
+    }
+
+    /// The reverse of [`Self::to_text`].
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, rest) = text.split_once('/')?;
+        let (owner, id) = rest.split_once('/')?;
+        let owner = Name::new(owner).ok()?;
+        let gateway = match kind {
+            "g" => owner,
+            "m" => Name::group(&owner),
+            _ => return None,
+        };
+        Some(Self { gateway, id: Name::new(id).ok()? })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
