@@ -30,16 +30,24 @@ macro_rules! metrics {
 
 metrics! {
     BUILD_INFO = "streamer_build_info", Gauge, Count, "Always 1; the label `version` says what is running.";
+    COMPONENT_STATUS = "streamer_component_status", Gauge, Count, "How a part fares: 0 ok, 1 degraded, 2 failing, by `component`.";
+    CONFIG_RELOADS = "streamer_config_reloads_total", Counter, Count, "Times that configuration, tokens or certificates were read again, by `what` (config, tokens, tls) and `outcome` (taken, refused).";
+    REFUSED_CALLERS = "streamer_refused_callers_total", Counter, Count, "Calls without a good token or without leave, by `listener` (http, grpc) and `reason` (unauthenticated, forbidden).";
 
     SOURCE_CHANGES = "streamer_source_changes_total", Counter, Count, "Changes read from a backend, by `partition`.";
     SOURCE_BYTES = "streamer_source_bytes_total", Counter, Bytes, "Their size in memory, by `partition`.";
     SOURCE_RECONNECTS = "streamer_source_reconnects_total", Counter, Count, "Readings begun again after an error, by `partition`.";
-    SOURCE_LOOKUPS = "streamer_source_lookups_total", Counter, Count, "Documents looked up because no post-image was recorded, by `partition`.";
-    RESYNCS = "streamer_resyncs_total", Counter, Count, "Resyncs that had to be told, by `partition` and `reason`.";
+    RESYNCS = "streamer_resyncs_total", Counter, Count, "Resyncs that had to be told, by `partition`.";
+    PARTITION_OWNED = "streamer_partition_owned", Gauge, Count, "1 at the node that owns the partition, 0 at others, by `partition`. The other metrics of a partition are its owner's.";
+    PARTITION_STATE = "streamer_partition_state", Gauge, Count, "1 for the state that it is in, 0 for others, by `partition` and `state` (reading, catching_up, paused, backoff, history_lost).";
     PARTITION_LAG = "streamer_partition_lag_seconds", Gauge, Seconds, "How far a partition is behind its backend, by `partition`.";
-    PARTITION_LAG_CHANGES = "streamer_partition_lag_changes", Gauge, Count, "The same in changes, where known, by `partition`.";
     OPLOG_HEADROOM = "streamer_oplog_headroom_seconds", Gauge, Seconds, "How much longer the checkpoint can be read from, by `partition`.";
     WINDOW_BYTES = "streamer_window_bytes", Gauge, Bytes, "Recent changes kept in memory, by `partition`.";
+
+    LATENCY_READ = "streamer_latency_commit_to_read_seconds", Histogram, Seconds, "From a change's wall time at the backend (whose clock it is) to its being read, by `partition`; the newest of each batch.";
+    LATENCY_MATCHED = "streamer_latency_read_to_matched_seconds", Histogram, Seconds, "From there to its having been matched and queued, by `partition`.";
+    LATENCY_SENT = "streamer_latency_matched_to_sent_seconds", Histogram, Seconds, "From there to its being handed to the transport, live only, by `partition`.";
+    LATENCY_ACKED = "streamer_latency_sent_to_acked_seconds", Histogram, Seconds, "From there to its ack, by `partition`; one message a session at a time is followed.";
 
     MATCHES = "streamer_matches_total", Counter, Count, "Pairs of a change and a subscription that it concerns, by `partition`.";
     MATCH_CANDIDATES = "streamer_match_candidates_total", Counter, Count, "Filters evaluated because an index led to them, by `partition`.";
@@ -48,18 +56,19 @@ metrics! {
     BLOOM_FALSE_POSITIVE_RATE = "streamer_bloom_false_positive_ratio", Gauge, Count, "The share of absent keys that it let through since start, by `partition`.";
     SHADOW_CHECKS = "streamer_shadow_checks_total", Counter, Count, "Evaluations repeated by the reference, by `partition`.";
     SHADOW_DIFFERENCES = "streamer_shadow_differences_total", Counter, Count, "Those that came out differently: each is a bug, by `partition`.";
-    MATCH_TIME = "streamer_match_seconds", Histogram, Seconds, "Time to match one batch of changes, by `partition`.";
-    SUBSCRIPTIONS = "streamer_subscriptions", Gauge, Count, "Subscriptions, by `state` (live, catching_up, parked).";
+    SUBSCRIPTIONS = "streamer_subscriptions", Gauge, Count, "Subscriptions, by `partition` and `state` (live, catching_up, parked).";
+    PARKED_TOO_COSTLY = "streamer_parked_too_costly_total", Counter, Count, "Subscriptions parked because their filter proved too dear, by `partition`.";
     REGISTRATIONS = "streamer_registrations_total", Counter, Count, "Registrations answered, by `code` (created, unchanged, or the problem's).";
 
-    SESSIONS = "streamer_sessions", Gauge, Count, "Connected gateways, by `transport`.";
-    DELIVERED_CHANGES = "streamer_delivered_changes_total", Counter, Count, "Change messages written to gateways, by `transport`.";
-    DELIVERED_BYTES = "streamer_delivered_bytes_total", Counter, Bytes, "Bytes written to gateways, by `transport`.";
-    DELIVERY_TIME = "streamer_delivery_seconds", Histogram, Seconds, "From a change's wall time at the backend to its being written, live only, by `transport`.";
-    OUTBOX_BYTES = "streamer_outbox_bytes", Gauge, Bytes, "What waits for gateways, in all.";
-    OVERFLOWS = "streamer_overflows_total", Counter, Count, "Sessions turned to a catch-up because they were too slow.";
-    CATCHUPS = "streamer_catchups", Gauge, Count, "Catch-ups in progress.";
-    ACKS = "streamer_acks_total", Counter, Count, "Acks that moved a cursor.";
+    GATEWAYS = "streamer_gateways", Gauge, Count, "Gateways, by `partition` and `state` (live, catching_up, offline, parked).";
+    GATEWAY_LAG_MAX = "streamer_gateway_lag_max_seconds", Gauge, Seconds, "How far the durable cursor of the slowest connected gateway is behind, by `partition`.";
+    SESSIONS = "streamer_sessions", Gauge, Count, "Connected gateways, by `partition`.";
+    DELIVERED_CHANGES = "streamer_delivered_changes_total", Counter, Count, "Change messages handed to gateways' outboxes, by `partition`.";
+    DELIVERED_BYTES = "streamer_delivered_bytes_total", Counter, Bytes, "Their size in outboxes, by `partition`.";
+    OUTBOX_BYTES = "streamer_outbox_bytes", Gauge, Bytes, "What waits for gateways, by `partition`.";
+    OVERFLOWS = "streamer_overflows_total", Counter, Count, "Sessions turned to a catch-up because they were too slow, by `partition`.";
+    CATCHUPS = "streamer_catchups", Gauge, Count, "Catch-ups in progress, by `partition`.";
+    ACKS = "streamer_acks_total", Counter, Count, "Acks taken, by `partition`.";
 
     NATS_PUBLISHES = "streamer_nats_publishes_total", Counter, Count, "Messages handed to NATS, each time that they were.";
     NATS_RETRIES = "streamer_nats_retries_total", Counter, Count, "Those of them that were handed over again.";
@@ -177,15 +186,15 @@ mod tests {
         metrics::with_local_recorder(&recorder, || {
             describe();
             counter!(MATCHES, "partition" => "default/0").increment(3);
-            histogram!(MATCH_TIME, "partition" => "default/0").record(0.002);
+            histogram!(LATENCY_MATCHED, "partition" => "default/0").record(0.002);
         });
         let text = handle.render();
         for line in [
             "# TYPE streamer_matches_total counter",
             "# HELP streamer_matches_total Pairs of a change",
             "streamer_matches_total{partition=\"default/0\"} 3",
-            "streamer_match_seconds_bucket{partition=\"default/0\",le=\"0.001\"} 0",
-            "streamer_match_seconds_bucket{partition=\"default/0\",le=\"0.0025\"} 1",
+            "streamer_latency_read_to_matched_seconds_bucket{partition=\"default/0\",le=\"0.001\"} 0",
+            "streamer_latency_read_to_matched_seconds_bucket{partition=\"default/0\",le=\"0.0025\"} 1",
             "streamer_build_info{version=",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
