@@ -1,20 +1,21 @@
 //! `streamer serve`: the hub.
 
+use std::future::pending;
 use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
+use metrics::counter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, WrongUsage};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hub::{Backend, Hub, LimitsSetter, StartError, signalled};
 use crate::observe;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{CONFIG_RELOADS, Metrics};
 use crate::sabotage::Sabotage;
-use crate::tasks::{Kind, Tasks};
+use crate::tasks::Tasks;
 
 /// Arguments of `streamer serve`.
 #[derive(Args, Debug)]
@@ -27,59 +28,107 @@ pub struct ServeArgs {
     pub sabotage: Option<Sabotage>,
 }
 
-/// Runs the hub until it is told to end.
+/// Runs the hub until it is told to end, anew wherever SIGHUP finds settings that a running one cannot take.
 ///
 /// # Errors
 /// A bad configuration, or a part that failed for good.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let config = args.config.load()?;
+    let mut config = args.config.load()?;
     observe::log::init(config.log.format, &config.log.filter).map_err(WrongUsage)?;
     if let Some(sabotage) = args.sabotage {
         tracing::error!(?sabotage, "SABOTAGE: this hub makes a mistake on purpose and must not serve anybody");
     }
-    let (tasks, clock) = (Tasks::new(), Clock::system());
     // From here on a SIGHUP does not end the process.
-    let reloads = signal(SignalKind::hangup())?;
+    let mut reloads = signal(SignalKind::hangup())?;
     let mut told = pin!(signalled());
-    let starting = Hub::start(&config, Backend::Mongo, tasks.clone(), clock, Metrics::install(), args.sabotage);
-    // A backend or a store that does not answer is waited for, as long as nobody says otherwise.
-    let hub = tokio::select! {
-        hub = starting => hub.map_err(for_exit)?,
-        () = &mut told => {
-            tracing::info!("told to end before it had started");
-            tasks.drain(Duration::from_secs(config.shutdown.grace_seconds)).await;
-            return Ok(());
-        }
-    };
-    tracing::info!(http = %hub.http, grpc = %hub.grpc, "listening");
-    let reloading = reload(reloads, args.config, config, hub.limits(), tasks.shutdown_token());
-    tasks.spawn(Kind::Housekeeping, "configuration", reloading);
-    hub.run(told).await.map_err(for_exit)
-}
-
-/// Reads the configuration again with each SIGHUP and takes what may change while the hub runs.
-async fn reload(
-    mut told: Signal,
-    from: ConfigArgs,
-    mut current: Config,
-    limits: LimitsSetter,
-    shutdown: CancellationToken,
-) {
-    while shutdown.run_until_cancelled(told.recv()).await.flatten().is_some() {
-        let new = match from.load() {
-            Ok(new) => new,
-            Err(error) => {
-                tracing::error!(%error, "the configuration is not taken; the hub goes on with the one it has");
+    let metrics = Metrics::install();
+    // The configuration to go back to should the present one turn out to be no good.
+    let mut served = None;
+    loop {
+        let (tasks, grace) = (Tasks::new(), Duration::from_secs(config.shutdown.grace_seconds));
+        let starting =
+            Hub::start(&config, Backend::Mongo, tasks.clone(), Clock::system(), metrics.clone(), args.sabotage);
+        // A backend or a store that does not answer is waited for, as long as nobody says otherwise.
+        let started = tokio::select! {
+            hub = starting => Ok(hub),
+            new = another(&mut reloads, &args.config, &config) => Err(Some(new)),
+            () = &mut told => Err(None),
+        };
+        let hub = match started {
+            Ok(Ok(hub)) => hub,
+            Ok(Err(error)) => {
+                tasks.drain(grace).await;
+                let Some(before) = served.take() else { return Err(for_exit(error)) };
+                tracing::error!(%error, "the hub does not start with the new configuration; it goes back to the last one");
+                counter!(CONFIG_RELOADS, "what" => "config", "outcome" => "refused").increment(1);
+                config = before;
+                continue;
+            }
+            Err(new) => {
+                tasks.drain(grace).await;
+                let Some(new) = new else {
+                    tracing::info!("told to end before it had started");
+                    return Ok(());
+                };
+                config = new;
                 continue;
             }
         };
+        tracing::info!(http = %hub.http, grpc = %hub.grpc, "listening");
+        let (limits, mut next) = (hub.limits(), None);
+        let ended = async {
+            let mut current = config.clone();
+            tokio::select! {
+                () = &mut told => {}
+                new = needing_a_restart(&mut reloads, &args.config, &mut current, &limits) => next = Some(new),
+            }
+            config = current;
+        };
+        hub.run(ended).await.map_err(for_exit)?;
+        let Some(new) = next else { return Ok(()) };
+        served = Some(std::mem::replace(&mut config, new));
+    }
+}
+
+/// Takes with each SIGHUP what a running hub can take. The first configuration with other differences.
+async fn needing_a_restart(
+    told: &mut Signal,
+    from: &ConfigArgs,
+    current: &mut Config,
+    limits: &LimitsSetter,
+) -> Config {
+    loop {
+        let new = another(told, from, current).await;
         let changed = limits.set(&new);
-        current = current.with_limits_of(&new);
-        let needs_restart = current != new;
+        *current = current.with_limits_of(&new);
+        let needs_restart = *current != new;
         tracing::info!(changed, needs_restart, "the configuration has been read again");
         if needs_restart {
-            tracing::warn!("what differs beside quotas and sessions is taken with the next start only");
+            tracing::info!("sessions are ended in order and the hub begins anew with it");
+            return new;
         }
+    }
+}
+
+/// The next configuration that can be read, with the present one's log: where that goes is settled once.
+async fn another(told: &mut Signal, from: &ConfigArgs, current: &Config) -> Config {
+    loop {
+        if told.recv().await.is_none() {
+            return pending().await;
+        }
+        let (new, outcome) = match from.load() {
+            Ok(new) => (Some(new), "taken"),
+            Err(error) => {
+                tracing::error!(%error, "the configuration is not taken; the hub goes on with the one it has");
+                (None, "refused")
+            }
+        };
+        counter!(CONFIG_RELOADS, "what" => "config", "outcome" => outcome).increment(1);
+        let Some(new) = new else { continue };
+        if new.log != current.log {
+            tracing::warn!("what differs in [log] is taken with the next start of the process");
+        }
+        return Config { log: current.log.clone(), ..new };
     }
 }
 

@@ -184,6 +184,100 @@ async fn a_hub_takes_new_quotas_when_it_is_told_to_read_its_configuration_again(
     site.remove().await;
 }
 
+/// A backend comes and goes while the process runs; sessions are told and lose nothing, and a configuration that cannot
+/// serve is left again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_takes_another_backend_when_it_is_told_to_read_its_configuration_again() {
+    let (site, second) = (Site::new().await, Site::new().await);
+    let mut one = site.config();
+    one.backends.0[0].name = "one".into();
+    one.backends.0[0].tenants = vec!["acme".into()];
+    let mut both = one.clone();
+    let mut other = one.backends.0[0].clone();
+    (other.name, other.database, other.tenants) = ("two".into(), Some(second.database.clone()), Vec::new());
+    both.backends.0.push(other);
+    let plan = HubPlan::of(env!("CARGO_BIN_EXE_streamer").into(), site.folder.path(), one.clone()).unwrap();
+    let mut hub = plan.start(None).unwrap();
+    hub.ready().await.unwrap();
+    let register = async |tenant: &str| {
+        let asked = json!({"subscriptionId": tenant, "gatewayId": "gw", "tenant": tenant, "collection": "messages"});
+        call(&plan.http_url(), Method::POST, "/v1/subscriptions", Some(&asked)).await.0
+    };
+    let partitions = async || {
+        until("its partitions", async || {
+            let listed = reqwest::Client::builder().no_proxy().build().unwrap();
+            let answer = listed.get(format!("{}/v1/partitions", plan.http_url())).send().await.ok()?;
+            let listed: Value = serde_json::from_slice(&answer.bytes().await.ok()?).ok()?;
+            let listed = listed["partitions"].as_array()?;
+            Some(listed.iter().map(|it| it["partition"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
+        })
+        .await
+    };
+    let insert = async |site: &Site, tenant: &str, key: &str| {
+        site.documents().insert_one(document(tenant, "messages", key, doc! {})).await.unwrap();
+    };
+    let closed = async |mut session: Session| loop {
+        match soon("the end of its session", session.next()).await {
+            Some(Said::Closed(reason)) => return reason,
+            Some(_) => {}
+            None => return "without a word".to_owned(),
+        }
+    };
+    let mut cursor = None;
+    let mut expected = async |keys: &[&str]| {
+        let url = (plan.http_url(), plan.grpc_url());
+        let mut session =
+            until("a session", async || Session::try_open(Transport::Sse, &url.0, &url.1, "gw", cursor.clone()).await)
+                .await;
+        let mut found = Vec::new();
+        while found.len() < keys.len() {
+            if let Some(Said::Change(change)) = soon("its changes", session.next()).await {
+                cursor = Some(change.cursor);
+                found.push(change.key);
+            }
+        }
+        found.sort();
+        assert_eq!(found, keys);
+        session
+    };
+    assert_eq!(register("acme").await, 201);
+    insert(&site, "acme", "a1").await;
+    let session = expected(&["a1"]).await;
+
+    plan.configure(both.clone()).unwrap();
+    hub.reload().await.unwrap();
+    assert_eq!(closed(session).await, "draining");
+    insert(&site, "acme", "a2").await;
+    hub.ready().await.unwrap();
+    assert_eq!(partitions().await, ["one/0", "two/0"]);
+    assert_eq!(register("globex").await, 201);
+    insert(&second, "globex", "g1").await;
+    let session = expected(&["a2", "g1"]).await;
+
+    // It can be read, but nothing can be served with it.
+    let mut hopeless = both.clone();
+    hopeless.store.path = "/dev/null/store.redb".into();
+    plan.configure(hopeless).unwrap();
+    hub.reload().await.unwrap();
+    assert_eq!(closed(session).await, "draining");
+    until("a word on it", async || std::fs::read_to_string(plan.log()).unwrap().contains("goes back").then_some(()))
+        .await;
+    hub.ready().await.unwrap();
+    insert(&second, "globex", "g2").await;
+    let session = expected(&["g2"]).await;
+
+    plan.configure(one).unwrap();
+    hub.reload().await.unwrap();
+    assert_eq!(closed(session).await, "draining");
+    hub.ready().await.unwrap();
+    assert_eq!(partitions().await, ["one/0"]);
+    insert(&site, "acme", "a3").await;
+    expected(&["a3"]).await;
+    assert!(hub.terminate().await.unwrap().success());
+    site.remove().await;
+    second.remove().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_still_waits_can_be_told_to_end() {
     let (folder, port) = (tempfile::tempdir().unwrap(), free_port().await);
