@@ -219,6 +219,9 @@ pub struct GatewayView {
     pub delivery: DeliveryMode,
     /// Its connection.
     pub session: Option<SessionView>,
+    /// When its last ack came, as far as this owner knows.
+    #[serde(default)]
+    pub last_ack_at: Option<DateTime<Utc>>,
 }
 
 /// A connection as it is answered.
@@ -277,6 +280,87 @@ pub struct PartitionView {
     pub oplog_headroom_seconds: Option<f64>,
     /// Where a restart would begin.
     pub checkpoint: Position,
+    /// What there is and what has been done; an older node does not say.
+    #[serde(default)]
+    pub work: Option<Workload>,
+}
+
+/// What a partition's owner has to do, and what it has done since it began.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Workload {
+    /// Subscriptions.
+    pub subscriptions: SubscriptionStates,
+    /// Gateways.
+    pub gateways: GatewayStates,
+    /// Connected gateways.
+    pub sessions: u64,
+    /// Catch-ups under way.
+    pub catchups: u64,
+    /// Recent changes kept in memory, in bytes.
+    pub window_bytes: u64,
+    /// What waits for gateways, in bytes.
+    pub outbox_bytes: u64,
+    /// How far the durable cursor of the slowest connected gateway is behind, in seconds.
+    pub gateway_lag_max_seconds: f64,
+    /// Totals.
+    pub totals: Totals,
+    /// Filters that cost the most, the dearest first.
+    pub costliest: Vec<Costly>,
+}
+
+/// How many subscriptions stand where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscriptionStates {
+    /// In the live tail.
+    pub live: u64,
+    /// Behind it.
+    pub catching_up: u64,
+    /// Not matched.
+    pub parked: u64,
+}
+
+/// How many gateways are how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayStates {
+    /// Connected, and with the live tail.
+    pub live: u64,
+    /// Connected, and behind it.
+    pub catching_up: u64,
+    /// Not connected.
+    pub offline: u64,
+    /// All their subscriptions are.
+    pub parked: u64,
+}
+
+/// Totals since an owner began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "each is the metric of the same name")]
+pub struct Totals {
+    pub changes: u64,
+    pub change_bytes: u64,
+    pub matches: u64,
+    pub delivered: u64,
+    pub delivered_bytes: u64,
+    pub acks: u64,
+    pub resyncs: u64,
+    pub overflows: u64,
+    pub candidates: u64,
+    pub bloom_checks: u64,
+    pub bloom_false_positives: u64,
+    pub shadow_checks: u64,
+    pub shadow_differences: u64,
+}
+
+/// A filter, and what it costs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Costly {
+    /// One of those who have it.
+    pub subscription: SubscriptionKey,
+    /// Of one evaluation, in microseconds.
+    pub average_micros: f64,
+    /// How many were timed.
+    pub evaluations: u64,
 }
 
 /// Where an operator moves a cursor.

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use wildmatch::WildMatch;
 
 use self::partitions::Starting;
+use crate::access::{self, Door, Tls};
 use crate::api::{self, ApiState};
 use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
@@ -30,13 +31,14 @@ use crate::matching::BloomUse;
 use crate::nats::{Endpoint, Login, StreamConfig};
 use crate::observe::health::{Component, Health};
 use crate::observe::metrics::Metrics;
-use crate::peer::{Answers, Directory, Forward, Members};
+use crate::peer::{Answers, Dial, Directory, Forward, Members};
 use crate::pipeline::PartitionConfig;
 use crate::position::{Epoch, PartitionId, Position};
 use crate::sabotage::Sabotage;
 use crate::source::log::{EventLog, EventLogConfig, Publication};
 use crate::store::Store;
 use crate::store::etcd::{EtcdConfig, EtcdStore};
+use crate::store::metered::MeteredStore;
 use crate::store::owners::Holder;
 use crate::store::redb::RedbStore;
 use crate::subscription::Spec;
@@ -97,6 +99,7 @@ impl Hub {
         let grpc = bind(config.grpc.listen, "grpc.listen").await?;
         let address = |listener: &TcpListener| listener.local_addr().map_err(|e| StartError::Failed(e.to_string()));
         let (http_address, grpc_address) = (address(&http)?, address(&grpc)?);
+        let access = Access::of(config, &tasks, &clock)?;
         let log = match &backend {
             Backend::Log(log) => Some(Arc::clone(log)),
             Backend::Mongo => None,
@@ -105,7 +108,8 @@ impl Hub {
         let (handle, mut seats) = partitions::seats(config, &backend, numbers.clone(), &health, sabotage)?;
         let ended = || StartError::Failed("told to end before it had started".into());
         let joined = Arc::default();
-        let interfaces = Interfaces { handle: &handle, config, health: &health, clock: &clock, tasks: &tasks };
+        let interfaces =
+            Interfaces { handle: &handle, config, access: &access, health: &health, clock: &clock, tasks: &tasks };
         interfaces.serve(http, grpc, metrics, log, Arc::clone(&joined));
         let store = {
             // Dropping a command answers it: nobody can be asked yet.
@@ -115,10 +119,11 @@ impl Hub {
                 _ = join_all(unanswered) => return Err(ended()),
             }
         };
+        let store: Arc<dyn Store> = Arc::new(MeteredStore::new(store, clock.clone()));
         numbers.open(&store);
         watch_store(Arc::clone(&store), &health, &tasks);
         let ids: Vec<PartitionId> = seats.iter().map(|seat| seat.id.clone()).collect();
-        let cluster = Cluster::join(config, grpc_address, &ids, &store, &tasks, &clock, &joined);
+        let cluster = Cluster::join(config, access, grpc_address, &ids, &store, &tasks, &clock, &joined);
         let of_nats = health.component("nats");
         // Nobody waits for it yet.
         of_nats.ok();
@@ -252,6 +257,7 @@ struct Cluster {
 impl Cluster {
     fn join(
         config: &Config,
+        access: Access,
         grpc: SocketAddr,
         partitions: &[PartitionId],
         store: &Arc<dyn Store>,
@@ -259,7 +265,10 @@ impl Cluster {
         clock: &Clock,
         joined: &OnceLock<Members>,
     ) -> Self {
-        let address = config.node.address.clone().unwrap_or_else(|| grpc.to_string());
+        let mut address = config.node.address.clone().unwrap_or_else(|| grpc.to_string());
+        if access.tls.is_on() {
+            address.insert_str(0, "https://");
+        }
         let holder = Holder {
             node: config.node.id.as_str().into(),
             address: Some(address.into()),
@@ -271,8 +280,40 @@ impl Cluster {
         }
         let members = Members::join(holder.clone(), Arc::clone(store), tasks);
         let _ = joined.set(members.clone());
-        let directories = Directory::follow(partitions, &holder.node, Arc::clone(store), tasks);
+        let directories = Directory::follow(partitions, &holder.node, &access.dial, Arc::clone(store), tasks);
         Self { holder, members: Some(members), directories: Some(directories) }
+    }
+}
+
+/// Who may call this node, and how it calls others.
+struct Access {
+    door: Door,
+    tls: Tls,
+    dial: Dial,
+}
+
+impl Access {
+    fn of(config: &Config, tasks: &Tasks, clock: &Clock) -> Result<Self, StartError> {
+        let (auth, tls) = (&config.auth, &config.tls);
+        let door = match &auth.tokens {
+            None => Ok(Door::open(clock.clone())),
+            Some(file) => Door::with_tokens(file.clone(), clock.clone(), tasks),
+        };
+        let door = door.map_err(|error| StartError::Misconfigured(format!("auth.tokens: {error}")))?;
+        let tls = match (&tls.certificate, &tls.key) {
+            (Some(certificate), Some(key)) => Tls::with_certificate(certificate.clone(), key.clone(), tasks),
+            _ => Ok(Tls::default()),
+        };
+        let tls = tls.map_err(StartError::Misconfigured)?;
+        let ca = config.tls.ca.as_deref().map(access::trusted).transpose();
+        let ca = ca.map_err(|error| StartError::Misconfigured(format!("tls.ca: {error}")))?;
+        let dial = Dial::new(auth.node_token.as_deref(), ca);
+        let dial = dial.ok_or_else(|| StartError::Misconfigured("auth.node_token: is no token".into()))?;
+        let is_open = |address: SocketAddr| !address.ip().is_loopback();
+        if !tls.is_on() && (is_open(config.http.listen) || is_open(config.grpc.listen)) {
+            tracing::warn!("tokens and documents go over the network in clear: [tls] is not set");
+        }
+        Ok(Self { door, tls, dial })
     }
 }
 
@@ -280,6 +321,7 @@ impl Cluster {
 struct Interfaces<'a> {
     handle: &'a HubHandle,
     config: &'a Config,
+    access: &'a Access,
     health: &'a Health,
     clock: &'a Clock,
     tasks: &'a Tasks,
@@ -294,7 +336,7 @@ impl Interfaces<'_> {
         log: Option<Arc<EventLog>>,
         joined: Arc<OnceLock<Members>>,
     ) {
-        let Self { handle, config, health, clock, tasks } = self;
+        let Self { handle, config, access, health, clock, tasks } = self;
         metrics.start_upkeep(tasks);
         let publish = log.clone().map(|log| -> api::Publish {
             Arc::new(move |events: Vec<Value>| {
@@ -303,10 +345,12 @@ impl Interfaces<'_> {
             })
         });
         let node: Arc<str> = config.node.id.as_str().into();
-        let state = ApiState::new(handle.clone(), node, health.clone(), metrics, clock.clone(), publish).among(joined);
+        let state = ApiState::new(handle.clone(), node, health.clone(), metrics, clock.clone(), publish)
+            .among(joined)
+            .behind(access.door.clone());
         let router = api::router(state);
-        let of_http = tasks.clone();
-        tasks.spawn(Kind::Listener, "http", async move { api::serve(http, router, &of_http).await });
+        let (of_http, tls) = (tasks.clone(), access.tls.clone());
+        tasks.spawn(Kind::Listener, "http", async move { api::serve(http, tls, router, &of_http).await });
 
         let publish = log.map(|log| -> crate::delivery::grpc::Publish {
             Arc::new(move |events: Vec<Value>| {
@@ -316,7 +360,8 @@ impl Interfaces<'_> {
         });
         let texts = SubscriptionTexts { read: Spec::from_json, write: api::answer::subscription };
         let peers = (config.store.kind == StoreKind::Etcd).then(|| Answers { hub: handle.clone() });
-        let services = Grpc { hub: handle.clone(), tasks: tasks.clone(), texts, publish, peers };
+        let (door, tls) = (access.door.clone(), access.tls.clone());
+        let services = Grpc { hub: handle.clone(), tasks: tasks.clone(), texts, publish, peers, door, tls };
         let shutdown = tasks.shutdown_token();
         tasks.spawn(Kind::Listener, "grpc", async move {
             if let Err(error) = services.serve(grpc, shutdown.cancelled_owned()).await {

@@ -93,6 +93,8 @@ pub const lease_renewal_seconds: u32 = 20;
 pub const page_items_max: usize = 1_000;
 /// Matches that an explanation lists.
 pub const explain_matches_max: usize = 1_000;
+/// Filters that `GET /v1/overview` names as the costliest of a partition.
+pub const costliest_shown_max: usize = 10;
 /// Subscriptions on one page of a list where no limit is named.
 pub const page_items_default: usize = 100;
 

@@ -5,6 +5,7 @@
 //! them means is the machine's business (`delivery::machine`); how a change is read, the source's.
 
 mod answers;
+mod gauges;
 mod openings;
 mod replays;
 mod split;
@@ -226,7 +227,16 @@ impl Partition {
     fn on_live(&mut self, told: FromSource) {
         match told {
             FromSource::Batch(Ok(batch)) => {
+                let began = self.clock.now();
+                let newest = batch.events.iter().rev().find_map(crate::source::Event::wall_time_ms);
+                if let Some(age) = newest.and_then(|made| self.age_of(made)) {
+                    gauges::read(self.handle.id(), age);
+                }
+                let is_busy = !batch.events.is_empty();
                 self.machine.on_batch(batch);
+                if is_busy {
+                    gauges::matched(self.handle.id(), self.clock.now().since(began));
+                }
                 self.history_lost = false;
                 self.backoff = BACKOFF_MIN;
                 self.health.ok();
@@ -247,7 +257,13 @@ impl Partition {
         }
     }
 
+    /// How long ago that was by this machine's clock; nothing, where clocks differ so much that it is still to come.
+    fn age_of(&self, wall_time_ms: i64) -> Option<Duration> {
+        u64::try_from(self.clock.wall().timestamp_millis() - wall_time_ms).ok().map(Duration::from_millis)
+    }
+
     fn on_live_failed(&mut self, error: &SourceError) {
+        gauges::reconnects(self.handle.id());
         let position = self.machine.reached();
         match error {
             SourceError::HistoryLost(detail) | SourceError::Exchanged(detail) | SourceError::Unavailable(detail) => {
@@ -347,7 +363,8 @@ impl Partition {
         self.nudge_if_idle();
         self.describe_regularly();
         self.outboxes.retain(|outbox| outbox.strong_count() > 0);
-        self.publish_metrics();
+        self.tell_differences();
+        self.tell();
     }
 
     /// Where nothing has come since the last look and someone waits, the source is made to move on.

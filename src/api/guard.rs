@@ -4,16 +4,21 @@
 
 use std::any::Any;
 
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, Uri};
+use axum::body::Body;
+use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use metrics::{counter, histogram};
 
 use super::request::query;
+use crate::access::{Caller, Door};
 use crate::clock::Clock;
 use crate::error::{Code, Problem};
-use crate::observe::metrics::{HTTP_REQUESTS, HTTP_TIME};
+use crate::observe::metrics::{HTTP_REQUESTS, HTTP_TIME, REFUSED_CALLERS};
 
 /// Parts of the interface that this version does not have.
 const LATER: [(&str, &str); 2] = [("/v1/backtest", "backtests"), ("/v1/aggregations", "aggregations")];
@@ -56,6 +61,78 @@ fn stray_parameter(request: &Request) -> Result<(), Problem> {
     if open { Ok(()) } else { query(request.uri().query(), &[]).map(|_| ()) }
 }
 
+/// Who may call a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    /// Anybody; an operator may be told more.
+    Everybody,
+    /// Those who may serve the gateway or the group that the path names.
+    Owner,
+    /// Clients; what they may do depends on more than the path, and the handler looks.
+    Client,
+    /// Operators.
+    Operator,
+}
+
+/// What a route needs. A new one is the operator's until somebody says otherwise.
+pub(super) fn access(route: &str) -> Access {
+    const CLIENT: [&str; 3] = ["/v1/subscriptions", "/v1/subscriptions/batch", "/v1/backtest"];
+    const OF_OPERATORS: [&str; 2] = ["/cursor", "/park"];
+    let is_owned = |root: &str| route.strip_prefix(root).is_some_and(|rest| !OF_OPERATORS.contains(&rest));
+    match route {
+        "/" | "/dashboard/{file}" | "/v1/openapi.json" | "/health" | "/health/live" | "/health/ready" => {
+            Access::Everybody
+        }
+        _ if CLIENT.contains(&route) => Access::Client,
+        _ if is_owned("/v1/gateways/{gateway}") || is_owned("/v1/groups/{group}") => Access::Owner,
+        _ => Access::Operator,
+    }
+}
+
+/// Asks who calls, and whether he may.
+pub(super) async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let path = RawPathParams::from_request_parts(&mut parts, &()).await.ok();
+    let mut request = Request::from_parts(parts, body);
+    // What reaches no route tells nothing.
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let access = route.map_or(Access::Everybody, access);
+    let is_stream = route.is_some_and(|route| STREAMS.contains(&route));
+    let admitted = door.caller(request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes));
+    let admitted = match (admitted, access) {
+        (Err(_), Access::Everybody) => Ok(Caller::Nobody),
+        (admitted, _) => admitted.and_then(|caller| allowed(&caller, access, path.as_ref()).map(|()| caller)),
+    };
+    let caller = match admitted {
+        Ok(caller) => caller,
+        Err(problem) => {
+            let reason = if problem.code == Code::Forbidden { "forbidden" } else { "unauthenticated" };
+            counter!(REFUSED_CALLERS, "listener" => "http", "reason" => reason).increment(1);
+            return problem.into_response();
+        }
+    };
+    request.extensions_mut().insert(caller.clone());
+    let response = next.run(request).await;
+    if !is_stream {
+        return response;
+    }
+    // What a token has opened ends with it.
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(caller.revoked())))
+}
+
+fn allowed(caller: &Caller, access: Access, path: Option<&RawPathParams>) -> Result<(), Problem> {
+    match access {
+        Access::Everybody => Ok(()),
+        Access::Operator => caller.operator(),
+        Access::Client => caller.client(),
+        Access::Owner => match path.and_then(|path| path.iter().next()) {
+            Some(("group", name)) => caller.serves_group(name),
+            Some((_, name)) => caller.serves_gateway(name),
+            None => caller.operator(),
+        },
+    }
+}
+
 /// A handler broke. Whoever asked learns no more than that; the log has the rest.
 pub(super) fn panicked(reason: Box<dyn Any + Send>) -> Response {
     let text = reason.downcast_ref::<String>().map(String::as_str);
@@ -90,5 +167,15 @@ fn known(method: &Method) -> &'static str {
         Method::PUT => "PUT",
         Method::DELETE => "DELETE",
         _ => "other",
+    }
+}
+
+/// Whoever was admitted.
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let missing = || Problem::new(Code::Internal, "nobody has asked who calls");
+        parts.extensions.get::<Self>().cloned().ok_or_else(missing)
     }
 }

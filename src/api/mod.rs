@@ -32,6 +32,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use server::serve;
 
+use crate::access::Door;
 use crate::clock::{Clock, Instant};
 use crate::delivery::sse;
 use crate::edge::HubHandle;
@@ -57,6 +58,7 @@ pub struct ApiState {
     started_at: DateTime<Utc>,
     members: Arc<OnceLock<Members>>,
     publish: Option<Publish>,
+    door: Door,
 }
 
 impl ApiState {
@@ -71,13 +73,21 @@ impl ApiState {
         publish: Option<Publish>,
     ) -> Self {
         let (started, started_at) = (clock.now(), clock.wall());
-        Self { hub, node: node.into(), health, metrics, clock, started, started_at, publish, members: Arc::default() }
+        let door = Door::open(clock.clone());
+        let (node, members) = (node.into(), Arc::default());
+        Self { hub, node, health, metrics, clock, started, started_at, publish, members, door }
     }
 
     /// One of several nodes, once it has joined them.
     #[must_use]
     pub fn among(self, members: Arc<OnceLock<Members>>) -> Self {
         Self { members, ..self }
+    }
+
+    /// One that asks callers who they are.
+    #[must_use]
+    pub fn behind(self, door: Door) -> Self {
+        Self { door, ..self }
     }
 }
 
@@ -140,6 +150,7 @@ fn guarded(routes: Router, state: &ApiState) -> Router {
         .method_not_allowed_fallback(guard::method_not_allowed)
         .fallback(guard::not_found)
         .layer(from_fn(guard::no_stray_parameters))
+        .layer(from_fn_with_state(state.door.clone(), guard::admit))
         .layer(CatchPanicLayer::custom(guard::panicked))
         .layer(from_fn_with_state(state.clock.clone(), guard::count))
 }

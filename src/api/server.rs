@@ -1,7 +1,6 @@
 //! The listener: connections, their timeouts and their end.
 //!
-//! Owns how connections are accepted and served, HTTP/1.1 and HTTP/2 without TLS on one port. Knows
-//! nothing of routes.
+//! Owns how connections are accepted and served, HTTP/1.1 and HTTP/2 on one port. Knows nothing of routes.
 
 use std::io;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use crate::access::Tls;
 use crate::tasks::{Kind, Tasks};
 
 /// A request's head must have arrived within this; an idle connection is closed after it.
@@ -30,7 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the tasks' shutdown. Each connection is a task of its own and, told to end, finishes
 /// the requests that it has; streams end when the hub ends their sessions.
-pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks) {
+pub async fn serve(listener: TcpListener, tls: Tls, router: Router, tasks: &Tasks) {
     let shutdown = tasks.shutdown_token();
     let builder = builder(tasks);
     loop {
@@ -41,8 +41,9 @@ pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (builder, router, shutdown) = (builder.clone(), router.clone(), shutdown.clone());
-                tasks.spawn(Kind::Session, format!("http {peer}"), connection(stream, builder, router, shutdown));
+                let (builder, router, shutdown, tls) = (builder.clone(), router.clone(), shutdown.clone(), tls.clone());
+                let serving = connection(stream, tls, builder, router, shutdown);
+                tasks.spawn(Kind::Session, format!("http {peer}"), serving);
             }
             Err(error) if is_the_peers(&error) => tracing::debug!(%error, "a connection was gone before it was taken"),
             Err(error) => {
@@ -70,11 +71,23 @@ fn builder(tasks: &Tasks) -> Builder<InTasks> {
     builder
 }
 
-async fn connection(stream: TcpStream, builder: Builder<InTasks>, router: Router, shutdown: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    tls: Tls,
+    builder: Builder<InTasks>,
+    router: Router,
+    shutdown: CancellationToken,
+) {
     // Small messages are what this is for: none of them may wait for another to fill a packet.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
+    let accepted = shutdown.run_until_cancelled(tls.accept(stream)).await;
+    let stream = match accepted {
+        None => return,
+        Some(Ok(stream)) => stream,
+        Some(Err(error)) => return tracing::debug!(%error, "a connection came to nothing"),
+    };
     let service = TowerToHyperService::new(router.map_request(|request: hyper::Request<_>| request.map(Body::new)));
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut ending = false;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::ApiState;
 use super::answer;
+use crate::access::Caller;
 use crate::error::Problem;
 use crate::observe::health::Status;
 use crate::observe::metrics;
@@ -19,24 +20,29 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// The first page, until there is a dashboard.
 const INDEX: &str = include_str!("index.txt");
 
-fn health_answer(state: &ApiState, well: bool) -> Response {
+fn health_answer(state: &ApiState, caller: &Caller, well: bool) -> Response {
     let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    answer::json_answer(status, &serde_json::to_value(state.health.view()).unwrap_or_default())
+    let mut view = serde_json::to_value(state.health.view()).unwrap_or_default();
+    // Reasons name addresses and collections.
+    if let (false, Some(members)) = (caller.is_operator(), view.as_object_mut()) {
+        members.remove("components");
+    }
+    answer::json_answer(status, &view)
 }
 
 /// `GET /health`: 503 only while something fails.
-pub(super) async fn health(State(state): State<ApiState>) -> Response {
-    health_answer(&state, state.health.view().status != Status::Failing)
+pub(super) async fn health(State(state): State<ApiState>, caller: Caller) -> Response {
+    health_answer(&state, &caller, state.health.view().status != Status::Failing)
 }
 
 /// `GET /health/live`: 503 once only a restart helps.
-pub(super) async fn live(State(state): State<ApiState>) -> Response {
-    health_answer(&state, state.health.is_live())
+pub(super) async fn live(State(state): State<ApiState>, caller: Caller) -> Response {
+    health_answer(&state, &caller, state.health.is_live())
 }
 
 /// `GET /health/ready`: 503 while the hub should be sent no work.
-pub(super) async fn ready(State(state): State<ApiState>) -> Response {
-    health_answer(&state, state.health.is_ready())
+pub(super) async fn ready(State(state): State<ApiState>, caller: Caller) -> Response {
+    health_answer(&state, &caller, state.health.is_ready())
 }
 
 /// `GET /metrics`.

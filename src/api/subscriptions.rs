@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::ApiState;
 use super::request::{BatchBody, InSubscription, JsonBody, aside, query};
 use super::{answer, json as text};
+use crate::access::Caller;
 use crate::error::{Code, Problem};
 use crate::handle::{ListQuery, Registered};
 use crate::limits;
@@ -42,15 +43,21 @@ async fn ready_aside(spec: Spec) -> Result<Ready, Problem> {
 }
 
 /// `POST /v1/subscriptions`.
-pub(super) async fn register(State(state): State<ApiState>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
-    let registered = register_one(&state, &body).await;
+pub(super) async fn register(
+    State(state): State<ApiState>,
+    caller: Caller,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    let registered = register_one(&state, &caller, &body).await;
     count(&registered);
     let registered = registered?;
     Ok(answer::json_answer(answer::status_of(&registered), &answer::subscription(&registered.view)))
 }
 
-async fn register_one(state: &ApiState, body: &Value) -> Result<Registered, Problem> {
-    let Ready { spec, filter: _compiled } = ready_aside(Spec::from_json(body)?).await?;
+async fn register_one(state: &ApiState, caller: &Caller, body: &Value) -> Result<Registered, Problem> {
+    let spec = Spec::from_json(body)?;
+    caller.subscribes(&spec)?;
+    let Ready { spec, filter: _compiled } = ready_aside(spec).await?;
     let mut results = state.hub.register(vec![spec]).await?;
     results.pop().unwrap_or_else(|| Err(short_answer()))
 }
@@ -71,6 +78,7 @@ fn count(result: &Result<Registered, Problem>) {
 /// `POST /v1/subscriptions/batch`.
 pub(super) async fn register_batch(
     State(state): State<ApiState>,
+    caller: Caller,
     BatchBody(body): BatchBody,
 ) -> Result<Response, Problem> {
     let read = aside(move || {
@@ -80,7 +88,9 @@ pub(super) async fn register_batch(
                 let detail = format!("a subscription has at most {} bytes", limits::body_bytes_max);
                 return Err(Problem::new(Code::PayloadTooLarge, detail));
             }
-            ready(Spec::from_json(&text::parse(item.get().as_bytes())?)?)
+            let spec = Spec::from_json(&text::parse(item.get().as_bytes())?)?;
+            caller.subscribes(&spec)?;
+            ready(spec)
         };
         Ok::<_, Problem>(items.into_iter().map(one).collect::<Vec<_>>())
     });
@@ -116,7 +126,11 @@ pub(super) async fn register_batch(
 }
 
 /// `GET /v1/subscriptions`.
-pub(super) async fn list(State(state): State<ApiState>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    caller: Caller,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     let mut wanted = ListQuery { limit: limits::page_items_default, ..ListQuery::default() };
     let mut of_group = None;
     for (parameter, value) in query(raw.as_deref(), &["tenant", "collection", "gatewayId", "group", "limit", "after"])?
@@ -137,6 +151,11 @@ pub(super) async fn list(State(state): State<ApiState>, RawQuery(raw): RawQuery)
         if wanted.gateway.replace(group).is_some() {
             return Ok(answer::ok(&json!({"subscriptions": [], "next": null})));
         }
+    }
+    match &wanted.gateway {
+        Some(owner) => caller.serves(owner)?,
+        None if caller.is_operator() => {}
+        None => return Err(Problem::new(Code::Forbidden, "with this token a list names a `gatewayId` or a `group`")),
     }
     let page = state.hub.subscriptions(wanted).await?;
     let answering = aside(move || {
@@ -184,9 +203,11 @@ pub(super) async fn read(
 pub(super) async fn replace(
     State(state): State<ApiState>,
     InSubscription(key): InSubscription,
+    caller: Caller,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     let spec = Spec::from_json_at(&body, &key.gateway, &key.id)?;
+    caller.subscribes(&spec)?;
     let Ready { spec, filter: _compiled } = ready_aside(spec).await?;
     Ok(answer::ok(&answer::subscription(&state.hub.replace(spec).await?)))
 }

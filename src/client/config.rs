@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::backoff::Backoff;
+use super::credentials::Credentials;
 use crate::nats::Endpoint;
 
 /// How bodies travel.
@@ -35,6 +36,8 @@ pub struct ClientConfig {
     pub max_unacked_bytes: u64,
     /// The greatest message accepted; 16 MiB + 64 KiB by default, so that no document is too large.
     pub max_message_bytes: usize,
+    /// Who it is, where the hub asks, and whom it trusts.
+    pub credentials: Credentials,
     /// Waits between connections.
     pub backoff: Backoff,
     /// How long a connection may take to be made and to be welcomed.
@@ -78,6 +81,7 @@ impl ClientConfig {
             body: BodyFormat::default(),
             max_unacked_bytes: 0,
             max_message_bytes: (16 << 20) + (64 << 10),
+            credentials: Credentials::default(),
             backoff: Backoff::default(),
             connect_timeout: Duration::from_secs(10),
             silence_timeout: Duration::from_secs(30),

@@ -36,7 +36,12 @@ impl Route {
     pub(super) fn new(config: &ClientConfig, tasks: &Tasks) -> Result<Self, Error> {
         match &config.nats {
             None => Ok(Self::Grpc(grpc::Nodes::new(config)?)),
-            Some(nats) => Ok(Self::Nats(Box::new(jetstream::Route::new(nats, &config.gateway_id, tasks.clone())?))),
+            Some(nats) => Ok(Self::Nats(Box::new(jetstream::Route::new(
+                nats,
+                &config.gateway_id,
+                &config.credentials,
+                tasks.clone(),
+            )?))),
         }
     }
 }

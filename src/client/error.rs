@@ -34,6 +34,9 @@ pub enum RegistrationError {
     /// The address is none.
     #[error("`{0}` is no HTTP address")]
     Address(String),
+    /// The token or the certificates are none.
+    #[error("{0}")]
+    Credentials(String),
     /// Nobody answered. Whether the call took effect is unknown: repeat it, all calls may be repeated.
     #[error("the hub at {address} cannot be reached: {reason}")]
     Unreachable {

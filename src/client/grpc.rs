@@ -57,11 +57,17 @@ impl Nodes {
 
 fn endpoint(address: &str, config: &ClientConfig) -> Result<Endpoint, Error> {
     let bad = |reason: String| Error::Endpoint { endpoint: address.to_owned(), reason };
+    config.credentials.authorization().map_err(bad)?;
     let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| bad(error.to_string()))?;
     let uri = endpoint.uri();
-    if uri.scheme_str() != Some("http") || uri.host().is_none() {
-        return Err(bad("it begins with http:// and names a host".to_owned()));
-    }
+    let endpoint = match uri.scheme_str() {
+        Some("http") if uri.host().is_some() => endpoint,
+        Some("https") if uri.host().is_some() => {
+            let tls = config.credentials.tls().map_err(bad)?;
+            endpoint.tls_config(tls).map_err(|error| bad(error.to_string()))?
+        }
+        _ => return Err(bad("it begins with http:// or https:// and names a host".to_owned())),
+    };
     Ok(endpoint
         .connect_timeout(config.connect_timeout)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -100,7 +106,11 @@ impl Connection {
         requests.try_send(hello).expect("a new queue has room");
         let mut client: DeliveryClient<Channel> =
             DeliveryClient::new(channel).max_decoding_message_size(config.max_message_bytes);
-        let consuming = pin!(client.consume(ReceiverStream::new(receiver)));
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+        if let Ok(Some(authorization)) = config.credentials.authorization() {
+            request.metadata_mut().insert("authorization", authorization);
+        }
+        let consuming = pin!(client.consume(request));
         let responses = tokio::time::timeout(config.connect_timeout, consuming)
             .await
             .map_err(|_| Ended::Retry { reason: "the hub does not answer".to_owned(), after: None })?

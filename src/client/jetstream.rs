@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::config::{ClientConfig, NatsConfig};
 use super::connection::Ended;
+use super::credentials::Credentials;
 use super::error::Error;
 use super::registration::Registration;
 use super::wire;
@@ -27,12 +28,17 @@ pub(super) struct Route {
 }
 
 impl Route {
-    pub(super) fn new(nats: &NatsConfig, gateway: &str, tasks: Tasks) -> Result<Self, Error> {
+    pub(super) fn new(
+        nats: &NatsConfig,
+        gateway: &str,
+        credentials: &Credentials,
+        tasks: Tasks,
+    ) -> Result<Self, Error> {
         let bad = |endpoint: &str, reason: String| Error::Endpoint { endpoint: endpoint.to_owned(), reason };
         let name = Name::new(gateway).map_err(|error| bad(gateway, error.to_string()))?;
         let hub = match &nats.http {
             Some(address) => {
-                let hub = Registration::new(address.clone());
+                let hub = Registration::with(address.clone(), credentials);
                 Some(hub.map_err(|error| bad(address, error.to_string()))?)
             }
             None => None,

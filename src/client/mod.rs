@@ -31,6 +31,7 @@
 mod backoff;
 mod config;
 mod connection;
+mod credentials;
 mod error;
 mod grpc;
 mod item;
@@ -50,6 +51,7 @@ mod simulation;
 
 pub use backoff::Backoff;
 pub use config::{BodyFormat, ClientConfig, NatsConfig};
+pub use credentials::Credentials;
 pub use error::{Error, RegistrationError, Rejection};
 pub use item::{Body, Change, Closed, Cursor, Disconnected, Expired, Item, Match, Progress, Resync, Welcome};
 pub use registration::{Registered, Registration, Renewal};

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::credentials::Credentials;
 use super::error::{RegistrationError, Rejection};
 use super::subscription::Subscription;
 use crate::position::Position;
@@ -82,14 +83,22 @@ impl Registration {
     /// # Errors
     /// A text that is no HTTP address.
     pub fn new(address: impl Into<String>) -> Result<Self> {
+        Self::with(address, &Credentials::default())
+    }
+
+    /// Likewise, of a hub that asks who calls.
+    ///
+    /// # Errors
+    /// A text that is no HTTP address, or credentials that cannot be used.
+    pub fn with(address: impl Into<String>, credentials: &Credentials) -> Result<Self> {
         let address = address.into().trim_end_matches('/').to_owned();
         let bad = || RegistrationError::Address(address.clone());
         let url = reqwest::Url::parse(&address).map_err(|_| bad())?;
-        if url.scheme() != "http" || !url.has_host() {
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(bad());
         }
-        // Loopback and private networks: proxies of the environment are not meant for hubs.
-        let http = reqwest::Client::builder().no_proxy().build().map_err(|_| bad())?;
+        let http = credentials.http().and_then(|builder| builder.build().map_err(|error| error.to_string()));
+        let http = http.map_err(RegistrationError::Credentials)?;
         Ok(Self { http, address })
     }
 

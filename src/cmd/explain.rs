@@ -10,7 +10,7 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use serde_json::{Map, Value};
 
-use super::{Output, OutputArgs, WrongUsage};
+use super::{CredentialArgs, Output, OutputArgs, WrongUsage};
 use crate::client::{Registration, RegistrationError, Rejection};
 
 /// Arguments of `streamer explain`.
@@ -43,6 +43,9 @@ pub struct ExplainArgs {
     /// The subscription
     #[arg(long, value_name = "NAME", requires = "gateway")]
     pub subscription: Option<String>,
+    /// Who asks.
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
     /// How the account is printed.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -53,7 +56,8 @@ pub struct ExplainArgs {
 /// # Errors
 /// A document that is no JSON, a change that the hub refuses, or a hub that cannot be reached.
 pub async fn run(args: ExplainArgs) -> anyhow::Result<()> {
-    let hub = Registration::new(&args.http).map_err(|error| WrongUsage(error.to_string()))?;
+    let hub =
+        Registration::with(&args.http, &args.credentials.read()?).map_err(|error| WrongUsage(error.to_string()))?;
     let answer = hub.explain(&question(&args)?).await.map_err(|error| match &error {
         RegistrationError::Refused(Rejection { status: 400 | 422, .. }) => WrongUsage(error.to_string()).into(),
         _ => anyhow::Error::from(error),

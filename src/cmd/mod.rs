@@ -12,6 +12,7 @@ pub mod rig;
 pub mod serve;
 mod sse;
 pub mod tail;
+pub mod token;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::client::Credentials;
 use crate::config::{Config, ConfigError};
 
 /// A change-stream fan-out hub for MongoDB.
@@ -56,6 +58,11 @@ pub enum Command {
     /// Break parts of a running system and count what was lost
     #[command(subcommand, after_help = "Example:\n  streamer drill restart --kills 20")]
     Drill(drill::DrillCommand),
+    /// Make a token for somebody who calls a hub
+    #[command(
+        after_help = "Example:\n  streamer token --file tokens.toml --name edge --role gateway --gateways 'gw-*' --tenants '*'"
+    )]
+    Token(token::TokenArgs),
     /// Check a configuration and print what it comes to
     #[command(after_help = "Example:\n  streamer check-config --config config/streamer.toml -o json")]
     CheckConfig(check_config::CheckConfigArgs),
@@ -83,6 +90,35 @@ fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
     // Variables that are no Unicode cannot be settings of ours.
     let env = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
     Config::load(path, env)
+}
+
+/// Who calls a hub, where it asks, and whom the caller trusts.
+#[derive(Args, Debug, Clone, Default)]
+pub struct CredentialArgs {
+    /// A file with the token; without it the variable STREAMER_TOKEN, if there is one
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// For https: a file of certificates that the hub's may be signed by, instead of those that the system trusts
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+}
+
+impl CredentialArgs {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn read(&self) -> Result<Credentials, WrongUsage> {
+        let token = match &self.token_file {
+            Some(file) => {
+                let text = std::fs::read_to_string(file);
+                let text = text.map_err(|error| WrongUsage(format!("--token-file {}: {error}", file.display())))?;
+                Some(text.trim().to_owned())
+            }
+            None => std::env::var("STREAMER_TOKEN").ok().filter(|text| !text.is_empty()),
+        };
+        Ok(Credentials { token, ca: self.ca.clone() })
+    }
 }
 
 /// How data is printed.
@@ -127,6 +163,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Explain(args) => explain::run(args).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Drill(command) => drill::run(command).await,
+        Command::Token(args) => token::run(args),
         Command::CheckConfig(args) => check_config::run(&args),
     }
 }

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use serde_json::Value;
 
 use super::WrongUsage;
+use crate::client::Credentials;
 
 /// One event.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -34,9 +35,14 @@ pub(super) enum Acks<'a> {
 }
 
 /// Opens a gateway's stream.
-pub(super) async fn open(http: &str, gateway: &str, acks: Acks<'_>) -> anyhow::Result<Events> {
+pub(super) async fn open(
+    http: &str,
+    credentials: &Credentials,
+    gateway: &str,
+    acks: Acks<'_>,
+) -> anyhow::Result<Events> {
     let url = format!("{}/v1/gateways/{gateway}/stream", http.trim_end_matches('/'));
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = credentials.http().map_err(WrongUsage)?.build()?;
     let request = match acks {
         Acks::Auto => client.get(format!("{url}?ack=auto")),
         Acks::Own(None) => client.get(&url),

@@ -15,8 +15,9 @@ pub(super) type Broken = (String, String);
 
 pub(super) fn check(config: &Config) -> Result<(), Broken> {
     name("node.id", &config.node.id)?;
-    listener("http.listen", config.http.listen)?;
-    listener("grpc.listen", config.grpc.listen)?;
+    access(config)?;
+    listener("http.listen", config.http.listen, config.auth.tokens.is_some())?;
+    listener("grpc.listen", config.grpc.listen, config.auth.tokens.is_some())?;
     if config.http.listen == config.grpc.listen && config.http.listen.port() != 0 {
         return broken("grpc.listen", "is the same address as http.listen");
     }
@@ -144,14 +145,41 @@ fn name(setting: &str, text: &str) -> Result<(), Broken> {
     Name::new(text).map(drop).or_else(|rule| broken(setting, rule.to_string()))
 }
 
-fn listener(setting: &str, address: SocketAddr) -> Result<(), Broken> {
-    if address.ip().is_loopback() {
+fn listener(setting: &str, address: SocketAddr, asks: bool) -> Result<(), Broken> {
+    if asks || address.ip().is_loopback() {
         return Ok(());
     }
-    broken(
-        setting,
-        format!("{address} is not a loopback address and needs authentication, which this version does not have yet"),
-    )
+    broken(setting, format!("{address} is not a loopback address and needs authentication: name a file in auth.tokens"))
+}
+
+fn access(config: &Config) -> Result<(), Broken> {
+    let (auth, tls) = (&config.auth, &config.tls);
+    let files = [
+        ("auth.tokens", &auth.tokens),
+        ("tls.certificate", &tls.certificate),
+        ("tls.key", &tls.key),
+        ("tls.ca", &tls.ca),
+    ];
+    if let Some((setting, _)) = files.iter().find(|(_, file)| file.as_ref().is_some_and(|it| it.as_os_str().is_empty()))
+    {
+        return broken(*setting, "is empty; leave it out to do without");
+    }
+    if tls.certificate.is_some() != tls.key.is_some() {
+        return broken("tls.key", "tls.certificate and tls.key need each other");
+    }
+    // Nodes that share a store ask one another.
+    if auth.tokens.is_some() && config.store.kind == StoreKind::Etcd && auth.node_token.is_none() {
+        return broken(
+            "auth.node_token",
+            "is needed beside auth.tokens where nodes share a store: a token of the role `node`",
+        );
+    }
+    match &auth.node_token {
+        Some(token) if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            broken("auth.node_token", "is no token; `streamer token --role node` makes one")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn store(store: &Store) -> Result<(), Broken> {

@@ -30,6 +30,10 @@ pub struct Config {
     pub http: Http,
     /// The gRPC listener.
     pub grpc: Grpc,
+    /// Who may call.
+    pub auth: Auth,
+    /// The certificate of both listeners.
+    pub tls: Tls,
     /// Where subscriptions, cursors and checkpoints survive.
     pub store: Store,
     /// Where changes come from.
@@ -91,6 +95,28 @@ pub struct Grpc {
     /// Address and port.
     #[serde(deserialize_with = "fault::address")]
     pub listen: SocketAddr,
+}
+
+/// `[auth]`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// The file of tokens; without it nobody is asked, and both listeners stay on loopback.
+    pub tokens: Option<PathBuf>,
+    /// The token by which this node asks others.
+    pub node_token: Option<String>,
+}
+
+/// `[tls]`, for both listeners.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate and those that it is signed by, in PEM; without it nothing is encrypted.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// Certificates that other nodes' may be signed by, instead of those that the system trusts.
+    pub ca: Option<PathBuf>,
 }
 
 /// Which store.

@@ -8,7 +8,9 @@ impl Config {
     /// Replaces every password in an address by `***`.
     pub fn hide_secrets(&mut self) {
         let addresses = self.backends.0.iter_mut().map(|backend| &mut backend.uri);
-        for secret in [&mut self.nats.password, &mut self.nats.token, &mut self.nats.nkey].into_iter().flatten() {
+        let nats = &mut self.nats;
+        let secrets = [&mut nats.password, &mut nats.token, &mut nats.nkey, &mut self.auth.node_token];
+        for secret in secrets.into_iter().flatten() {
             "***".clone_into(secret);
         }
         for address in addresses.chain([&mut self.nats.url]).chain(self.store.endpoints.iter_mut()) {

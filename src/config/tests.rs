@@ -204,11 +204,11 @@ fn broken_rules_name_the_setting_and_who_set_it() {
     for (text, expected) in [
         (
             "[http]\nlisten = \"0.0.0.0:7700\"",
-            "http.listen: 0.0.0.0:7700 is not a loopback address and needs authentication, which this version does not have yet",
+            "http.listen: 0.0.0.0:7700 is not a loopback address and needs authentication: name a file in auth.tokens",
         ),
         (
             "[grpc]\nlisten = \"[::]:1\"",
-            "grpc.listen: [::]:1 is not a loopback address and needs authentication, which this version does not have yet",
+            "grpc.listen: [::]:1 is not a loopback address and needs authentication: name a file in auth.tokens",
         ),
         ("[grpc]\nlisten = \"127.0.0.1:7700\"", "grpc.listen: is the same address as http.listen"),
         ("[[backends]]\n[[backends]]", "backends[1].name: is another backend's name, too"),

@@ -9,6 +9,7 @@ pub mod ejson;
 pub mod frame;
 pub mod grpc;
 pub mod json;
+mod latency;
 pub mod machine;
 pub mod nats;
 pub mod outbox;

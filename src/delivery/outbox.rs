@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::body::SharedChange;
 use super::budget::Budget;
 use super::frame::{CloseReason, Closed, Delivery, Expired, Frame, Matched, Progress, Reassigned, Resync, Welcome};
+use super::latency::{Followed, Latency};
 use crate::change::{Flags, ResyncReason};
 use crate::cursor::{Cursor, Place, Serial};
 use crate::matching::SubscriptionIndex;
@@ -117,7 +118,12 @@ pub(super) struct Withheld {
 }
 
 impl Item {
-    fn size_bytes(&self) -> usize {
+    /// Whether it is a change as it happens.
+    fn is_live(&self) -> bool {
+        matches!(self, Self::Change(item) if item.lane == LaneName::Main && !item.flags.contains(Flags::REPLAYED))
+    }
+
+    pub(super) fn size_bytes(&self) -> usize {
         match self {
             // The body is the window's, but the item keeps it alive past eviction.
             Self::Change(item) => item.change.size_bytes() + 48 * item.matches.len() + 128,
@@ -258,6 +264,8 @@ pub struct Outbox {
     drained: Arc<Notify>,
     /// Shared with the partition's other outboxes.
     budget: Arc<Budget>,
+    /// Likewise.
+    latency: Arc<Latency>,
 }
 
 #[derive(Debug, Default)]
@@ -286,6 +294,7 @@ struct State {
     above_mark: bool,
     /// Progress is due, though nothing more may be sent before an ack: how many still catch up.
     standstill: Option<u64>,
+    followed: Followed,
 }
 
 impl Outbox {
@@ -295,6 +304,7 @@ impl Outbox {
         low_mark_bytes: usize,
         drained: Arc<Notify>,
         budget: Arc<Budget>,
+        latency: Arc<Latency>,
     ) -> Self {
         let state = State {
             written: Written::at(place, identity.catchups_max),
@@ -302,7 +312,7 @@ impl Outbox {
             has_taken: true,
             ..State::default()
         };
-        Self { identity, state: Mutex::new(state), filled: Notify::new(), drained, budget }
+        Self { identity, state: Mutex::new(state), filled: Notify::new(), drained, budget, latency }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -330,6 +340,10 @@ impl Outbox {
             state.shared[lane as usize].push_back(position);
         }
         state.waiting += usize::from(is_substantial(&item));
+        if item.is_live() {
+            let before = state.queue.len();
+            state.followed.queued(&self.latency, before);
+        }
         state.queue.push_back(item);
         state.above_mark |= state.bytes > state.low_mark_bytes;
         drop(state);
@@ -432,6 +446,7 @@ impl Outbox {
         state.queue = kept;
         state.above_mark = false;
         state.has_taken = false;
+        state.followed.cut();
         // What it counted as waiting is a catch-up's now.
         state.standstill = None;
         state.written.clone()
@@ -455,6 +470,7 @@ impl Outbox {
     /// Forgets what an ack covers, for pacing.
     pub(super) fn acked(&self, serial: u64) {
         let mut state = self.lock();
+        state.followed.acked(&self.latency, serial);
         while let Some((written, bytes)) = state.unacked.front().copied() {
             if written > serial {
                 break;
@@ -521,16 +537,17 @@ impl Outbox {
             room |= relieved | !std::mem::replace(&mut state.has_taken, true);
             let size = item.size_bytes();
             state.written.apply(&item);
+            state.written.count += u64::from(is_message(&item));
+            let serial = state.written.count;
+            state.followed.taken(&self.latency, serial);
             if !is_message(&item) {
                 continue;
             }
             bytes += size;
-            state.written.count += 1;
             if matches!(item, Item::Change(_)) {
                 state.written.seq += 1;
             }
             if is_substantial(&item) {
-                let serial = state.written.count;
                 state.written.last_substantial = serial;
                 if self.identity.unacked_bytes_max > 0 {
                     state.unacked.push_back((serial, size as u64));
@@ -657,7 +674,8 @@ mod tests {
             redelivered_until: None,
         };
         let place = Place { position: position(0), ..Place::default() };
-        Outbox::new(identity, &place, 1 << 20, Arc::default(), Arc::new(Budget::new(usize::MAX)))
+        let latency = Arc::new(Latency::new(crate::clock::Clock::manual(), &identity.partition));
+        Outbox::new(identity, &place, 1 << 20, Arc::default(), Arc::new(Budget::new(usize::MAX)), latency)
     }
 
     fn item(ordinal: u32) -> Item {

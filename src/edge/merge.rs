@@ -156,5 +156,6 @@ pub(super) fn unowned(partition: PartitionId) -> PartitionView {
         lag: Lag::default(),
         oplog_headroom_seconds: None,
         checkpoint: Position::default(),
+        work: None,
     }
 }

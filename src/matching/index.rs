@@ -216,6 +216,18 @@ impl Matcher {
         }
     }
 
+    /// The programs that cost the most, by one subscription of each: microseconds of one evaluation on average, and how
+    /// many were timed.
+    pub fn costliest(&self, max: usize) -> Vec<(SubscriptionIndex, f64, u64)> {
+        let timed = self.meter.iter().flat_map(|meter| meter.costliest(max));
+        let of_one = |(program, micros, runs)| {
+            let mut first = None;
+            self.programs.get(program)?.subscriptions(|subscription| first = first.or(Some(subscription)));
+            Some((first?, micros, runs))
+        };
+        timed.filter_map(of_one).collect()
+    }
+
     /// The same for a change that only might have been: it is neither counted nor timed nor checked. How many programs
     /// were evaluated.
     pub fn trial(&mut self, change: &Change, out: &mut Vec<Match>) -> usize {

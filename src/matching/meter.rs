@@ -20,6 +20,11 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// A slow second has this much matching in it.
 const SLOW: Duration = Duration::from_millis(limits::program_millis_per_second_max as u64 / 2);
 
+/// Every so manyth change each program that it leads to is timed.
+const SAMPLE_EVERY: u32 = 63;
+/// Programs that are kept in mind; what is rare enough to come later is not dear.
+const SAMPLES_MAX: usize = 4096;
+
 #[derive(Debug)]
 pub(super) struct Meter {
     clock: Clock,
@@ -27,11 +32,21 @@ pub(super) struct Meter {
     spent: Duration,
     /// In the second after a slow one: what each program took, and how often it ran.
     programs: Option<HashMap<ProgramId, (Duration, u32), FxBuildHasher>>,
+    /// The same of every so manyth change, for people.
+    samples: HashMap<ProgramId, (Duration, u64), FxBuildHasher>,
+    until_sample: u32,
 }
 
 impl Meter {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { window: clock.now(), clock, spent: Duration::ZERO, programs: None }
+        Self {
+            window: clock.now(),
+            clock,
+            spent: Duration::ZERO,
+            programs: None,
+            samples: HashMap::default(),
+            until_sample: SAMPLE_EVERY,
+        }
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -40,7 +55,7 @@ impl Meter {
 
     /// Whether each program is to be timed.
     pub(super) fn is_close(&self) -> bool {
-        self.programs.is_some()
+        self.programs.is_some() || self.until_sample == 0
     }
 
     /// A program took this long.
@@ -51,6 +66,26 @@ impl Meter {
             *spent += took;
             *runs += 1;
         }
+        if self.until_sample > 0 {
+            return;
+        }
+        if let Some((spent, runs)) = self.samples.get_mut(&program) {
+            *spent += took;
+            *runs += 1;
+        } else if self.samples.len() < SAMPLES_MAX {
+            self.samples.insert(program, (took, 1));
+        }
+    }
+
+    /// The programs that took most of what was sampled: what one evaluation took on average, in microseconds, and how
+    /// many there were. The clock's microseconds are coarse for one evaluation, not for the mean of many.
+    pub(super) fn costliest(&self, max: usize) -> Vec<(ProgramId, f64, u64)> {
+        let mut all: Vec<_> = self.samples.iter().map(|(program, (spent, runs))| (*spent, *program, *runs)).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        let average = |(spent, program, runs): (Duration, ProgramId, u64)| {
+            (program, spent.as_secs_f64() * 1e6 / runs as f64, runs)
+        };
+        all.into_iter().take(max).map(average).collect()
     }
 
     /// The number may be another's from now on.
@@ -58,17 +93,20 @@ impl Meter {
         if let Some(programs) = &mut self.programs {
             programs.remove(&program);
         }
+        self.samples.remove(&program);
     }
 
     /// All numbers may be others' from now on.
     pub(super) fn forget_all(&mut self) {
         self.programs.iter_mut().for_each(HashMap::clear);
+        self.samples.clear();
     }
 
     /// A change has been matched. Names the programs that were too dear in the second that has ended with it.
     pub(super) fn matched(&mut self, began: Instant) -> Vec<ProgramId> {
         let now = self.clock.now();
         self.spent += now.since(began);
+        self.until_sample = self.until_sample.checked_sub(1).unwrap_or(SAMPLE_EVERY);
         if now.since(self.window) < WINDOW {
             return Vec::new();
         }

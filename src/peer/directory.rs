@@ -7,7 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
 
 use crate::clock::every;
 use crate::limits;
@@ -42,13 +46,47 @@ pub(super) struct Owner {
     pub(super) holder: Holder,
     /// `None`: it has no address that could be asked.
     channel: Option<Channel>,
+    dial: Dial,
+}
+
+/// How other nodes are called: encrypted where they say so, with this node's token.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    authorization: Option<MetadataValue<Ascii>>,
+    tls: ClientTlsConfig,
+}
+
+impl Dial {
+    /// With this token, trusting these certificates or else those that the system does. `None`: that is no token.
+    pub fn new(token: Option<&str>, ca: Option<Vec<u8>>) -> Option<Self> {
+        let authorization = token.map(|token| MetadataValue::try_from(format!("Bearer {token}"))).transpose().ok()?;
+        let tls = match ca {
+            Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        Some(Self { authorization, tls })
+    }
+
+    fn endpoint(&self, address: &str) -> Option<Endpoint> {
+        if address.starts_with("https://") {
+            return Endpoint::from_shared(address.to_owned()).ok()?.tls_config(self.tls.clone()).ok();
+        }
+        Endpoint::from_shared(format!("http://{address}")).ok()
+    }
+}
+
+impl Interceptor for Dial {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        Ok(request)
+    }
 }
 
 impl Owner {
-    fn new(holder: Holder) -> Self {
-        let address = holder.address.as_ref().map(|address| format!("http://{address}"));
-        let endpoint = address.and_then(|address| Endpoint::from_shared(address).ok());
-        let channel = endpoint.map(|endpoint| {
+    fn new(holder: Holder, dial: &Dial) -> Self {
+        let channel = holder.address.as_deref().and_then(|address| dial.endpoint(address)).map(|endpoint| {
             endpoint
                 .connect_timeout(CONNECT_TIMEOUT)
                 .http2_keep_alive_interval(PING_EVERY)
@@ -58,11 +96,11 @@ impl Owner {
                 .tcp_nodelay(true)
                 .connect_lazy()
         });
-        Self { holder, channel }
+        Self { holder, channel, dial: dial.clone() }
     }
 
-    pub(super) fn client(&self) -> Option<PeerClient<Channel>> {
-        let client = PeerClient::new(self.channel.clone()?);
+    pub(super) fn client(&self) -> Option<PeerClient<InterceptedService<Channel, Dial>>> {
+        let client = PeerClient::with_interceptor(self.channel.clone()?, self.dial.clone());
         let bytes_max = limits::peer_message_bytes_max;
         Some(client.max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max))
     }
@@ -70,7 +108,13 @@ impl Owner {
 
 impl Directory {
     /// Follows these partitions' keys until shutdown: one of it for each.
-    pub fn follow(partitions: &[PartitionId], node: &Arc<str>, store: Arc<dyn Store>, tasks: &Tasks) -> Vec<Self> {
+    pub fn follow(
+        partitions: &[PartitionId],
+        node: &Arc<str>,
+        dial: &Dial,
+        store: Arc<dyn Store>,
+        tasks: &Tasks,
+    ) -> Vec<Self> {
         let mut told = HashMap::new();
         let directory = |partition: &PartitionId| {
             let (sender, owner) = watch::channel(None);
@@ -78,11 +122,11 @@ impl Directory {
             Self { partition: partition.clone(), node: Arc::clone(node), tasks: tasks.clone(), owner }
         };
         let directories = partitions.iter().map(directory).collect();
-        let (node, shutdown) = (Arc::clone(node), tasks.shutdown_token());
+        let (node, dial, shutdown) = (Arc::clone(node), dial.clone(), tasks.shutdown_token());
         tasks.spawn(Kind::Housekeeping, "owners", async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = look(store.as_ref(), &node, &told) => {}
+                () = look(store.as_ref(), &node, &dial, &told) => {}
             }
         });
         directories
@@ -111,7 +155,7 @@ impl Directory {
 
 type Told = HashMap<Key, watch::Sender<Option<Owner>>>;
 
-async fn look(store: &dyn Store, node: &Arc<str>, told: &Told) {
+async fn look(store: &dyn Store, node: &Arc<str>, dial: &Dial, told: &Told) {
     let mut looks = every(LOOK_EVERY);
     loop {
         looks.tick().await;
@@ -128,7 +172,7 @@ async fn look(store: &dyn Store, node: &Arc<str>, told: &Told) {
             told.send_if_modified(|known| {
                 let is_same = known.as_ref().map(|owner| &owner.holder) == holder.as_ref();
                 if !is_same {
-                    *known = holder.map(Owner::new);
+                    *known = holder.map(|holder| Owner::new(holder, dial));
                 }
                 !is_same
             });

@@ -18,7 +18,7 @@ mod session;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use self::directory::Directory;
+pub use self::directory::{Dial, Directory};
 pub use self::forward::Forward;
 pub use self::members::{Choice, Members, View};
 pub use self::server::Answers;

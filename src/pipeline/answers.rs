@@ -6,8 +6,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use metrics::{counter, gauge};
-
 use super::{Openings, Partition};
 use crate::cursor::{Cursor, CursorText};
 use crate::delivery::machine::{Answer, Target, Waiter};
@@ -17,7 +15,6 @@ use crate::handle::{
     Command, Compiled, CursorTarget, DeliveryMode, Lag, Mark, PartitionView, Registered, Reply, SubscriptionView,
 };
 use crate::matching::Difference;
-use crate::observe::metrics as names;
 use crate::position::{ClusterTime, Epoch, Position};
 use crate::store::placements::{self, PlacementRecord};
 use crate::store::{CommitError, Expect, Write};
@@ -346,7 +343,7 @@ impl Partition {
         view
     }
 
-    fn partition_view(&self) -> PartitionView {
+    pub(super) fn partition_view(&self) -> PartitionView {
         let lag = self.lag_seconds();
         let state = match &self.live {
             _ if self.placement.paused => "paused",
@@ -365,22 +362,12 @@ impl Partition {
             lag: Lag { seconds: lag, changes: None },
             oplog_headroom_seconds: self.headroom_seconds(),
             checkpoint,
+            work: Some(self.machine.workload()),
         }
     }
 
-    pub(super) fn publish_metrics(&mut self) {
-        let counters = self.machine.counters();
-        let partition = self.machine.partition().to_string();
-        counter!(names::SOURCE_CHANGES, "partition" => partition.clone()).absolute(counters.changes);
-        counter!(names::MATCHES, "partition" => partition.clone()).absolute(counters.matches);
-        let matching = self.machine.matching();
-        counter!(names::MATCH_CANDIDATES, "partition" => partition.clone()).absolute(matching.candidates);
-        counter!(names::BLOOM_CHECKS, "partition" => partition.clone()).absolute(matching.bloom.checks);
-        counter!(names::BLOOM_FALSE_POSITIVES, "partition" => partition.clone()).absolute(matching.bloom.false_passes);
-        counter!(names::SHADOW_CHECKS, "partition" => partition.clone()).absolute(matching.shadow.checks);
-        counter!(names::SHADOW_DIFFERENCES, "partition" => partition.clone()).absolute(matching.shadow.differences);
-        gauge!(names::BLOOM_FALSE_POSITIVE_RATE, "partition" => partition.clone())
-            .set(matching.bloom.false_positive_rate());
+    /// What the reference has found: each is a bug.
+    pub(super) fn tell_differences(&mut self) {
         for difference in self.machine.take_differences() {
             let Difference { program, shape, expected, found } = difference;
             tracing::error!(
@@ -390,19 +377,6 @@ impl Partition {
                 ?found,
                 "the index and the reference disagree: a bug, please report"
             );
-        }
-        counter!(names::DELIVERED_CHANGES, "partition" => partition.clone()).absolute(counters.deliveries);
-        counter!(names::OVERFLOWS, "partition" => partition.clone()).absolute(counters.overflows);
-        counter!(names::RESYNCS, "partition" => partition.clone()).absolute(counters.resyncs);
-        gauge!(names::CATCHUPS, "partition" => partition.clone()).set(self.machine.catch_up_count() as f64);
-        gauge!(names::SUBSCRIPTIONS, "partition" => partition.clone()).set(self.machine.subscription_count() as f64);
-        gauge!(names::SESSIONS, "partition" => partition.clone()).set(self.machine.session_count() as f64);
-        gauge!(names::WINDOW_BYTES, "partition" => partition.clone()).set(self.machine.window_bytes() as f64);
-        if let Some(lag) = self.lag_seconds() {
-            gauge!(names::PARTITION_LAG, "partition" => partition.clone()).set(lag);
-        }
-        if let Some(headroom) = self.headroom_seconds() {
-            gauge!(names::OPLOG_HEADROOM, "partition" => partition).set(headroom);
         }
     }
 

@@ -10,6 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::{mpsc, watch};
 
+use super::gauges;
 use super::turns::Turns;
 use super::{BACKOFF_MAX, BACKOFF_MIN, End, Heartbeats, Live, OUTCOMES_MAX, Openings, Partition, Waiting, split};
 use crate::clock::Clock;
@@ -75,6 +76,11 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
     // a new one: that may be another node, and then nothing is broken off when it is this one's turn again.
     let mut broken_off = None;
     let mut turns = Turns::new(&config);
+    let disowned = || {
+        config.handle.set_owner(false);
+        gauges::disowned(config.handle.id());
+    };
+    disowned();
     while !shutdown.is_cancelled() {
         let begun = begin(&config, broken_off, &mut turns, &mut commands).await;
         let Some((mut partition, owned)) = begun else {
@@ -88,7 +94,7 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
         match end {
             End::Shutdown => {
                 partition.drain(&mut commands, config.grace).await;
-                return config.handle.set_owner(false);
+                return disowned();
             }
             End::Lost => {}
             End::HandOver(node) => {
@@ -102,7 +108,7 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
                 partition.give_up(config.grace).await;
             }
         }
-        config.handle.set_owner(false);
+        disowned();
     }
 }
 

@@ -68,6 +68,16 @@ pub struct Batch {
     pub reached: Position,
 }
 
+impl Event {
+    /// When it was made, by the backend's clock, where that says.
+    pub fn wall_time_ms(&self) -> Option<i64> {
+        match self {
+            Self::Change(change) => change.wall_time_ms,
+            Self::Resync(_) => None,
+        }
+    }
+}
+
 impl Batch {
     /// The last position in it at which there was a change, told as one or not: in this history there always will be.
     pub fn witness(&self) -> Option<Position> {

@@ -29,6 +29,7 @@ pub mod cursors;
 pub mod etcd;
 pub mod faulty;
 pub mod gateways;
+pub mod metered;
 pub mod owners;
 pub mod placements;
 pub mod redb;

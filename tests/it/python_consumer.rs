@@ -11,7 +11,9 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use bson::{RawDocumentBuf, doc};
 use serde_json::{Value, json};
+use streamer::access::{Door, Tls};
 use streamer::change::{Change, Changed, Flags, Operation, Scope, Transaction};
+use streamer::clock::Clock;
 use streamer::cursor::CursorText;
 use streamer::delivery::body::SharedChange;
 use streamer::delivery::frame::{Delivery, Frame, Matched, Progress, Welcome};
@@ -128,7 +130,8 @@ async fn a_generated_python_client_consumes_and_acks() {
         read: |_| unreachable!("the client registers over HTTP"),
         write: |_| unreachable!("the client registers over HTTP"),
     };
-    let services = Grpc { hub: handle, tasks: tasks.clone(), texts, publish: None, peers: None };
+    let (door, tls) = (Door::open(Clock::system()), Tls::default());
+    let services = Grpc { hub: handle, tasks: tasks.clone(), texts, publish: None, peers: None, door, tls };
     tasks.spawn(Kind::Listener, "grpc", async move { services.serve(grpc, std::future::pending()).await.unwrap() });
 
     let root = env!("CARGO_MANIFEST_DIR");

@@ -130,6 +130,7 @@ impl Model {
             outbox_bytes: 10,
             delivery: DeliveryMode::Stream,
             session: connected.then(|| SessionView { transport: "sse".into(), since: at(0), node: "hub-1".into() }),
+            last_ack_at: None,
         })
     }
 
@@ -173,6 +174,7 @@ impl Model {
             partition: PartitionId::new("default", 0),
             owner: Some("hub-1".into()),
             epoch: 1,
+            work: None,
             state: if self.paused { "paused" } else { "reading" }.into(),
             position: position(5),
             lag: Lag { seconds: Some(1.5), changes: Some(4) },

@@ -1,5 +1,6 @@
 //! The listener: both versions of HTTP, slow and vanishing clients, and the end.
 
+use crate::access::Tls;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -15,7 +16,7 @@ async fn listening(router: Router) -> (SocketAddr, Tasks) {
     let (tasks, listener) = (Tasks::new(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let address = listener.local_addr().unwrap();
     let serving = tasks.clone();
-    tasks.spawn(Kind::Listener, "http", async move { serve(listener, router, &serving).await });
+    tasks.spawn(Kind::Listener, "http", async move { serve(listener, Tls::default(), router, &serving).await });
     (address, tasks)
 }
 

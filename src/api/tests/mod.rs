@@ -1,5 +1,6 @@
 //! The interface over a real socket, before a loop that answers from a model.
 
+mod access;
 mod fake;
 mod fuzz;
 mod listener;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::access::Tls;
 use crate::error::Code;
 use crate::limits;
 use crate::observe::health::Component;
@@ -73,6 +75,10 @@ impl Api {
     }
 
     async fn with(publish: Option<Publish>) -> Self {
+        Self::behind(publish, |clock, _| Door::open(clock)).await
+    }
+
+    async fn behind(publish: Option<Publish>, door: impl FnOnce(Clock, &Tasks) -> Door) -> Self {
         let tasks = Tasks::new();
         let (hub, commands) = HubHandle::single(64);
         tasks.spawn(Kind::Partition, "fake", fake::run(commands));
@@ -80,12 +86,13 @@ impl Api {
         let health = Health::new(clock.clone());
         let component = health.component("store");
         component.ok();
-        let state = ApiState::new(hub, "hub-1", health.clone(), Metrics::install(), clock, publish);
+        let state = ApiState::new(hub, "hub-1", health.clone(), Metrics::install(), clock.clone(), publish);
+        let state = state.behind(door(clock, &tasks));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tasks.clone();
         let router = router(state);
-        tasks.spawn(Kind::Listener, "http", async move { serve(listener, router, &serving).await });
+        tasks.spawn(Kind::Listener, "http", async move { serve(listener, Tls::default(), router, &serving).await });
         Self { address, client: reqwest::Client::new(), tasks, component, health }
     }
 

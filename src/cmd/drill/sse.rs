@@ -16,6 +16,7 @@ use super::super::sse::{self, Acks, Event, Events};
 use super::consumer::{BACKOFF, Delivery, Endpoints, Heard, Resync};
 use super::rules;
 use crate::change::{Operation, ResyncReason};
+use crate::client::Credentials;
 use crate::position::Position;
 
 /// An ack may be left out: the next one says it too.
@@ -107,7 +108,9 @@ impl SseConsumer {
     pub(super) async fn next(&mut self) -> anyhow::Result<Heard> {
         loop {
             let Some(session) = &mut self.session else {
-                let opening = sse::open(&self.addresses[0], &self.gateway, Acks::Own(self.acked.as_deref()));
+                let nobody = Credentials::default();
+                let acks = Acks::Own(self.acked.as_deref());
+                let opening = sse::open(&self.addresses[0], &nobody, &self.gateway, acks);
                 let opened = timeout(self.silence, opening).await.unwrap_or_else(|_| Err(anyhow::anyhow!("silence")));
                 match opened {
                     Ok(events) => self.session = Some(Session { events, last: HashMap::new() }),

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::sse::{self, Acks};
-use super::{Output, OutputArgs, WrongUsage};
+use super::{CredentialArgs, Output, OutputArgs, WrongUsage};
 use crate::client::{
     BodyFormat, Client, ClientConfig, Item, NatsConfig, Registered, Registration, RegistrationError, Rejection, State,
     Subscription,
@@ -76,6 +76,9 @@ pub struct TailArgs {
     /// printed and nothing is left to catch up with
     #[arg(long, value_name = "TIME")]
     pub until_operation_time: Option<ClusterTime>,
+    /// Who asks.
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
     /// How matches are printed.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -86,7 +89,8 @@ pub struct TailArgs {
 /// # Errors
 /// A filter that the hub refuses, or a hub that cannot be reached.
 pub async fn run(args: TailArgs) -> anyhow::Result<()> {
-    let hub = Registration::new(&args.http).map_err(|error| WrongUsage(error.to_string()))?;
+    let hub =
+        Registration::with(&args.http, &args.credentials.read()?).map_err(|error| WrongUsage(error.to_string()))?;
     let gateway = args.gateway.clone().unwrap_or_else(|| format!("tail-{:08x}", rand::random::<u32>()));
     let asked = subscription(&args, &gateway)?;
     if args.nats.is_some() {
@@ -148,7 +152,11 @@ async fn told_to_end() {
 }
 
 async fn print_all(args: &TailArgs, gateway: &str) -> anyhow::Result<()> {
-    let config = ClientConfig { body: BodyFormat::ExtendedJson, ..ClientConfig::new(&args.grpc, gateway) };
+    let config = ClientConfig {
+        body: BodyFormat::ExtendedJson,
+        credentials: args.credentials.read()?,
+        ..ClientConfig::new(&args.grpc, gateway)
+    };
     match (&args.nats, args.transport) {
         (Some(url), _) => {
             let nats = NatsConfig { http: Some(args.http.clone()), ..NatsConfig::new(url) };
@@ -196,7 +204,7 @@ async fn by_client(args: &TailArgs, config: ClientConfig) -> anyhow::Result<()> 
 }
 
 async fn by_sse(args: &TailArgs, gateway: &str) -> anyhow::Result<()> {
-    let mut events = sse::open(&args.http, gateway, Acks::Auto).await?;
+    let mut events = sse::open(&args.http, &args.credentials.read()?, gateway, Acks::Auto).await?;
     let mut printer = Printer::new(args);
     while let Some(event) = events.next().await? {
         match event.name.as_str() {

@@ -15,10 +15,12 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use super::super::body::Format;
 use super::super::receipt::Durable;
 use super::super::session::Session;
+use super::admit::{caller, refused};
 use super::messages::Packer;
 use super::status::{invalid, status};
 use crate::cursor::CursorText;
 use crate::edge::HubHandle;
+use crate::error::{Code, Problem};
 use crate::handle::{self, Transport};
 use crate::limits;
 use crate::proto::consume_request::Request as Kind;
@@ -40,12 +42,14 @@ impl Delivery for Deliveries {
         &self,
         request: Request<Streaming<ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
+        let caller = caller(&request)?;
         let mut requests = request.into_inner();
         let first = in_time(requests.message()).await?;
         let Some(ConsumeRequest { request: Some(Kind::Hello(hello)) }) = first else {
             return Err(invalid("hello", "the first request of a session is `hello`"));
         };
         let (hello, packer) = asked(hello)?;
+        caller.serves(&hello.gateway).map_err(refused)?;
         let gateway = hello.gateway.clone();
         let session = self.hub.open(hello).await.map_err(status)?;
 
@@ -61,13 +65,22 @@ impl Delivery for Deliveries {
         let reading = Reading { hub: self.hub.clone(), gateway, requests };
         let name = format!("grpc {}", reading.gateway);
         self.tasks.spawn(tasks::Kind::Session, name, async move {
-            tokio::select! {
-                () = ended.cancelled() => {}
-                read = reading.run() => if let Err(status) = read {
-                    // The stream may have ended meanwhile; then nobody needs to know.
-                    let _ = failed.send(status);
-                },
-            }
+            let failing = async {
+                match reading.run().await {
+                    Ok(()) => pending().await,
+                    Err(status) => status,
+                }
+            };
+            let status = tokio::select! {
+                () = ended.cancelled() => return,
+                status = failing => status,
+                // What a token has opened ends with it.
+                () = caller.revoked() => {
+                    refused(Problem::new(Code::Unauthenticated, "the token has been taken back or is over"))
+                }
+            };
+            // The stream may have ended meanwhile; then nobody needs to know.
+            let _ = failed.send(status);
         });
         Ok(Response::new(stream::unfold(writing, Writing::next).boxed()))
     }

@@ -2,6 +2,7 @@
 //!
 //! Owns the server and its settings. Knows nothing of how the hub answers.
 
+mod admit;
 mod consume;
 mod ingest;
 mod messages;
@@ -17,9 +18,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
+use self::admit::admit;
+use crate::access::{Caller, Door, Tls};
 use crate::edge::HubHandle;
 use crate::error::Problem;
 use crate::handle::SubscriptionView;
@@ -58,6 +61,10 @@ pub struct Grpc {
     pub publish: Option<Publish>,
     /// For other nodes.
     pub peers: Option<Answers>,
+    /// Who may call.
+    pub door: Door,
+    /// How connections are taken.
+    pub tls: Tls,
 }
 
 /// A peer that is gone without a word is found out by pings.
@@ -90,9 +97,11 @@ impl Grpc {
             health.set_not_serving::<IngestServer<ingest::Publisher>>().await;
         };
 
+        let incoming = admit::incoming(listener, self.tls, &self.tasks);
         let deliveries = consume::Deliveries { hub: self.hub.clone(), tasks: self.tasks };
         let registrations = registry::Registrations { hub: self.hub, texts: self.texts };
         let publisher = ingest::Publisher { publish: self.publish };
+        let door = self.door;
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -101,19 +110,34 @@ impl Grpc {
         Server::builder()
             .http2_keepalive_interval(Some(PING_EVERY))
             .http2_keepalive_timeout(Some(PING_TIMEOUT))
-            .add_service(
+            .add_service(InterceptedService::new(
                 DeliveryServer::new(deliveries).max_decoding_message_size(limits::grpc_consume_request_bytes_max),
-            )
-            .add_service(RegistryServer::new(registrations).max_decoding_message_size(limits::batch_body_bytes_max))
-            .add_service(IngestServer::new(publisher).max_decoding_message_size(limits::batch_body_bytes_max))
+                admit(&door, Caller::client),
+            ))
+            .add_service(InterceptedService::new(
+                RegistryServer::new(registrations).max_decoding_message_size(limits::batch_body_bytes_max),
+                admit(&door, Caller::client),
+            ))
+            .add_service(InterceptedService::new(
+                IngestServer::new(publisher).max_decoding_message_size(limits::batch_body_bytes_max),
+                admit(&door, Caller::operator),
+            ))
             .add_optional_service(self.peers.map(|answers| {
                 let bytes_max = limits::peer_message_bytes_max;
-                PeerServer::new(answers).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max)
+                let peer =
+                    PeerServer::new(answers).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max);
+                InterceptedService::new(peer, admit(&door, Caller::node))
             }))
             .add_service(health_service)
-            .add_service(reflection().build_v1().expect("the descriptors were compiled with this program"))
-            .add_service(reflection().build_v1alpha().expect("the descriptors were compiled with this program"))
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), ending)
+            .add_service(InterceptedService::new(
+                reflection().build_v1().expect("the descriptors were compiled with this program"),
+                admit(&door, Caller::client),
+            ))
+            .add_service(InterceptedService::new(
+                reflection().build_v1alpha().expect("the descriptors were compiled with this program"),
+                admit(&door, Caller::client),
+            ))
+            .serve_with_incoming_shutdown(incoming, ending)
             .await
     }
 }

@@ -7,6 +7,7 @@ use futures::{StreamExt, stream};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::SubscriptionTexts;
+use super::admit::{caller, refused};
 use super::status::{invalid, status};
 use crate::api::{json, problem};
 use crate::edge::HubHandle;
@@ -32,9 +33,13 @@ pub(super) struct Registrations {
 #[async_trait]
 impl Registry for Registrations {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
+        let caller = caller(&request)?;
         let texts = request.into_inner().subscriptions;
         check_count(texts.len(), "subscriptions")?;
-        let parsed: Vec<Result<Spec, Problem>> = texts.iter().map(|text| self.parse(text)).collect();
+        let parsed: Vec<Result<Spec, Problem>> = {
+            let allowed = |spec: Spec| caller.subscribes(&spec).map(|()| spec);
+            texts.iter().map(|text| self.parse(text).and_then(allowed)).collect()
+        };
         let specs: Vec<Spec> = parsed.iter().filter_map(|parsed| parsed.as_ref().ok()).cloned().collect();
         let mut registered = match specs.is_empty() {
             true => Vec::new(),
@@ -49,8 +54,10 @@ impl Registry for Registrations {
     }
 
     async fn unregister(&self, request: Request<UnregisterRequest>) -> Result<Response<UnregisterResponse>, Status> {
+        let caller = caller(&request)?;
         let UnregisterRequest { gateway_id, subscription_ids, group } = request.into_inner();
         let gateway = owner_name(&gateway_id, &group)?;
+        caller.serves(&gateway).map_err(refused)?;
         check_count(subscription_ids.len(), "subscription_ids")?;
         let remove = |text: String| async {
             // What cannot be a name is not there either.
@@ -73,8 +80,10 @@ impl Registry for Registrations {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
+        let caller = caller(&request)?;
         let HeartbeatRequest { gateway_id, subscription_ids, group } = request.into_inner();
         let gateway = owner_name(&gateway_id, &group)?;
+        caller.serves(&gateway).map_err(refused)?;
         let mut unknown = Vec::new();
         let mut named = Vec::new();
         let any_named = !subscription_ids.is_empty();

@@ -58,7 +58,9 @@ async fn serving_with(publish: Option<Publish>) -> Serving {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (hub, tasks) = (FakeHub::new(), Tasks::new());
     let texts = SubscriptionTexts { read, write };
-    let grpc = Grpc { hub: hub.handle.clone(), tasks: tasks.clone(), texts, publish, peers: None };
+    let door = Door::open(crate::clock::Clock::manual());
+    let hub_handle = hub.handle.clone();
+    let grpc = Grpc { hub: hub_handle, tasks: tasks.clone(), texts, publish, peers: None, door, tls: Tls::default() };
     let (stop, stopped) = oneshot::channel::<()>();
     tasks.spawn(Kind::Listener, "grpc", async move {
         grpc.serve(listener, async move { drop(stopped.await) }).await.unwrap();

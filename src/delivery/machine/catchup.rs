@@ -104,7 +104,7 @@ impl Machine {
             }
             *budget = budget.saturating_sub(1);
             for item in lane.items(name, entry, &self.subs, Flags::REPLAYED) {
-                self.counters.deliveries += 1;
+                self.counters.delivers(&item);
                 outbox.push(item);
             }
             lane.at = lane.at.max(entry.position());

@@ -223,6 +223,7 @@ impl Machine {
         let (awaiting, ready): (Vec<_>, Vec<_>) =
             costly.into_iter().filter(is_there).partition(|index| self.subs[index.0 as usize].pending.is_some());
         self.too_costly = awaiting;
+        self.counters.too_costly += ready.len() as u64;
         self.park(ready, ParkedReason::TooCostly);
     }
 

@@ -58,6 +58,7 @@ use crate::clock::Clock;
 use crate::delivery::body::SharedChange;
 use crate::delivery::budget::Budget;
 use crate::delivery::frame::CloseReason;
+use crate::delivery::latency::Latency;
 use crate::delivery::outbox::{Item, LaneName, Outbox};
 use crate::delivery::window::{Entry, Window};
 use crate::error::Problem;
@@ -238,6 +239,8 @@ pub struct Machine {
     removed: Vec<GatewayId>,
     /// Of all outboxes together.
     budget: Arc<Budget>,
+    /// Likewise.
+    latency: Arc<Latency>,
     /// Told by outboxes that have room again.
     drained: Arc<Notify>,
     counters: Counters,
@@ -251,8 +254,16 @@ pub struct Counters {
     pub changes: u64,
     /// Matches found by the live path.
     pub matches: u64,
+    /// Their size in memory.
+    pub change_bytes: u64,
     /// Messages put into outboxes.
     pub deliveries: u64,
+    /// Their size there.
+    pub delivered_bytes: u64,
+    /// Acks taken.
+    pub acks: u64,
+    /// Subscriptions parked because they cost too much.
+    pub too_costly: u64,
     /// Sessions opened.
     pub sessions: u64,
     /// Outboxes that overflowed.
@@ -263,6 +274,15 @@ pub struct Counters {
     pub replays: u64,
     /// Resyncs said.
     pub resyncs: u64,
+}
+
+impl Counters {
+    fn delivers(&mut self, item: &Item) {
+        if matches!(item, Item::Change(_)) {
+            self.deliveries += 1;
+            self.delivered_bytes += item.size_bytes() as u64;
+        }
+    }
 }
 
 /// What the stored checkpoint says, for a machine that begins.
@@ -288,6 +308,7 @@ impl Machine {
     /// A machine without subscriptions whose loop stands at `reached`.
     pub fn new(config: MachineConfig, clock: Clock, reached: Position, checkpoint: Checkpointed) -> Self {
         let budget = Arc::new(Budget::new(config.memory_bytes_max));
+        let latency = Arc::new(Latency::new(clock.clone(), &config.partition));
         let matcher = Matcher::watched(config.bloom, clock.clone(), config.shadow_every);
         let pages = (0..limits::cursor_pages).map(|_| PageState::default()).collect();
         Self {
@@ -318,6 +339,7 @@ impl Machine {
             effects: Vec::new(),
             removed: Vec::new(),
             budget,
+            latency,
             drained: Arc::new(Notify::new()),
             counters: Counters::default(),
             scratch: Vec::new(),
@@ -403,6 +425,7 @@ impl Machine {
         let mut matches = std::mem::take(&mut self.scratch);
         self.matcher.matches(&change, &mut matches);
         self.counters.changes += 1;
+        self.counters.change_bytes += change.size_bytes() as u64;
         self.counters.matches += matches.len() as u64;
         // A stable order: by gateway, then by subscription.
         matches.sort_by_key(|found| (self.subs[found.subscription.0 as usize].gateway, found.subscription));
@@ -498,7 +521,7 @@ impl Machine {
         let Some(session) = &self.gateways[index.0].session else { return };
         let outbox = Arc::clone(&session.outbox);
         for item in items {
-            self.counters.deliveries += u64::from(matches!(item, Item::Change(_)));
+            self.counters.delivers(&item);
             self.counters.resyncs += u64::from(matches!(item, Item::Resync(_)));
             outbox.push(item);
         }

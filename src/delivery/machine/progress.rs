@@ -92,6 +92,7 @@ impl Machine {
             self.note(index, mark);
         }
         self.take_ack(index, cursor.serial, place.clone());
+        self.counters.acks += 1;
         if self.gateways[index.0].id.in_group().is_some() {
             self.finish_revocations(Some(index));
         }

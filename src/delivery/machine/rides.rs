@@ -185,7 +185,7 @@ impl Machine {
         let first = entries.iter().take_while(|entry| !is_ahead(entry)).count();
         for entry in &entries[first..] {
             for item in lane.items(name, entry, &self.subs, Flags::REPLAYED) {
-                self.counters.deliveries += 1;
+                self.counters.delivers(&item);
                 outbox.push(owned(item));
             }
             lane.at = lane.at.max(entry.position());

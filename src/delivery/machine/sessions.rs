@@ -261,7 +261,7 @@ impl Machine {
         };
         let soft = self.config.outbox_bytes_soft;
         let (drained, budget) = (Arc::clone(&self.drained), Arc::clone(&self.budget));
-        let outbox = Arc::new(Outbox::new(identity, &place, soft, drained, budget));
+        let outbox = Arc::new(Outbox::new(identity, &place, soft, drained, budget, Arc::clone(&self.latency)));
         let number = gateway.sessions;
         let session = Session {
             number,

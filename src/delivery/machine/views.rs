@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use super::registry::no_subscription;
 use super::{Gateway, GatewayIndex, Machine, Sub, SubLane};
+use crate::clock::Instant;
 use crate::cursor::Cursor;
 use crate::error::{Code, Problem};
 use crate::handle::{
-    ExplainQuery, Explained, GatewayView, Lag, ListQuery, Page, SessionView, SubscriptionState, SubscriptionView,
+    Costly, ExplainQuery, Explained, GatewayView, Lag, ListQuery, Page, SessionView, SubscriptionState,
+    SubscriptionView, Totals, Workload,
 };
 use crate::limits;
 use crate::matching::{Counts, Difference, SubscriptionIndex};
@@ -151,7 +153,63 @@ impl Machine {
                 since: session.since,
                 node: Arc::clone(&session.node),
             }),
+            last_ack_at: (gateway.renewed != Instant::default())
+                .then(|| self.clock.wall() - self.clock.now().since(gateway.renewed)),
         }
+    }
+
+    /// What there is, and what has been done.
+    pub fn workload(&self) -> Workload {
+        let mut work = Workload {
+            catchups: self.busy.len() as u64,
+            window_bytes: self.window.bytes() as u64,
+            ..Workload::default()
+        };
+        for (_, sub) in &self.subs {
+            *match self.state(sub) {
+                SubscriptionState::Live => &mut work.subscriptions.live,
+                SubscriptionState::CatchingUp => &mut work.subscriptions.catching_up,
+                SubscriptionState::Parked => &mut work.subscriptions.parked,
+            } += 1;
+        }
+        for (index, gateway) in &self.gateways {
+            *match self.gateway_state(gateway) {
+                "live" => &mut work.gateways.live,
+                "catching_up" => &mut work.gateways.catching_up,
+                "parked" => &mut work.gateways.parked,
+                _ => &mut work.gateways.offline,
+            } += 1;
+            let Some(session) = &gateway.session else { continue };
+            work.sessions += 1;
+            work.outbox_bytes += session.outbox.bytes() as u64;
+            let at = self.effective(GatewayIndex(index)).position.time.seconds();
+            let behind = f64::from(self.reached.time.seconds().saturating_sub(at));
+            work.gateway_lag_max_seconds = work.gateway_lag_max_seconds.max(behind);
+        }
+        let (counters, matching) = (self.counters, self.matcher.counts());
+        work.totals = Totals {
+            changes: counters.changes,
+            change_bytes: counters.change_bytes,
+            matches: counters.matches,
+            delivered: counters.deliveries,
+            delivered_bytes: counters.delivered_bytes,
+            acks: counters.acks,
+            resyncs: counters.resyncs,
+            overflows: counters.overflows,
+            candidates: matching.candidates,
+            bloom_checks: matching.bloom.checks,
+            bloom_false_positives: matching.bloom.false_passes,
+            shadow_checks: matching.shadow.checks,
+            shadow_differences: matching.shadow.differences,
+        };
+        let costliest = self.matcher.costliest(limits::costliest_shown_max).into_iter();
+        work.costliest = costliest
+            .map(|(index, average_micros, evaluations)| {
+                let subscription = self.subs[index.0 as usize].key.clone();
+                Costly { subscription, average_micros, evaluations }
+            })
+            .collect();
+        work
     }
 
     fn gateway_state(&self, gateway: &Gateway) -> &'static str {

@@ -18,7 +18,7 @@ use super::servers::{self, Server};
 use super::site::{PARTITION, Running, Site, document, soon, until};
 
 /// Names of nodes in the order in which the partition is theirs while those before are away.
-fn nodes() -> Vec<Arc<str>> {
+pub(super) fn nodes() -> Vec<Arc<str>> {
     let mut left: BTreeSet<Arc<str>> = ["hub-a", "hub-b", "hub-c"].map(Arc::from).into();
     let mut ordered = Vec::new();
     while let Some(next) = Ring::new(left.iter().cloned()).member(PARTITION).cloned() {

@@ -1,5 +1,6 @@
 //! Whole hubs against real servers.
 
+mod access;
 mod bridge;
 mod cluster;
 mod consumers;

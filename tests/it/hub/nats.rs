@@ -739,7 +739,7 @@ async fn two_hundred_gateways_by_a_pattern_share_a_server_and_a_full_subject_is_
 }
 
 /// Certificates for both ends, signed by an authority of their own: their files.
-fn certificates(folder: &Path) -> [PathBuf; 5] {
+pub(super) fn certificates(folder: &Path) -> [PathBuf; 5] {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     let (authority_key, mut authority) = (KeyPair::generate().unwrap(), CertificateParams::new(vec![]).unwrap());
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

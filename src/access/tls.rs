@@ -1,0 +1,149 @@
+//! TLS by rustls: the hub's certificate, and connections that are encrypted with it.
+//!
+//! Owns the certificate's files, which are followed, and the handshake. Room for clients' certificates is in
+//! [`server_config`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+
+use super::follow::{Contents, Follow};
+use crate::tasks::Tasks;
+
+/// A handshake that takes longer is none.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How connections are taken. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Tls {
+    /// `None`: in clear.
+    config: Option<Arc<RwLock<Arc<ServerConfig>>>>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.config.is_some() { "Tls(on)" } else { "Tls(off)" })
+    }
+}
+
+/// A connection, in clear or not.
+#[derive(Debug)]
+pub struct Io(Either<TcpStream, Box<TlsStream<TcpStream>>>);
+
+impl Tls {
+    /// With this certificate chain and its key, in PEM, which are followed until shutdown.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or that do not belong together.
+    pub fn with_certificate(certificate: PathBuf, key: PathBuf, tasks: &Tasks) -> Result<Self, String> {
+        let follow = Follow { what: "tls", files: vec![certificate, key] };
+        let contents = follow.read()?;
+        let config = Arc::new(RwLock::new(server_config(&contents)?));
+        let taking = Arc::clone(&config);
+        let take = move |contents: &Contents| {
+            let new = server_config(contents)?;
+            *taking.write().unwrap_or_else(PoisonError::into_inner) = new;
+            Ok(())
+        };
+        follow.start(contents, tasks, take, || {});
+        Ok(Self { config: Some(config) })
+    }
+
+    /// Whether connections are encrypted.
+    pub fn is_on(&self) -> bool {
+        self.config.is_some()
+    }
+
+    /// Makes a connection of one that has been accepted.
+    ///
+    /// # Errors
+    /// A handshake that fails or takes too long.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<Io> {
+        let Some(config) = &self.config else { return Ok(Io(Either::Left(stream))) };
+        let config = Arc::clone(&config.read().unwrap_or_else(PoisonError::into_inner));
+        let handshake = TlsAcceptor::from(config).accept(stream);
+        let taken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+        let taken =
+            taken.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake takes too long"))??;
+        Ok(Io(Either::Right(Box::new(taken))))
+    }
+}
+
+fn server_config(contents: &Contents) -> Result<Arc<ServerConfig>, String> {
+    let [certificate, key] = &contents[..] else { return Err("two files are read".into()) };
+    let wrong = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong("tls.certificate", &error))?;
+    if chain.is_empty() {
+        return Err("tls.certificate: there is no certificate in it".into());
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("tls.key", &error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong("tls", &error))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key);
+    let mut config = config.map_err(|error| wrong("tls.certificate and tls.key", &error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// The certificates of a file that others' may be signed by.
+///
+/// # Errors
+/// A file that cannot be read or has none.
+pub fn trusted(file: &Path) -> Result<Vec<u8>, String> {
+    let name = file.display();
+    let text = std::fs::read(file).map_err(|error| format!("{name}: {error}"))?;
+    match CertificateDer::pem_slice_iter(&text).next() {
+        Some(Ok(_)) => Ok(text),
+        Some(Err(error)) => Err(format!("{name}: {error}")),
+        None => Err(format!("{name}: there is no certificate in it")),
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+}

@@ -1,0 +1,128 @@
+//! How long messages take from the queue to the transport, and from there to their ack.
+//!
+//! Owns the measuring: of each session one message at a time is followed, so that it costs next to nothing however many
+//! there are. Knows nothing of what is in them.
+
+use metrics::{Histogram, histogram};
+
+use crate::clock::{Clock, Instant};
+use crate::observe::metrics as names;
+use crate::position::PartitionId;
+
+/// What a partition's outboxes share.
+pub(super) struct Latency {
+    clock: Clock,
+    sent: Histogram,
+    acked: Histogram,
+}
+
+impl std::fmt::Debug for Latency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Latency")
+    }
+}
+
+impl Latency {
+    pub(super) fn new(clock: Clock, partition: &PartitionId) -> Self {
+        let partition = partition.to_string();
+        Self {
+            clock,
+            sent: histogram!(names::LATENCY_SENT, "partition" => partition.clone()),
+            acked: histogram!(names::LATENCY_ACKED, "partition" => partition),
+        }
+    }
+}
+
+/// The message of a session that is followed, if one is.
+#[derive(Debug, Default)]
+pub(super) enum Followed {
+    #[default]
+    Nobody,
+    /// So many are before it in the queue.
+    Queued { before: usize, since: Instant },
+    /// It has been taken, under this serial.
+    Sent { serial: u64, since: Instant },
+}
+
+impl Followed {
+    /// A message is put into the queue behind so many.
+    pub(super) fn queued(&mut self, latency: &Latency, before: usize) {
+        if matches!(self, Self::Nobody) {
+            *self = Self::Queued { before, since: latency.clock.now() };
+        }
+    }
+
+    /// The first of the queue is taken, under this serial if it is a message.
+    pub(super) fn taken(&mut self, latency: &Latency, serial: u64) {
+        match self {
+            Self::Queued { before: 0, since } => {
+                let now = latency.clock.now();
+                latency.sent.record(now.since(*since));
+                *self = Self::Sent { serial, since: now };
+            }
+            Self::Queued { before, .. } => *before -= 1,
+            Self::Nobody | Self::Sent { .. } => {}
+        }
+    }
+
+    /// Everything up to this serial has been acked.
+    pub(super) fn acked(&mut self, latency: &Latency, up_to: u64) {
+        if let Self::Sent { serial, since } = self
+            && *serial <= up_to
+        {
+            latency.acked.record(latency.clock.now().since(*since));
+            *self = Self::Nobody;
+        }
+    }
+
+    /// What was in the queue is gone.
+    pub(super) fn cut(&mut self) {
+        if matches!(self, Self::Queued { .. }) {
+            *self = Self::Nobody;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn one_message_is_followed_to_its_ack_and_then_the_next() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let clock = Clock::manual();
+        let latency =
+            metrics::with_local_recorder(&recorder, || Latency::new(clock.clone(), &PartitionId::new("a", 0)));
+        let mut followed = Followed::default();
+        // Behind two others; the one behind it is not followed.
+        followed.queued(&latency, 2);
+        followed.queued(&latency, 3);
+        for serial in 1..=4 {
+            clock.advance(Duration::from_millis(10));
+            followed.taken(&latency, serial);
+        }
+        followed.acked(&latency, 2);
+        clock.advance(Duration::from_millis(100));
+        followed.acked(&latency, 3);
+        followed.acked(&latency, 4);
+        // Cut before it was taken.
+        followed.queued(&latency, 0);
+        followed.cut();
+        followed.taken(&latency, 5);
+        followed.acked(&latency, 9);
+        let text = handle.render();
+        for line in [
+            "streamer_latency_matched_to_sent_seconds_sum{partition=\"a/0\"} 0.03",
+            "streamer_latency_matched_to_sent_seconds_count{partition=\"a/0\"} 1",
+            "streamer_latency_sent_to_acked_seconds_sum{partition=\"a/0\"} 0.11",
+            "streamer_latency_sent_to_acked_seconds_count{partition=\"a/0\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What Prometheus is told of a partition.
+//!
+//! Owns the way from the loop's state to metrics. At a node that does not own the partition nothing but that is said:
+//! gauges that stay behind would be somebody else's past.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+use super::Partition;
+use crate::handle::{PartitionView, Workload};
+use crate::observe::metrics as names;
+use crate::position::PartitionId;
+
+/// All states that a partition can be in.
+const STATES: [&str; 5] = ["reading", "catching_up", "paused", "backoff", "history_lost"];
+
+/// Says that this node does not own it.
+pub(super) fn disowned(partition: &PartitionId) {
+    let partition = partition.to_string();
+    gauge!(names::PARTITION_OWNED, "partition" => partition.clone()).set(0.0);
+    for state in STATES {
+        gauge!(names::PARTITION_STATE, "partition" => partition.clone(), "state" => state).set(0.0);
+    }
+    for name in [names::PARTITION_LAG, names::GATEWAY_LAG_MAX] {
+        gauge!(name, "partition" => partition.clone()).set(0.0);
+    }
+    // Zero would say that nothing is left.
+    gauge!(names::OPLOG_HEADROOM, "partition" => partition.clone()).set(f64::NAN);
+    work(&partition, &Workload::default());
+}
+
+/// A batch has come whose newest change was made at this wall time, as its backend tells it.
+pub(super) fn read(partition: &PartitionId, age: Duration) {
+    histogram!(names::LATENCY_READ, "partition" => partition.to_string()).record(age);
+}
+
+/// It has been matched and queued.
+pub(super) fn matched(partition: &PartitionId, took: Duration) {
+    histogram!(names::LATENCY_MATCHED, "partition" => partition.to_string()).record(took);
+}
+
+/// Reading has to begin again.
+pub(super) fn reconnects(partition: &PartitionId) {
+    counter!(names::SOURCE_RECONNECTS, "partition" => partition.to_string()).increment(1);
+}
+
+fn work(partition: &str, work: &Workload) {
+    let of = |name: &'static str, value: u64| gauge!(name, "partition" => partition.to_owned()).set(value as f64);
+    of(names::SESSIONS, work.sessions);
+    of(names::CATCHUPS, work.catchups);
+    of(names::WINDOW_BYTES, work.window_bytes);
+    of(names::OUTBOX_BYTES, work.outbox_bytes);
+    let by_state = |name: &'static str, states: &[(&'static str, u64)]| {
+        for (state, count) in states {
+            gauge!(name, "partition" => partition.to_owned(), "state" => *state).set(*count as f64);
+        }
+    };
+    let subscriptions = work.subscriptions;
+    let states =
+        [("live", subscriptions.live), ("catching_up", subscriptions.catching_up), ("parked", subscriptions.parked)];
+    by_state(names::SUBSCRIPTIONS, &states);
+    let gateways = work.gateways;
+    let states = [
+        ("live", gateways.live),
+        ("catching_up", gateways.catching_up),
+        ("offline", gateways.offline),
+        ("parked", gateways.parked),
+    ];
+    by_state(names::GATEWAYS, &states);
+}
+
+impl Partition {
+    /// Tells how it is.
+    pub(super) fn tell(&mut self) {
+        let view = self.partition_view();
+        let PartitionView { partition, state, work: workload, .. } = &view;
+        let partition = partition.to_string();
+        let workload = workload.clone().unwrap_or_default();
+        gauge!(names::PARTITION_OWNED, "partition" => partition.clone()).set(f64::from(u8::from(view.owner.is_some())));
+        for name in STATES {
+            let is_in = f64::from(u8::from(*state == *name));
+            gauge!(names::PARTITION_STATE, "partition" => partition.clone(), "state" => name).set(is_in);
+        }
+        if let Some(lag) = view.lag.seconds {
+            gauge!(names::PARTITION_LAG, "partition" => partition.clone()).set(lag);
+        }
+        if let Some(headroom) = view.oplog_headroom_seconds {
+            gauge!(names::OPLOG_HEADROOM, "partition" => partition.clone()).set(headroom);
+        }
+        gauge!(names::GATEWAY_LAG_MAX, "partition" => partition.clone()).set(workload.gateway_lag_max_seconds);
+        work(&partition, &workload);
+        let totals = workload.totals;
+        for (name, total) in [
+            (names::SOURCE_CHANGES, totals.changes),
+            (names::SOURCE_BYTES, totals.change_bytes),
+            (names::MATCHES, totals.matches),
+            (names::MATCH_CANDIDATES, totals.candidates),
+            (names::BLOOM_CHECKS, totals.bloom_checks),
+            (names::BLOOM_FALSE_POSITIVES, totals.bloom_false_positives),
+            (names::SHADOW_CHECKS, totals.shadow_checks),
+            (names::SHADOW_DIFFERENCES, totals.shadow_differences),
+            (names::DELIVERED_CHANGES, totals.delivered),
+            (names::DELIVERED_BYTES, totals.delivered_bytes),
+            (names::ACKS, totals.acks),
+            (names::RESYNCS, totals.resyncs),
+            (names::OVERFLOWS, totals.overflows),
+            (names::PARKED_TOO_COSTLY, self.machine.counters().too_costly),
+        ] {
+            counter!(name, "partition" => partition.clone()).absolute(total);
+        }
+        let rate = self.machine.matching().bloom.false_positive_rate();
+        gauge!(names::BLOOM_FALSE_POSITIVE_RATE, "partition" => partition).set(rate);
+    }
+}
