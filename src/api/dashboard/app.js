@@ -95,7 +95,7 @@ function startKeys() {
 
 // ---- The stream of overviews
 
-const line = { heardAt: 0, lostAt: null, why: "", isStale: false };
+const line = { heardAt: 0, lostAt: null, why: "" };
 
 // The text changes only with the state, as it is read aloud: no seconds that count up.
 function drawLine() {
@@ -123,39 +123,50 @@ function heard(data) {
 }
 
 function whyOf(error) {
-  if (!(error instanceof Problem)) return "the page failed";
+  // A connection that breaks off is a TypeError of the stream's reader; one that was given up, an AbortError.
+  if (!(error instanceof Problem)) {
+    if (error.name !== "AbortError" && !(error instanceof TypeError)) console.error(error);
+    return "nothing heard";
+  }
   if (error.status === 401) return "a token is needed";
   if (error.status === 403) return "the token's role is not operator";
   return error.status === 0 ? "no answer" : `${error.status} ${error.code || error.title}`;
 }
 
+/** Opens the stream and draws what comes, until it ends or says nothing for too long. */
+async function listen(backOff) {
+  const silent = new AbortController();
+  const began = Date.now();
+  const watch = setInterval(() => {
+    if (line.heardAt > 0 && Date.now() - line.heardAt > STALE_MS) lost("nothing heard");
+    if (Date.now() - Math.max(line.heardAt, began) > SILENT_MS) silent.abort();
+  }, 1000);
+  try {
+    const response = await call("GET", "v1/overview/stream", { signal: silent.signal, background: true });
+    for await (const { event, data } of events(response)) {
+      if (event !== "overview") continue;
+      heard(data);
+      backOff.reset();
+    }
+  } finally {
+    clearInterval(watch);
+  }
+}
+
 async function follow() {
   const backOff = new BackOff();
   for (;;) {
-    const ended = new AbortController();
-    const watch = setInterval(() => {
-      const silence = Date.now() - line.heardAt;
-      if (line.heardAt > 0 && silence > STALE_MS) lost("nothing heard");
-      if (silence > SILENT_MS && opened > 0 && Date.now() - opened > SILENT_MS) ended.abort();
-    }, 1000);
-    let opened = 0;
+    let wait;
     try {
-      const response = await call("GET", "v1/overview/stream", { signal: ended.signal, background: true });
-      opened = Date.now();
-      for await (const { event, data } of events(response)) {
-        if (event !== "overview") continue;
-        heard(data);
-        backOff.reset();
-      }
+      await listen(backOff);
       lost("the stream ended");
     } catch (error) {
-      if (error.name === "AbortError" || error instanceof TypeError) lost("nothing heard");
-      else lost(whyOf(error));
-      if (!(error instanceof Problem) && error.name !== "AbortError" && !(error instanceof TypeError)) console.error(error);
+      lost(whyOf(error));
+      // Without a token there is no use in trying: each attempt counts as a refused caller.
+      if (error.status === 401) wait = 2 ** 31 - 1;
     }
-    clearInterval(watch);
     wake = new AbortController();
-    await sleep(backOff.next(), wake.signal);
+    await sleep(wait ?? backOff.next(), wake.signal);
   }
 }
 

@@ -177,7 +177,12 @@ export class Table {
     if (focused?.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
   }
 
-  /** Puts a row first and drops the last ones beyond `most`. */
+  /** Puts rows last. */
+  append(rows) {
+    this.#body.append(...rows);
+  }
+
+  /** Puts rows first and drops the last ones beyond `most`. */
   prepend(rows, most) {
     this.#body.prepend(...rows);
     while (this.#body.rows.length > most) this.#body.lastElementChild.remove();
@@ -193,11 +198,11 @@ export class Table {
 export function still(label, columns, rows) {
   const place = el("div");
   const table = new Table(place, columns, { label });
-  for (const values of rows) {
+  table.append(rows.map((values) => {
     const row = table.row();
     values.forEach((value, index) => row.cells[index].append(value));
-    table.rows.length ? table.rows[table.rows.length - 1].after(row) : table.prepend([row], Infinity);
-  }
+    return row;
+  }));
   return place;
 }
 
