@@ -115,7 +115,7 @@ class Page:
         def tried(_driver):
             try:
                 return condition()
-            except (StaleElementReferenceException, IndexError):
+            except (StaleElementReferenceException, IndexError, ValueError):
                 return False
 
         try:
@@ -357,7 +357,7 @@ def is_named(page, _hub):
         page.go(view)
         nameless = page.js("""
           return [...document.querySelectorAll('button, input, select, textarea')]
-            .filter((node) => !(node.labels?.length || node.getAttribute('aria-label') || (node.tagName === 'BUTTON' && node.textContent.trim())))
+            .filter((node) => node.checkVisibility() && !(node.labels?.length || node.getAttribute('aria-label') || (node.tagName === 'BUTTON' && node.textContent.trim())))
             .map((node) => node.outerHTML)""")
         assert not nameless, nameless
     page.js("document.activeElement.blur()")
