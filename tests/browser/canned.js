@@ -1,5 +1,6 @@
 // Put into the page before its own scripts: one overview in which everything is wrong that a healthy hub does not
-// show, and hostile names that a hub would refuse. `seen` is on the window for the test; all other calls go through.
+// show, hostile names that a hub would refuse, a tail that is told everything but changes, a refusal for want of a
+// role. `seen` is on the window for the test; all other calls go through.
 (() => {
   const evil = "<img src=x onerror=window.struck=1>";
   const day = Date.parse("2026-11-22T10:00:00Z");
@@ -43,11 +44,22 @@
     { name: "restart", at: "2026-11-22T09:00:00Z", passed: true, summary: "20 kills, 40,000 writes, nothing lost" },
     { name: evil, at: "2026-11-22T09:30:00Z", passed: false, summary: evil },
   ] };
-  const answer = (body, type) => new Response(body, { status: 200, headers: { "content-type": type } });
+  const answer = (body, type, status = 200) => new Response(body, { status, headers: { "content-type": type } });
+  const forbidden = { type: "about:blank", title: "Forbidden", status: 403, detail: "this token is a gateway's", code: "FORBIDDEN" };
+  const told = [
+    ["welcome", { session: 1, node: "hub-1", cursor: "c", positions: {}, heartbeatSeconds: 20 }],
+    ["resync", { cursor: "c", partition: "a/0", from: null, to: "1".repeat(32), reason: "history_lost", scopes: "all", subscriptionIds: ["tail"] }],
+    ["expired", { subscriptionIds: ["tail"], reason: "too_costly" }],
+    ["closed", { reason: "superseded", retryAfterMs: 0 }],
+  ];
+  const stream = told.map(([event, data]) => `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`).join("");
   const through = window.fetch;
   window.seen = { opened: 0, pictures: 0 };
   window.fetch = (input, init) => {
     const { pathname } = new URL(input, location);
+    if (pathname.endsWith("/resume")) return Promise.resolve(answer(JSON.stringify(forbidden), "application/problem+json", 403));
+    if (pathname.endsWith("/v1/subscriptions")) return Promise.resolve(answer("{}", "application/json", 201));
+    if (/gateways\/dashboard-[^/]+\/stream$/.test(pathname)) return Promise.resolve(answer(stream, "text/event-stream"));
     if (pathname.endsWith("/v1/drills")) return Promise.resolve(answer(JSON.stringify(drills), "application/json"));
     if (!pathname.endsWith("/v1/overview/stream")) return through(input, init);
     window.seen.opened += 1;

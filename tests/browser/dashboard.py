@@ -32,6 +32,7 @@ COLLECTION = "messages"
 # No picture in the page is a stronger statement than that the handler did not run: the policy alone would stop it.
 EVIL = "<img src=x onerror=window.struck=1>"
 VIEWS = ["overview", "gateways", "tail", "explain", "backtest", "drills"]
+EDGES = ["edge-1", "edge-2", "edge-3"]
 RUN = f"{int(time.time()) % 1_000_000:06d}"
 
 
@@ -423,13 +424,27 @@ def shows_what_is_wrong(page, _hub):
         page.until(lambda: page.row("#drills-table", EVIL), "the reports are shown")
         assert "failed" in page.row("#drills-table", EVIL)["Result"]
         page.go("overview")
-        page.width(390, 844, is_mobile=True)
-        assert page.js("return document.documentElement.scrollWidth") <= 390, "what is wrong does not fit a phone"
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.tab_to("Resume a/0")
+        page.press(Keys.ENTER, Keys.TAB, Keys.ENTER)
+        page.until(lambda: "role operator" in page.text("#confirm-dialog .fault"), "a refusal for want of a role says so")
+        page.press(Keys.ESCAPE)
+        page.go("tail")
+        page.fill("tail-form", tenant=TENANT, collection=COLLECTION)
+        page.one("#tail-form [data-remove]").click()
+        page.one("#tail-start").click()
+        page.until(lambda: "closed the stream for good" in page.text("#tail-status"), "a stream that was superseded is not opened again")
+        messages = [row.text for row in page.all("#tail-table tr.message")]
+        assert [name in text for name, text in zip(("closed (superseded)", "expired (too_costly)", "resync (history_lost)"), messages)] == [True] * 3, messages
+        page.go("overview")
         page.js("window.closeStream()")
         page.until(lambda: "reconnecting since" in page.text("#connection"), "a stream that ends is said")
         assert page.js("return document.documentElement.classList.contains('stale')"), "and greys the figures"
         page.until(lambda: page.js("return window.seen.opened") >= 3, "it is opened again", 20)
+        page.width(390, 844, is_mobile=True)
+        for view in VIEWS:
+            page.go(view)
+            assert page.js("return document.documentElement.scrollWidth") <= 390, f"{view} does not fit a phone if much is wrong"
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         page.unstruck()
     finally:
         page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
@@ -453,11 +468,10 @@ def asks_for_a_token(page, hub):
 def screenshots(page, hub, folder):
     """Of a hub that has something to do: what is shown is what it did."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index, stars in enumerate([1, 3, 5]):
-        gateway = f"edge-{index + 1}"
+    for gateway, stars in zip(EDGES, (1, 3, 5)):
         for letter in "abcd":
             hub.register(gateway, f"inbox-{letter}", [{"field": "stars", "op": ">=", "value": stars}, {"field": "chat", "op": "==", "value": letter}])
-        if index < 2:
+        if gateway != EDGES[-1]:
             hub.consume(gateway)
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "light"}]})
     page.width(1280, 800)
@@ -485,8 +499,6 @@ def screenshots(page, hub, folder):
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "light"}]})
     page.width(390, 844, is_mobile=True)
     shoot("dashboard-phone.png")
-    for index in range(3):
-        hub.call("DELETE", f"/v1/gateways/edge-{index + 1}")
 
 
 CHECKS = [
@@ -542,8 +554,9 @@ def main():
     finally:
         driver.quit()
         if hub.partition()["state"] == "paused":
-            name = hub.partition()["partition"]
-            hub.call("POST", f"/v1/partitions/{name}/resume")
+            hub.call("POST", f"/v1/partitions/{hub.partition()['partition']}/resume")
+        for gateway in (f"ui-gw-{RUN}", f"ui-explain-{RUN}", *EDGES):
+            hub.status("DELETE", f"/v1/gateways/{gateway}")
     return 0
 
 

@@ -225,6 +225,7 @@ function drawCostliest(picture) {
   const items = picture.partitions.flatMap((partition) =>
     (partition.costliest ?? []).map((item) => ({ ...item, partition: partition.partition })));
   items.sort((a, b) => b.averageMicros - a.averageMicros);
+  for (const id of ["costliest", "costliest-title"]) byId(id).hidden = items.length === 0;
   costliest.update(items.slice(0, 12), (item) => JSON.stringify([item.partition, holder(item), item.subscriptionId]), (cells, item) => {
     setText(cells[0], item.subscriptionId);
     setText(cells[1], holder(item));

@@ -108,7 +108,7 @@ function backtested(answer, samples, asked) {
     ["Cost, median", `${figure(costMicros?.p50)} µs`], ["Cost, 99th percentile", `${figure(costMicros?.p99)} µs`],
     ["Reached back", answer.reachedSeconds == null ? "–" : `${figure(answer.reachedSeconds)} s`],
   ];
-  const parts = [el("dl", { class: "sums" }, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))))];
+  const parts = [el("dl", { class: "sums few" }, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))))];
   if (answer.complete === false) {
     parts.push(el("p", { class: "note warn" },
       `▲ Not all of the ${count(asked)} s was read: ${answer.reachedSeconds == null ? "nothing was there" : `it reached back ${figure(answer.reachedSeconds)} s`}. The counts are of that part only.`));
