@@ -108,6 +108,20 @@ async function problemOf(response) {
   });
 }
 
+/** Fetches; whoever sets `patience` hears after so many milliseconds that nothing was answered. */
+async function fetched(url, { patience, signal, ...rest }) {
+  const late = new AbortController();
+  const timer = patience === undefined ? undefined : setTimeout(() => late.abort(), patience);
+  try {
+    return await fetch(url, { ...rest, signal: signal ? AbortSignal.any([signal, late.signal]) : late.signal });
+  } catch (error) {
+    if (error.name === "AbortError" && !late.signal.aborted) throw error;
+    throw new Problem({ title: "The hub does not answer", detail: late.signal.aborted ? "" : String(error.message ?? error) });
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /**
  * Calls the hub and returns the response, or throws a `Problem`. A 401 asks for the token and tries again; what is
  * `background` does not ask once the dialog was declined.
@@ -118,15 +132,8 @@ export async function call(method, path, { body, headers = {}, background = fals
     const sent = { accept: "application/json, text/event-stream, application/problem+json", ...headers };
     if (used !== null) sent.authorization = `Bearer ${used}`;
     if (body !== undefined) sent["content-type"] = "application/json";
-    let response;
-    try {
-      response = await fetch(new URL(path, BASE), {
-        method, headers: sent, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store", ...rest,
-      });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new Problem({ title: "The hub does not answer", detail: String(error.message ?? error) });
-    }
+    const text = body === undefined ? undefined : JSON.stringify(body);
+    const response = await fetched(new URL(path, BASE), { method, headers: sent, body: text, cache: "no-store", ...rest });
     if (response.ok) return response;
     const problem = await problemOf(response);
     if (response.status !== 401) throw problem;
@@ -143,6 +150,28 @@ export async function ask(method, path, options) {
   return text === "" ? undefined : JSON.parse(text);
 }
 
+/** Every stream says something each second. One that says nothing for so long is dead, whatever the connection claims. */
+export const SILENT_MS = 10_000;
+
+/** The next part of a stream; a `Problem` if the connection breaks off or is silent. */
+async function part(reader) {
+  let isSilent = false;
+  const timer = setTimeout(() => {
+    isSilent = true;
+    reader.cancel().catch(() => {});
+  }, SILENT_MS);
+  try {
+    const read = await reader.read();
+    if (isSilent) throw new Problem({ title: "Nothing heard" });
+    return read;
+  } catch (error) {
+    if (error.name === "AbortError" || error instanceof Problem) throw error;
+    throw new Problem({ title: "The connection broke off", detail: String(error.message ?? error) });
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** The events of a stream: `{event, id, data}`. The hub ends lines with a line feed; a carriage return before it is tolerated. */
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -150,7 +179,7 @@ export async function* events(response) {
   let [event, id, data] = ["message", null, []];
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await part(reader);
       if (done) return;
       let from = rest.length;
       rest += value;

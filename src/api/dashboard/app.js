@@ -1,14 +1,13 @@
 // The page: views, keys, theme, and the stream that feeds the overview.
 
-import { BackOff, Problem, askToken, call, events, hasToken, onToken, sleep } from "./api.js";
+import { BackOff, Problem, SILENT_MS, askToken, call, events, hasToken, onToken, sleep } from "./api.js";
 import { byId, clock, setBadge } from "./dom.js";
 import { drawGateways, drawHeader, drawOverview, nodeName, start as startOverview, take } from "./overview.js";
 import { start as startTail } from "./tail.js";
 import { openDrills, start as startTools } from "./tools.js";
 
-/** A picture comes once a second; after so long without one, what is shown is old, and then the stream is opened anew. */
+/** A picture comes once a second; after so long without one, what is shown is old. */
 const STALE_MS = 4_000;
-const SILENT_MS = 10_000;
 
 const VIEWS = ["overview", "gateways", "tail", "explain", "backtest", "drills"];
 const DRAWN = { overview: drawOverview, gateways: drawGateways };
@@ -107,6 +106,7 @@ function drawLine() {
 }
 
 function lost(why) {
+  if (line.lostAt !== null && line.why === why) return;
   // What is shown is as old as the last picture, not as the discovery.
   line.lostAt ??= line.heardAt > 0 ? new Date(line.heardAt) : new Date();
   line.why = why;
@@ -123,26 +123,22 @@ function heard(data) {
 }
 
 function whyOf(error) {
-  // A connection that breaks off is a TypeError of the stream's reader; one that was given up, an AbortError.
   if (!(error instanceof Problem)) {
-    if (error.name !== "AbortError" && !(error instanceof TypeError)) console.error(error);
-    return "nothing heard";
+    console.error(error);
+    return "the page failed";
   }
   if (error.status === 401) return "a token is needed";
   if (error.status === 403) return "the token's role is not operator";
-  return error.status === 0 ? "no answer" : `${error.status} ${error.code || error.title}`;
+  return error.status === 0 ? error.title.toLowerCase() : `${error.status} ${error.code || error.title}`;
 }
 
-/** Opens the stream and draws what comes, until it ends or says nothing for too long. */
+/** Opens the stream and draws what comes, until it ends. */
 async function listen(backOff) {
-  const silent = new AbortController();
-  const began = Date.now();
   const watch = setInterval(() => {
-    if (line.heardAt > 0 && Date.now() - line.heardAt > STALE_MS) lost("nothing heard");
-    if (Date.now() - Math.max(line.heardAt, began) > SILENT_MS) silent.abort();
+    if (line.lostAt === null && line.heardAt > 0 && Date.now() - line.heardAt > STALE_MS) lost("nothing heard");
   }, 1000);
   try {
-    const response = await call("GET", "v1/overview/stream", { signal: silent.signal, background: true });
+    const response = await call("GET", "v1/overview/stream", { patience: SILENT_MS, background: true });
     for await (const { event, data } of events(response)) {
       if (event !== "overview") continue;
       heard(data);

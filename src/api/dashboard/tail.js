@@ -1,6 +1,6 @@
 // The live tail: a subscription under a gateway of its own, and what it is told.
 
-import { BackOff, Problem, ask, call, events, sleep } from "./api.js";
+import { BackOff, Problem, SILENT_MS, ask, call, events, sleep } from "./api.js";
 import { Table, byId, clock, count, el, exact, json } from "./dom.js";
 import { FilterForm, clearFault, showFault } from "./forms.js";
 
@@ -104,7 +104,7 @@ async function follow(run) {
       if (isAgain) await register(run);
       isAgain = true;
       const headers = run.lastId ? { "last-event-id": run.lastId } : {};
-      const response = await call("GET", `v1/gateways/${run.gateway}/stream?ack=auto`, { headers, signal });
+      const response = await call("GET", `v1/gateways/${run.gateway}/stream?ack=auto`, { headers, signal, patience: SILENT_MS });
       for await (const message of events(response)) {
         backOff.reset();
         const retry = takeMessage(run, message);
@@ -113,8 +113,7 @@ async function follow(run) {
       }
     } catch (error) {
       if (signal.aborted) return "";
-      if (error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
-      if (!(error instanceof Problem) && !(error instanceof TypeError)) throw error;
+      if (!(error instanceof Problem) || (error.status >= 400 && error.status < 500 && error.status !== 429)) throw error;
     }
     if (signal.aborted) return "";
     status(`Reconnecting since ${clock(new Date())} UTC.`);
