@@ -414,6 +414,7 @@ def shows_what_is_wrong(page, _hub):
         assert "no owner" in away["State"] and away["Changes/s"] == "–", away
         assert anew["Changes/s"] == "–", anew
         assert page.row("#matching", "a/1")["Shadow differences"].startswith("✖ 3")
+        assert len(page.all("#behind tbody tr")) == 5 and page.row("#behind", EVIL), "the gateways furthest behind"
         assert page.row("#costliest", EVIL), "the costliest filters"
         page.unstruck()
         page.go("gateways")
@@ -465,9 +466,15 @@ def asks_for_a_token(page, hub):
     page.complaints()
 
 
+def tidy(hub):
+    for gateway in (f"ui-gw-{RUN}", f"ui-explain-{RUN}", *EDGES):
+        hub.status("DELETE", f"/v1/gateways/{gateway}")
+
+
 def screenshots(page, hub, folder):
     """Of a hub that has something to do: what is shown is what it did."""
     folder.mkdir(parents=True, exist_ok=True)
+    tidy(hub)
     for gateway, stars in zip(EDGES, (1, 3, 5)):
         for letter in "abcd":
             hub.register(gateway, f"inbox-{letter}", [{"field": "stars", "op": ">=", "value": stars}, {"field": "chat", "op": "==", "value": letter}])
@@ -555,8 +562,7 @@ def main():
         driver.quit()
         if hub.partition()["state"] == "paused":
             hub.call("POST", f"/v1/partitions/{hub.partition()['partition']}/resume")
-        for gateway in (f"ui-gw-{RUN}", f"ui-explain-{RUN}", *EDGES):
-            hub.status("DELETE", f"/v1/gateways/{gateway}")
+        tidy(hub)
     return 0
 
 

@@ -11,6 +11,8 @@ const SPARK_SECONDS = 180;
 /** From here on a partition is marked as behind, and its oplog as short. An idle deployment tells its time every 10 s. */
 const LAG_SECONDS = 15;
 const OPLOG_SECONDS = 600;
+/** Gateways that the overview shows of those listed. */
+const BEHIND = 5;
 
 const state = { picture: null, previous: null, rates: new Map(), history: new Map() };
 
@@ -111,6 +113,7 @@ const PARTITION_COLUMNS = [
 ];
 
 let partitions;
+let behind;
 let matching;
 let costliest;
 let gateways;
@@ -241,6 +244,9 @@ export function drawOverview() {
   if (!picture) return;
   drawSums(picture);
   partitions.update(picture.partitions, (item) => item.partition, drawPartition, makePartition);
+  const { listed } = picture.gateways;
+  for (const id of ["behind", "behind-title"]) byId(id).hidden = listed.length === 0;
+  behind.update(listed.slice(0, BEHIND), gatewayKey, drawGateway, makeGateway);
   matching.update(picture.partitions, (item) => item.partition, drawMatching);
   drawCostliest(picture);
 }
@@ -252,6 +258,8 @@ const GATEWAY_COLUMNS = [
   { name: "Outbox", class: "number" }, { name: "Last ack" }, { name: "Subscriptions", class: "number" },
   { name: "Session" }, { name: "Node" }, { name: "Since" }, { name: "" },
 ];
+
+const gatewayKey = (item) => JSON.stringify([item.gatewayId, item.group, item.member]);
 
 function drawGateway(cells, gateway, row) {
   const now = atOf(state.picture);
@@ -306,12 +314,13 @@ export function drawGateways() {
   if (wanted !== "") notes.push(`${count(shown.length)} of them pass the filter.`);
   if (all === 0) notes.push("No gateway has registered anything yet.");
   setText(byId("gateway-note"), notes.join(" "));
-  gateways.update(shown, (item) => JSON.stringify([item.gatewayId, item.group, item.member]), drawGateway, makeGateway);
+  gateways.update(shown, gatewayKey, drawGateway, makeGateway);
 }
 
 /** Makes the tables. */
 export function start() {
   partitions = new Table(byId("partitions"), PARTITION_COLUMNS, { label: "Partitions", live: true });
+  behind = new Table(byId("behind"), GATEWAY_COLUMNS, { label: "Gateways furthest behind", live: true });
   matching = new Table(byId("matching"), MATCHING_COLUMNS, { label: "Matching", live: true });
   costliest = new Table(byId("costliest"), COSTLIEST_COLUMNS, { label: "Costliest filters", live: true });
   gateways = new Table(byId("gateway-table"), GATEWAY_COLUMNS, { label: "Gateways", live: true });
