@@ -55,6 +55,14 @@ impl Clock {
         Self(Arc::new(Source::Manual { micros: AtomicU64::new(0), wall_offset_ms: 1_763_690_000_000 }))
     }
 
+    /// Nanoseconds since the clock began, for what is shorter than a microsecond.
+    pub fn nanos(&self) -> u64 {
+        match &*self.0 {
+            Source::System(began) => u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            Source::Manual { micros, .. } => micros.load(Ordering::Relaxed) * 1_000,
+        }
+    }
+
     /// Now, monotonic.
     pub fn now(&self) -> Instant {
         match &*self.0 {

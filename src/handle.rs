@@ -5,6 +5,7 @@
 //! exact position. Knows nothing of HTTP or gRPC.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -15,6 +16,7 @@ use crate::change::Change;
 use crate::cursor::CursorText;
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
+use crate::limits;
 use crate::matching::{Explanation, Filter, Verdict};
 use crate::position::{ClusterTime, PartitionId, Position};
 use crate::store::{CommitError, Entry, Key, Revision, Unavailable, Write};
@@ -261,6 +263,96 @@ pub struct Explained {
     pub subscription: Option<(Option<Word>, Explanation)>,
 }
 
+/// Which past a filter is tried on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum BacktestSource {
+    /// What is kept in memory.
+    Window,
+    /// What the backend still has.
+    Oplog,
+}
+
+/// A filter that is tried on the past.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Backtest {
+    /// The subscription that it might become.
+    #[serde(with = "stored")]
+    pub spec: Arc<Spec>,
+    /// How far back, from where the partition stands.
+    pub seconds: u32,
+    /// Which past.
+    pub source: BacktestSource,
+}
+
+impl Backtest {
+    /// Where it begins, seen from here.
+    pub(crate) fn since(&self, reached: Position) -> Position {
+        let second = reached.time.seconds().saturating_sub(self.seconds);
+        Position::boundary(reached.epoch, ClusterTime::new(second, 0))
+    }
+
+    /// The width of its histogram's buckets.
+    pub(crate) fn bucket_seconds(&self) -> u32 {
+        self.seconds.div_ceil(limits::backtest_buckets).max(1)
+    }
+}
+
+/// What a partition has to say of a backtest.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct BacktestPart {
+    /// Changes tried.
+    pub changes: u64,
+    /// Of these, how many would have been told.
+    pub matches: u64,
+    /// All after this
+    pub from: Position,
+    /// up to this have been tried,
+    pub to: Position,
+    /// if this says so: else not as far back as was asked for, or not to the end.
+    pub is_complete: bool,
+    /// The last of those that match.
+    pub samples: Vec<Sample>,
+    /// Of a part of the changes, what the filter took, in nanoseconds.
+    pub costs: Vec<u32>,
+    /// The width of a bucket.
+    pub bucket_seconds: u32,
+    /// By the second that each begins with; those without changes are left out.
+    #[serde(with = "buckets")]
+    pub buckets: BTreeMap<u32, Bucket>,
+}
+
+/// A change that matches.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sample {
+    /// It.
+    pub change: Change,
+    /// How.
+    pub verdict: Verdict,
+}
+
+/// A part of the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Changes tried.
+    pub changes: u64,
+    /// Of these, how many match.
+    pub matches: u64,
+}
+
+/// BSON has no numbers as names.
+mod buckets {
+    use super::{BTreeMap, Bucket, Deserialize};
+    use serde::{Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(it: &BTreeMap<u32, Bucket>, serializer: S) -> Result<S::Ok, S::Error> {
+        it.iter().map(|(second, bucket)| (*second, *bucket)).collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u32, Bucket>, D::Error> {
+        Ok(Vec::<(u32, Bucket)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
 /// A partition as it is answered.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PartitionView {
@@ -456,6 +548,7 @@ pub enum Command {
     Record(Key, Reply<Result<Option<Entry>, Unavailable>>),
     PutRecord(Write, Reply<Result<Revision, CommitError>>),
     Explain(Box<ExplainQuery>, Reply<Result<Explained, Problem>>),
+    Backtest(Box<Backtest>, Arc<Filter>, Reply<Result<BacktestPart, Problem>>),
     Known(Vec<SubscriptionKey>, Reply<Vec<SubscriptionKey>>),
     View(Reply<PartitionView>),
     Pause(bool, Reply<Result<PartitionView, Problem>>),
@@ -647,6 +740,12 @@ impl PartitionHandle {
     /// Whom a change would concern, and why.
     pub async fn explain(&self, query: ExplainQuery) -> Result<Explained, Problem> {
         self.ask(|reply| Command::Explain(Box::new(query), reply)).await?
+    }
+
+    /// How often a filter would have fired.
+    pub async fn backtest(&self, asked: Backtest) -> Result<BacktestPart, Problem> {
+        let filter = compile_one((*asked.spec).clone()).await?.filter;
+        self.ask(|reply| Command::Backtest(Box::new(asked), filter, reply)).await?
     }
 
     /// How it is.

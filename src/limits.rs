@@ -93,6 +93,20 @@ pub const lease_renewal_seconds: u32 = 20;
 pub const page_items_max: usize = 1_000;
 /// Matches that an explanation lists.
 pub const explain_matches_max: usize = 1_000;
+/// How far back a backtest may look.
+pub const backtest_seconds_max: u32 = 7 * 24 * 3600;
+/// The buckets of its histogram, at most.
+pub const backtest_buckets: u32 = 60;
+/// Changes that it tries in each partition; what it has come to by then is its answer.
+pub const backtest_changes_max: u64 = 1_000_000;
+/// Matches that it shows.
+pub const backtest_samples_max: usize = 20;
+/// Costs that it keeps while it goes on.
+pub const backtest_costs_max: usize = 4_096;
+/// From the oldest entry of an oplog on, which may go at any moment.
+pub const backtest_margin_seconds: u32 = 2;
+/// Backtests of one partition at once.
+pub const backtests_max: usize = 2;
 /// Filters that `GET /v1/overview` names as the costliest of a partition.
 pub const costliest_shown_max: usize = 10;
 /// Subscriptions on one page of a list where no limit is named.

@@ -5,6 +5,7 @@
 //! them means is the machine's business (`delivery::machine`); how a change is read, the source's.
 
 mod answers;
+mod backtest;
 mod gauges;
 mod openings;
 mod replays;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::answers::Waiting;
 use self::openings::Openings;
@@ -130,6 +131,8 @@ struct Partition {
     waiting: Waiting,
     /// Those of transports, and those of publishers, which may all come at once and must hold up nobody else.
     openings: [Openings; 2],
+    /// How many more backtests there may be.
+    backtests: Arc<Semaphore>,
     replays: Replays,
     outcomes: Outcomes,
     /// What the source last said of itself, and when.

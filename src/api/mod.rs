@@ -4,6 +4,7 @@
 //! knows nothing of how it serves. `openapi.json` is the full text of what is here.
 
 pub mod answer;
+mod backtest;
 mod events;
 mod explain;
 mod gateways;
@@ -123,6 +124,7 @@ fn table() -> Vec<(&'static str, MethodRouter<ApiState>)> {
         ("/v1/groups/{group}/heartbeat", put(gateways::renew)),
         ("/v1/groups/{group}/park", post(gateways::park)),
         ("/v1/explain", post(explain::explain)),
+        ("/v1/backtest", post(backtest::backtest)),
         ("/v1/partitions", get(partitions::list)),
         ("/v1/partitions/{backend}/{number}", get(partitions::read)),
         ("/v1/partitions/{backend}/{number}/pause", post(partitions::pause)),

@@ -29,8 +29,8 @@ use crate::cursor::CursorText;
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
 use crate::handle::{
-    Command, CursorTarget, DeliveryMode, ExplainQuery, Explained, GatewayView, Hello, ListQuery, Page, PartitionHandle,
-    PartitionView, Renewed, SubscriptionView,
+    Backtest, BacktestPart, Command, CursorTarget, DeliveryMode, ExplainQuery, Explained, GatewayView, Hello,
+    ListQuery, Page, PartitionHandle, PartitionView, Renewed, SubscriptionView,
 };
 use crate::position::PartitionId;
 use crate::subscription::{GatewayId, SubscriptionId, SubscriptionKey};
@@ -283,6 +283,13 @@ impl HubHandle {
         let backend = self.backend_of(query.change.scope.tenant.as_deref(), None)?;
         let partition = backend.partitions.first().ok_or_else(unowned)?;
         partition.explain(query).await
+    }
+
+    /// How often a filter would have fired, as each partition that it would live in says.
+    pub async fn backtest(&self, asked: Backtest) -> Result<Vec<BacktestPart>, Problem> {
+        let backend = self.backend_of(Some(&asked.spec.tenant), asked.spec.backend.as_deref())?;
+        let asking = backend.partitions.iter().map(|partition| partition.backtest(asked.clone()));
+        join_all(asking).await.into_iter().collect()
     }
 
     /// All partitions. One that nobody answers for has no owner.

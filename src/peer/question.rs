@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{encode, session};
 use crate::cursor::CursorText;
 use crate::error::Problem;
-use crate::handle::{Command, CursorTarget, DeliveryMode, ExplainQuery, ListQuery, PartitionHandle, Reply, in_order};
+use crate::handle::{
+    Backtest, Command, CursorTarget, DeliveryMode, ExplainQuery, ListQuery, PartitionHandle, Reply, in_order,
+};
 use crate::peer::forward::Asker;
 use crate::subscription::{GatewayId, Spec, SubscriptionId, SubscriptionKey};
 
@@ -33,6 +35,7 @@ pub(super) enum Question {
     SetCursor(GatewayId, CursorTarget, u64),
     Ack(GatewayId, CursorText),
     Explain(Box<ExplainQuery>),
+    Backtest(Box<Backtest>),
     Known(Vec<SubscriptionKey>),
     View,
     Pause(bool),
@@ -65,6 +68,7 @@ pub(super) async fn answer(hub: &PartitionHandle, question: Question) -> Result<
         Question::SetCursor(gateway, target, number) => encode(&hub.set_cursor(gateway, target, number).await),
         Question::Ack(gateway, cursor) => encode(&hub.ack(gateway, cursor).await),
         Question::Explain(query) => encode(&hub.explain(*query).await),
+        Question::Backtest(asked) => encode(&hub.backtest(*asked).await),
         Question::Known(keys) => encode(&hub.known(keys).await),
         Question::View => encode(&hub.view().await),
         Question::Pause(pause) => encode(&hub.pause(pause).await),
@@ -102,6 +106,7 @@ pub(super) async fn pass_on(asker: &Asker, command: Command) {
         // A mark is noted by the owner's own publishers only.
         Command::Ack(gateway, cursor, None, reply) => told(asker, &Question::Ack(gateway, cursor), reply).await,
         Command::Explain(query, reply) => told(asker, &Question::Explain(query), reply).await,
+        Command::Backtest(asked, _, reply) => told(asker, &Question::Backtest(asked), reply).await,
         Command::Pause(pause, reply) => told(asker, &Question::Pause(pause), reply).await,
         Command::Move(node, reply) => told(asker, &Question::Move(node), reply).await,
         Command::Subscriptions(query, reply) => listed(asker, &Question::Subscriptions(query), reply).await,

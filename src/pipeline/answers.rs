@@ -6,15 +6,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Openings, Partition};
+use super::{Openings, Partition, backtest};
 use crate::cursor::{Cursor, CursorText};
 use crate::delivery::machine::{Answer, Target, Waiter};
 use crate::delivery::session::Session;
 use crate::error::{Code, Problem};
 use crate::handle::{
-    Command, Compiled, CursorTarget, DeliveryMode, Lag, Mark, PartitionView, Registered, Reply, SubscriptionView,
+    Backtest, BacktestPart, Command, Compiled, CursorTarget, DeliveryMode, Lag, Mark, PartitionView, Registered, Reply,
+    SubscriptionView,
 };
-use crate::matching::Difference;
+use crate::limits;
+use crate::matching::{Difference, Filter};
 use crate::position::{ClusterTime, Epoch, Position};
 use crate::store::placements::{self, PlacementRecord};
 use crate::store::{CommitError, Expect, Write};
@@ -226,6 +228,7 @@ impl Partition {
                 });
             }
             Command::Explain(query, reply) => drop(reply.send(self.machine.explain(&query))),
+            Command::Backtest(asked, filter, reply) => self.backtest(*asked, filter, reply),
             Command::Known(mut keys, reply) => {
                 keys.retain(|key| self.machine.knows(key));
                 drop(reply.send(keys));
@@ -341,6 +344,24 @@ impl Partition {
     fn warned(&self, mut view: SubscriptionView) -> SubscriptionView {
         view.warnings = self.warnings();
         view
+    }
+
+    /// Not on the loop's time.
+    fn backtest(&self, asked: Backtest, filter: Arc<Filter>, reply: Reply<Result<BacktestPart, Problem>>) {
+        let Ok(permit) = Arc::clone(&self.backtests).try_acquire_owned() else {
+            let busy = format!("{} backtests of this partition are under way", limits::backtests_max);
+            return drop(reply.send(Err(Problem::new(Code::RateLimited, busy).retry_after(5))));
+        };
+        let (past, shutdown) = (self.past(&asked), self.tasks.shutdown_token());
+        self.tasks.spawn(Kind::Reading, "backtest", async move {
+            let mut reply = reply;
+            tokio::select! {
+                part = backtest::run(asked, filter, past) => drop(reply.send(part)),
+                () = shutdown.cancelled() => {}
+                () = reply.closed() => {}
+            }
+            drop(permit);
+        });
     }
 
     pub(super) fn partition_view(&self) -> PartitionView {

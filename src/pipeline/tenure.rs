@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::gauges;
 use super::turns::Turns;
@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::delivery::frame::CloseReason;
 use crate::delivery::machine::{Checkpointed, Limits, Machine, MachineConfig, Outcome, Stored, WriteId};
 use crate::handle::{Command, PartitionHandle};
+use crate::limits;
 use crate::observe::health::Component;
 use crate::peer::{Forward, Members};
 use crate::position::{Epoch, Position};
@@ -238,6 +239,7 @@ fn partition(config: &PartitionConfig, loaded: Loaded, fence: Fence) -> Partitio
         placing: Arc::default(),
         waiting: Waiting::default(),
         openings: [Openings::new(config.clock.clone()), Openings::new(config.clock.clone())],
+        backtests: Arc::new(Semaphore::new(limits::backtests_max)),
         replays: super::Replays::new(Arc::clone(&config.source), config.tasks.clone(), config.machine.rides_max),
         outcomes: mpsc::channel(OUTCOMES_MAX),
         described: Some((described, config.clock.now())),

@@ -9,6 +9,8 @@ use super::registry::no_subscription;
 use super::{Gateway, GatewayIndex, Machine, Sub, SubLane};
 use crate::clock::Instant;
 use crate::cursor::Cursor;
+use crate::delivery::body::SharedChange;
+use crate::delivery::window::Entry;
 use crate::error::{Code, Problem};
 use crate::handle::{
     Costly, ExplainQuery, Explained, GatewayView, Lag, ListQuery, Page, SessionView, SubscriptionState,
@@ -16,7 +18,7 @@ use crate::handle::{
 };
 use crate::limits;
 use crate::matching::{Counts, Difference, SubscriptionIndex};
-use crate::position::PartitionId;
+use crate::position::{PartitionId, Position};
 use crate::store::Revision;
 use crate::subscription::{GatewayId, SubscriptionKey};
 
@@ -156,6 +158,16 @@ impl Machine {
             last_ack_at: (gateway.renewed != Instant::default())
                 .then(|| self.clock.wall() - self.clock.now().since(gateway.renewed)),
         }
+    }
+
+    /// The changes that the window has after this, and where they begin: there, or later.
+    pub fn recent(&self, after: Position) -> (Vec<Arc<SharedChange>>, Position) {
+        let start = after.max(self.window.start());
+        let changes = self.window.after(start, usize::MAX).filter_map(|entry| match entry {
+            Entry::Change(change) => Some(Arc::clone(change)),
+            Entry::Gap(..) => None,
+        });
+        (changes.collect(), start)
     }
 
     /// What there is, and what has been done.
