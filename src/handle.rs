@@ -536,6 +536,7 @@ pub enum Command {
     RenewGateway(GatewayId, Option<Vec<SubscriptionId>>, Reply<Result<Renewed, Problem>>),
     SetDelivery(GatewayId, DeliveryMode, Reply<Result<(), Problem>>),
     Gateways(Reply<Vec<GatewayView>>),
+    Furthest(usize, Reply<Vec<GatewayView>>),
     Gateway(GatewayId, Reply<Result<GatewayView, Problem>>),
     DeleteGateway(GatewayId, Reply<Result<(), Problem>>),
     ParkGateway(GatewayId, Reply<Result<(), Problem>>),
@@ -673,6 +674,11 @@ impl PartitionHandle {
     /// All gateways.
     pub async fn gateways(&self) -> Result<Vec<GatewayView>, Problem> {
         self.ask(Command::Gateways).await
+    }
+
+    /// At most so many gateways, those furthest behind first.
+    pub async fn furthest(&self, max: usize) -> Result<Vec<GatewayView>, Problem> {
+        self.ask(|reply| Command::Furthest(max, reply)).await
     }
 
     /// One gateway.

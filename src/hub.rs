@@ -347,7 +347,9 @@ impl Interfaces<'_> {
         let node: Arc<str> = config.node.id.as_str().into();
         let state = ApiState::new(handle.clone(), node, health.clone(), metrics, clock.clone(), publish)
             .among(joined)
-            .behind(access.door.clone());
+            .behind(access.door.clone())
+            .showing(config.drills.reports.clone())
+            .until(tasks.shutdown_token());
         let router = api::router(state);
         let (of_http, tls) = (tasks.clone(), access.tls.clone());
         tasks.spawn(Kind::Listener, "http", async move { api::serve(http, tls, router, &of_http).await });

@@ -93,6 +93,12 @@ pub const lease_renewal_seconds: u32 = 20;
 pub const page_items_max: usize = 1_000;
 /// Matches that an explanation lists.
 pub const explain_matches_max: usize = 1_000;
+/// Gateways that `GET /v1/overview` lists, those furthest behind first.
+pub const overview_gateways_max: usize = 200;
+/// Reports of drills that are shown.
+pub const drill_reports_max: usize = 64;
+/// What is longer is no report.
+pub const drill_report_bytes_max: u64 = 64 << 10;
 /// How far back a backtest may look.
 pub const backtest_seconds_max: u32 = 7 * 24 * 3600;
 /// The buckets of its histogram, at most.

@@ -15,6 +15,7 @@ mod tenure;
 mod tests;
 mod turns;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -131,6 +132,8 @@ struct Partition {
     waiting: Waiting,
     /// Those of transports, and those of publishers, which may all come at once and must hold up nobody else.
     openings: [Openings; 2],
+    /// What counters have been told of this tenure.
+    told: HashMap<&'static str, u64>,
     /// How many more backtests there may be.
     backtests: Arc<Semaphore>,
     replays: Replays,
@@ -236,10 +239,12 @@ impl Partition {
                     gauges::read(self.handle.id(), age);
                 }
                 let is_busy = !batch.events.is_empty();
+                let traced = gauges::traced(&batch);
                 self.machine.on_batch(batch);
                 if is_busy {
                     gauges::matched(self.handle.id(), self.clock.now().since(began));
                 }
+                gauges::tell_changes(self.handle.id(), traced, &self.clock, began);
                 self.history_lost = false;
                 self.backoff = BACKOFF_MIN;
                 self.health.ok();

@@ -12,6 +12,7 @@ use super::problem;
 use crate::error::Problem;
 use crate::handle::{GatewayView, Lag, PartitionView, Registered, Renewed, SubscriptionView};
 use crate::position::{PartitionId, Position};
+use crate::subscription::GatewayId;
 
 /// A JSON answer.
 pub(super) fn json_answer(status: StatusCode, value: &Value) -> Response {
@@ -96,7 +97,7 @@ pub(super) fn gateway(view: &GatewayView) -> Value {
         .map(|session| json!({"transport": session.transport, "since": time(session.since), "node": &*session.node}));
     let (kind, name) = match view.gateway.in_group() {
         Some((_, member)) => ("member", member),
-        None => ("gatewayId", view.gateway.as_str()),
+        None => owner(&view.gateway),
     };
     json!({
         kind: name,
@@ -106,8 +107,26 @@ pub(super) fn gateway(view: &GatewayView) -> Value {
         "lag": lag(view.lag),
         "outboxBytes": view.outbox_bytes,
         "delivery": view.delivery.name(),
+        "lastAckAt": view.last_ack_at.map(time),
         "session": session,
     })
+}
+
+/// A gateway among others, some of them members of groups.
+pub(super) fn gateway_anywhere(view: &GatewayView) -> Value {
+    let mut shown = gateway(view);
+    if let Some((group, _)) = view.gateway.in_group() {
+        shown["group"] = json!(group);
+    }
+    shown
+}
+
+/// Whose a subscription is, in the interface's words.
+pub(super) fn owner(gateway: &GatewayId) -> (&'static str, &str) {
+    match gateway.in_group() {
+        Some((group, _)) => ("group", group),
+        None => ("gatewayId", gateway.as_str()),
+    }
 }
 
 /// A group, of which these are the members and what no member has yet.

@@ -64,7 +64,7 @@ fn query(body: &Value) -> Result<ExplainQuery, Problem> {
     Ok(ExplainQuery { change: as_change(change), subscription })
 }
 
-fn as_change(publication: Publication) -> Change {
+pub(super) fn as_change(publication: Publication) -> Change {
     Change {
         position: Position::new(Epoch(1), ClusterTime::new(0, 0), 1),
         scope: Scope::known(publication.tenant, publication.collection),
@@ -82,10 +82,7 @@ fn as_change(publication: Publication) -> Change {
 
 fn text(explained: &Explained) -> Value {
     let matches = explained.matches.iter().map(|(key, verdict)| {
-        let (kind, owner) = match key.gateway.in_group() {
-            Some((group, _)) => ("group", group),
-            None => ("gatewayId", key.gateway.as_str()),
-        };
+        let (kind, owner) = answer::owner(&key.gateway);
         let mut found = json!({kind: owner, "subscriptionId": key.id});
         if let Some(transition) = verdict.transition {
             found["transition"] = transition.name().into();

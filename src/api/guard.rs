@@ -21,7 +21,7 @@ use crate::error::{Code, Problem};
 use crate::observe::metrics::{HTTP_REQUESTS, HTTP_TIME, REFUSED_CALLERS};
 
 /// Parts of the interface that this version does not have.
-const LATER: [(&str, &str); 2] = [("/v1/backtest", "backtests"), ("/v1/aggregations", "aggregations")];
+const LATER: [(&str, &str); 1] = [("/v1/aggregations", "aggregations")];
 
 /// No such path.
 pub(super) async fn not_found(uri: Uri) -> Problem {
@@ -141,7 +141,7 @@ pub(super) fn panicked(reason: Box<dyn Any + Send>) -> Response {
     Problem::new(Code::Internal, "a bug in the hub; its log says more").into_response()
 }
 
-const STREAMS: [&str; 2] = ["/v1/gateways/{gateway}/stream", "/v1/groups/{group}/stream"];
+const STREAMS: [&str; 3] = ["/v1/gateways/{gateway}/stream", "/v1/groups/{group}/stream", "/v1/overview/stream"];
 
 /// Counts and times every answer.
 pub(super) async fn count(State(clock): State<Clock>, request: Request, next: Next) -> Response {

@@ -5,12 +5,15 @@
 
 pub mod answer;
 mod backtest;
+mod dashboard;
+mod drills;
 mod events;
 mod explain;
 mod gateways;
 mod groups;
 mod guard;
 pub(crate) mod json;
+mod overview;
 mod partitions;
 pub mod problem;
 mod request;
@@ -21,6 +24,7 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
@@ -29,6 +33,7 @@ use axum::routing::{MethodRouter, get, post, put};
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use server::serve;
@@ -60,6 +65,9 @@ pub struct ApiState {
     members: Arc<OnceLock<Members>>,
     publish: Option<Publish>,
     door: Door,
+    drills: Option<PathBuf>,
+    shutdown: CancellationToken,
+    last: overview::Last,
 }
 
 impl ApiState {
@@ -76,7 +84,8 @@ impl ApiState {
         let (started, started_at) = (clock.now(), clock.wall());
         let door = Door::open(clock.clone());
         let (node, members) = (node.into(), Arc::default());
-        Self { hub, node, health, metrics, clock, started, started_at, publish, members, door }
+        let (drills, shutdown, last) = (None, CancellationToken::new(), overview::Last::default());
+        Self { hub, node, health, metrics, clock, started, started_at, publish, members, door, drills, shutdown, last }
     }
 
     /// One of several nodes, once it has joined them.
@@ -90,18 +99,34 @@ impl ApiState {
     pub fn behind(self, door: Door) -> Self {
         Self { door, ..self }
     }
+
+    /// One that shows the reports of drills in this folder.
+    #[must_use]
+    pub fn showing(self, drills: Option<PathBuf>) -> Self {
+        Self { drills, ..self }
+    }
+
+    /// One whose streams end when this is cancelled.
+    #[must_use]
+    pub fn until(self, shutdown: CancellationToken) -> Self {
+        Self { shutdown, ..self }
+    }
 }
 
 /// Every route but those of `delivery::sse`.
 fn table() -> Vec<(&'static str, MethodRouter<ApiState>)> {
     vec![
-        ("/", get(status::index)),
+        ("/", get(dashboard::page)),
+        ("/dashboard/{file}", get(dashboard::part)),
         ("/health", get(status::health)),
         ("/health/live", get(status::live)),
         ("/health/ready", get(status::ready)),
         ("/metrics", get(status::prometheus)),
         ("/v1/openapi.json", get(status::openapi)),
         ("/v1/stats", get(status::stats)),
+        ("/v1/overview", get(overview::overview)),
+        ("/v1/overview/stream", get(overview::follow)),
+        ("/v1/drills", get(drills::list)),
         ("/v1/subscriptions", get(subscriptions::list).post(subscriptions::register)),
         ("/v1/subscriptions/batch", post(subscriptions::register_batch)),
         (

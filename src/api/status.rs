@@ -1,4 +1,4 @@
-//! How the hub is: health, metrics, totals, the list of what there is.
+//! How the hub is: health, metrics, totals.
 //!
 //! Owns these routes. Knows nothing of what is measured.
 
@@ -16,9 +16,6 @@ use crate::observe::metrics;
 
 /// The whole interface, for machines.
 const OPENAPI: &str = include_str!("openapi.json");
-
-/// The first page, until there is a dashboard.
-const INDEX: &str = include_str!("index.txt");
 
 fn health_answer(state: &ApiState, caller: &Caller, well: bool) -> Response {
     let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -54,11 +51,6 @@ pub(super) async fn prometheus(State(state): State<ApiState>) -> Response {
 /// `GET /v1/openapi.json`.
 pub(super) async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
-}
-
-/// `GET /`.
-pub(super) async fn index() -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], INDEX).into_response()
 }
 
 /// What `GET /v1/stats` sums up, and under which name.

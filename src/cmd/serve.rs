@@ -38,6 +38,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     if let Some(sabotage) = args.sabotage {
         tracing::error!(?sabotage, "SABOTAGE: this hub makes a mistake on purpose and must not serve anybody");
     }
+    if let Some(endpoint) = &config.tracing.endpoint {
+        let installed = observe::trace::install(endpoint, config.tracing.ratio, &config.node.id);
+        installed.map_err(|error| WrongUsage(format!("tracing.endpoint: {error}")))?;
+    }
     // From here on a SIGHUP does not end the process.
     let mut reloads = signal(SignalKind::hangup())?;
     let mut told = pin!(signalled());
@@ -84,7 +88,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
             }
             config = current;
         };
-        hub.run(ended).await.map_err(for_exit)?;
+        let ran = hub.run(ended).await;
+        observe::trace::flush().await;
+        ran.map_err(for_exit)?;
         let Some(new) = next else { return Ok(()) };
         served = Some(std::mem::replace(&mut config, new));
     }
@@ -110,7 +116,7 @@ async fn needing_a_restart(
     }
 }
 
-/// The next configuration that can be read, with the present one's log: where that goes is settled once.
+/// The next configuration that can be read, with the present one's log and traces: where they go is settled once.
 async fn another(told: &mut Signal, from: &ConfigArgs, current: &Config) -> Config {
     loop {
         if told.recv().await.is_none() {
@@ -125,10 +131,10 @@ async fn another(told: &mut Signal, from: &ConfigArgs, current: &Config) -> Conf
         };
         counter!(CONFIG_RELOADS, "what" => "config", "outcome" => outcome).increment(1);
         let Some(new) = new else { continue };
-        if new.log != current.log {
-            tracing::warn!("what differs in [log] is taken with the next start of the process");
+        if (&new.log, &new.tracing) != (&current.log, &current.tracing) {
+            tracing::warn!("what differs in [log] and [tracing] is taken with the next start of the process");
         }
-        return Config { log: current.log.clone(), ..new };
+        return Config { log: current.log.clone(), tracing: current.tracing.clone(), ..new };
     }
 }
 

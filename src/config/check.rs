@@ -45,6 +45,14 @@ pub(super) fn check(config: &Config) -> Result<(), Broken> {
     if let Err(reason) = log::parse_filter(&config.log.filter) {
         return broken("log.filter", reason);
     }
+    if let Some(endpoint) = &config.tracing.endpoint
+        && !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme))
+    {
+        return broken("tracing.endpoint", "is not an address such as http://127.0.0.1:4317");
+    }
+    if !(0.0..=1.0).contains(&config.tracing.ratio) {
+        return broken("tracing.ratio", "must be 0 to 1");
+    }
     if config.embedded.path.as_os_str().is_empty() {
         return broken("embedded.path", "is empty");
     }

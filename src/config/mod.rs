@@ -54,8 +54,12 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What is logged, and how.
     pub log: Log,
+    /// Of which changes the way is told.
+    pub tracing: Tracing,
     /// The embedded log of `streamer dev`.
     pub embedded: Embedded,
+    /// Reports of drills.
+    pub drills: Drills,
 }
 
 impl Config {
@@ -286,6 +290,30 @@ pub struct Log {
     pub format: LogFormat,
     /// Which lines: levels by module, as in `info,streamer::delivery=debug`.
     pub filter: String,
+}
+
+/// `[drills]`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drills {
+    /// The folder with the reports that the dashboard shows.
+    pub reports: Option<PathBuf>,
+}
+
+/// `[tracing]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tracing {
+    /// Where OTLP by gRPC is taken; without it nothing is told.
+    pub endpoint: Option<String>,
+    /// Of all changes this share.
+    pub ratio: f64,
+}
+
+impl Default for Tracing {
+    fn default() -> Self {
+        Self { endpoint: None, ratio: 0.001 }
+    }
 }
 
 /// `[embedded]`.

@@ -1,19 +1,27 @@
 //! How long messages take from the queue to the transport, and from there to their ack.
 //!
 //! Owns the measuring: of each session one message at a time is followed, so that it costs next to nothing however many
-//! there are. Knows nothing of what is in them.
+//! there are; and besides those that traces are told of. Knows nothing of what is in them.
 
+use std::collections::VecDeque;
+
+use chrono::{DateTime, Utc};
 use metrics::{Histogram, histogram};
+use opentelemetry::KeyValue;
 
 use crate::clock::{Clock, Instant};
 use crate::observe::metrics as names;
-use crate::position::PartitionId;
+use crate::observe::trace::{Part, Tracer, tracer};
+use crate::position::{PartitionId, Position};
+use crate::subscription::GatewayId;
 
 /// What a partition's outboxes share.
 pub(super) struct Latency {
     clock: Clock,
     sent: Histogram,
     acked: Histogram,
+    tracer: Option<Tracer>,
+    partition: String,
 }
 
 impl std::fmt::Debug for Latency {
@@ -28,8 +36,69 @@ impl Latency {
         Self {
             clock,
             sent: histogram!(names::LATENCY_SENT, "partition" => partition.clone()),
-            acked: histogram!(names::LATENCY_ACKED, "partition" => partition),
+            acked: histogram!(names::LATENCY_ACKED, "partition" => partition.clone()),
+            tracer: tracer(),
+            partition,
         }
+    }
+
+    fn wall(&self, at: Instant) -> DateTime<Utc> {
+        self.clock.wall() - self.clock.now().since(at)
+    }
+}
+
+/// Messages of a session that traces are told of, until they are acked.
+#[derive(Debug, Default)]
+pub(super) struct Traced(VecDeque<Delivery>);
+
+#[derive(Debug)]
+struct Delivery {
+    position: Position,
+    queued: Instant,
+    sent: Option<(u64, Instant)>,
+}
+
+/// More are not waited for: who acks late is not told of in full.
+const TRACED_MAX: usize = 64;
+
+impl Traced {
+    /// A change is put into the queue.
+    pub(super) fn queued(&mut self, latency: &Latency, position: Position) {
+        if latency.tracer.as_ref().is_some_and(|tracer| tracer.follows(position)) {
+            if self.0.len() == TRACED_MAX {
+                self.0.pop_front();
+            }
+            self.0.push_back(Delivery { position, queued: latency.clock.now(), sent: None });
+        }
+    }
+
+    /// It is taken, under this serial.
+    pub(super) fn taken(&mut self, latency: &Latency, position: Position, serial: u64) {
+        let now = || latency.clock.now();
+        for one in self.0.iter_mut().filter(|one| one.position == position && one.sent.is_none()) {
+            one.sent = Some((serial, now()));
+        }
+    }
+
+    /// Everything up to this serial has been acked.
+    pub(super) fn acked(&mut self, latency: &Latency, gateway: &GatewayId, up_to: u64) {
+        let Some(tracer) = &latency.tracer else { return };
+        self.0.retain(|one| {
+            let Some((_, sent)) = one.sent.filter(|(serial, _)| *serial <= up_to) else { return true };
+            let (queued, sent, acked) = (latency.wall(one.queued), latency.wall(sent), latency.clock.wall());
+            let parts = [Part { name: "queue", from: queued, to: sent }, Part { name: "ack", from: sent, to: acked }];
+            let attributes = vec![
+                KeyValue::new("streamer.partition", latency.partition.clone()),
+                KeyValue::new("streamer.gateway", gateway.to_string()),
+            ];
+            tracer.delivery(one.position, &parts, attributes);
+            false
+        });
+    }
+
+    /// What was in the queue is gone.
+    pub(super) fn cut(&mut self) {
+        self.0.retain(|one| one.sent.is_some());
     }
 }
 

@@ -12,13 +12,13 @@ use tokio::sync::Notify;
 use super::body::SharedChange;
 use super::budget::Budget;
 use super::frame::{CloseReason, Closed, Delivery, Expired, Frame, Matched, Progress, Reassigned, Resync, Welcome};
-use super::latency::{Followed, Latency};
+use super::latency::{Followed, Latency, Traced};
 use crate::change::{Flags, ResyncReason};
 use crate::cursor::{Cursor, Place, Serial};
 use crate::matching::SubscriptionIndex;
 use crate::position::{PartitionId, Position};
 use crate::store::Revision;
-use crate::subscription::{Path, SubscriptionId};
+use crate::subscription::{GatewayId, Path, SubscriptionId};
 
 /// Which part of a session an item belongs to: its position moves with that part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -240,6 +240,7 @@ impl Written {
 /// What does not change over a session.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
+    pub(super) gateway: GatewayId,
     pub(super) node: Arc<str>,
     pub(super) partition: PartitionId,
     pub(super) incarnation: Revision,
@@ -295,6 +296,7 @@ struct State {
     /// Progress is due, though nothing more may be sent before an ack: how many still catch up.
     standstill: Option<u64>,
     followed: Followed,
+    traced: Traced,
 }
 
 impl Outbox {
@@ -343,6 +345,9 @@ impl Outbox {
         if item.is_live() {
             let before = state.queue.len();
             state.followed.queued(&self.latency, before);
+            if let Item::Change(item) = &item {
+                state.traced.queued(&self.latency, item.change.position);
+            }
         }
         state.queue.push_back(item);
         state.above_mark |= state.bytes > state.low_mark_bytes;
@@ -447,6 +452,7 @@ impl Outbox {
         state.above_mark = false;
         state.has_taken = false;
         state.followed.cut();
+        state.traced.cut();
         // What it counted as waiting is a catch-up's now.
         state.standstill = None;
         state.written.clone()
@@ -471,6 +477,7 @@ impl Outbox {
     pub(super) fn acked(&self, serial: u64) {
         let mut state = self.lock();
         state.followed.acked(&self.latency, serial);
+        state.traced.acked(&self.latency, &self.identity.gateway, serial);
         while let Some((written, bytes)) = state.unacked.front().copied() {
             if written > serial {
                 break;
@@ -544,8 +551,9 @@ impl Outbox {
                 continue;
             }
             bytes += size;
-            if matches!(item, Item::Change(_)) {
+            if let Item::Change(item) = &item {
                 state.written.seq += 1;
+                state.traced.taken(&self.latency, item.change.position, serial);
             }
             if is_substantial(&item) {
                 state.written.last_substantial = serial;
@@ -664,6 +672,7 @@ mod tests {
 
     fn outbox(unacked_bytes_max: u64) -> Outbox {
         let identity = Identity {
+            gateway: crate::subscription::Name::new("gw").unwrap(),
             node: "hub-1".into(),
             partition: partition(),
             incarnation: Revision(3),

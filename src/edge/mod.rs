@@ -189,7 +189,19 @@ impl HubHandle {
 
     /// All gateways, of the partitions that answer.
     pub async fn gateways(&self) -> Result<Vec<GatewayView>, Problem> {
-        let answers = self.by_backend(PartitionHandle::gateways).await;
+        Self::joined(self.by_backend(PartitionHandle::gateways).await)
+    }
+
+    /// At most so many gateways, those furthest behind first, as the partitions say that name them.
+    pub async fn furthest(&self, max: usize) -> Result<Vec<GatewayView>, Problem> {
+        let mut gateways = Self::joined(self.by_backend(|partition| partition.furthest(max)).await)?;
+        let behind = |view: &GatewayView| view.lag.seconds.unwrap_or_default();
+        gateways.sort_by(|a, b| a.session.is_none().cmp(&b.session.is_none()).then(behind(b).total_cmp(&behind(a))));
+        gateways.truncate(max);
+        Ok(gateways)
+    }
+
+    fn joined(answers: ByBackend<Vec<GatewayView>>) -> Result<Vec<GatewayView>, Problem> {
         if !answers.iter().flatten().any(Result::is_ok) {
             return Err(telling(answers.into_iter().flatten().filter_map(Result::err)));
         }

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use metrics::gauge;
 use serde::{Serialize, Serializer};
 
 use crate::clock::Clock;
+use crate::observe::metrics::COMPONENT_STATUS;
 
 /// How a component is, or all of them together. Worse is greater.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -138,6 +140,7 @@ impl Health {
         // One that was removed says no more.
         let Some(line) = state.components.get_mut(name) else { return };
         line.is_starting = false;
+        gauge!(COMPONENT_STATUS, "component" => name.to_owned()).set(f64::from(status as u8));
         if line.report.status == status {
             line.report.reason = reason;
         } else {

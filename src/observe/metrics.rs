@@ -88,6 +88,11 @@ metrics! {
     LOG_COMMIT_TIME = "streamer_log_commit_seconds", Histogram, Seconds, "Time of one of its group commits, disk included.";
 }
 
+/// Every metric's name.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|(name, ..)| *name)
+}
+
 /// From a tenth of a millisecond to ten seconds.
 const SECONDS_BUCKETS: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];

@@ -29,6 +29,7 @@ pub(super) enum Question {
     RenewGateway(GatewayId, Option<Vec<SubscriptionId>>),
     SetDelivery(GatewayId, DeliveryMode),
     Gateways,
+    Furthest(usize),
     Gateway(GatewayId),
     DeleteGateway(GatewayId),
     ParkGateway(GatewayId),
@@ -62,6 +63,7 @@ pub(super) async fn answer(hub: &PartitionHandle, question: Question) -> Result<
         Question::RenewGateway(gateway, named) => encode(&hub.renew_gateway(gateway, named).await),
         Question::SetDelivery(gateway, mode) => encode(&hub.set_delivery(gateway, mode).await),
         Question::Gateways => encode(&hub.gateways().await),
+        Question::Furthest(max) => encode(&hub.furthest(max).await),
         Question::Gateway(gateway) => encode(&hub.gateway(gateway).await),
         Question::DeleteGateway(gateway) => encode(&hub.delete_gateway(gateway).await),
         Question::ParkGateway(gateway) => encode(&hub.park_gateway(gateway).await),
@@ -111,6 +113,7 @@ pub(super) async fn pass_on(asker: &Asker, command: Command) {
         Command::Move(node, reply) => told(asker, &Question::Move(node), reply).await,
         Command::Subscriptions(query, reply) => listed(asker, &Question::Subscriptions(query), reply).await,
         Command::Gateways(reply) => listed(asker, &Question::Gateways, reply).await,
+        Command::Furthest(max, reply) => listed(asker, &Question::Furthest(max), reply).await,
         Command::Known(keys, reply) => listed(asker, &Question::Known(keys), reply).await,
         Command::View(reply) => listed(asker, &Question::View, reply).await,
         Command::SetCursor(gateway, target, number, reply) if !matches!(target, CursorTarget::Cursor(_)) => {

@@ -228,6 +228,7 @@ impl Partition {
                 });
             }
             Command::Explain(query, reply) => drop(reply.send(self.machine.explain(&query))),
+            Command::Furthest(max, reply) => drop(reply.send(self.machine.furthest(max))),
             Command::Backtest(asked, filter, reply) => self.backtest(*asked, filter, reply),
             Command::Known(mut keys, reply) => {
                 keys.retain(|key| self.machine.knows(key));

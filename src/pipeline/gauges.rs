@@ -5,12 +5,17 @@
 
 use std::time::Duration;
 
+use chrono::DateTime;
 use metrics::{counter, gauge, histogram};
+use opentelemetry::KeyValue;
 
 use super::Partition;
+use crate::clock::{Clock, Instant};
 use crate::handle::{PartitionView, Workload};
 use crate::observe::metrics as names;
-use crate::position::PartitionId;
+use crate::observe::trace::{Part, tracer};
+use crate::position::{PartitionId, Position};
+use crate::source::Batch;
 
 /// All states that a partition can be in.
 const STATES: [&str; 5] = ["reading", "catching_up", "paused", "backoff", "history_lost"];
@@ -38,6 +43,25 @@ pub(super) fn read(partition: &PartitionId, age: Duration) {
 /// It has been matched and queued.
 pub(super) fn matched(partition: &PartitionId, took: Duration) {
     histogram!(names::LATENCY_MATCHED, "partition" => partition.to_string()).record(took);
+}
+
+/// The changes of a batch that traces are told of, with their wall times.
+pub(super) fn traced(batch: &Batch) -> Vec<(Position, i64)> {
+    let Some(tracer) = tracer() else { return Vec::new() };
+    let timed = batch.events.iter().filter_map(|event| Some((event.position(), event.wall_time_ms()?)));
+    timed.filter(|(position, _)| tracer.follows(*position)).collect()
+}
+
+/// They have been matched and queued, from this moment on till now.
+pub(super) fn tell_changes(partition: &PartitionId, changes: Vec<(Position, i64)>, clock: &Clock, began: Instant) {
+    let Some(tracer) = tracer().filter(|_| !changes.is_empty()) else { return };
+    let now = clock.wall();
+    let read = now - clock.now().since(began);
+    for (position, wall_time_ms) in changes {
+        let made = DateTime::from_timestamp_millis(wall_time_ms).map_or(read, |made| made.min(read));
+        let parts = [Part { name: "read", from: made, to: read }, Part { name: "match", from: read, to: now }];
+        tracer.change(position, &parts, vec![KeyValue::new("streamer.partition", partition.to_string())]);
+    }
 }
 
 /// Reading has to begin again.
@@ -107,7 +131,9 @@ impl Partition {
             (names::OVERFLOWS, totals.overflows),
             (names::PARKED_TOO_COSTLY, self.machine.counters().too_costly),
         ] {
-            counter!(name, "partition" => partition.clone()).absolute(total);
+            // A tenure counts from zero, and a counter never goes back.
+            let told = self.told.insert(name, total).unwrap_or_default();
+            counter!(name, "partition" => partition.clone()).increment(total - told);
         }
         let rate = self.machine.matching().bloom.false_positive_rate();
         gauge!(names::BLOOM_FALSE_POSITIVE_RATE, "partition" => partition).set(rate);

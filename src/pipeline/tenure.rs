@@ -3,6 +3,7 @@
 //! Owns what happens around the loop: ownership, loading, epochs, the first checkpoint, draining.
 //! Between tenures nobody is served.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -239,6 +240,7 @@ fn partition(config: &PartitionConfig, loaded: Loaded, fence: Fence) -> Partitio
         placing: Arc::default(),
         waiting: Waiting::default(),
         openings: [Openings::new(config.clock.clone()), Openings::new(config.clock.clone())],
+        told: HashMap::new(),
         backtests: Arc::new(Semaphore::new(limits::backtests_max)),
         replays: super::Replays::new(Arc::clone(&config.source), config.tasks.clone(), config.machine.rides_max),
         outcomes: mpsc::channel(OUTCOMES_MAX),

@@ -60,6 +60,32 @@ fn demanded(gateway: &GatewayId) -> Result<(), Problem> {
     Err(Problem::new(code, "as the test wants").retry_after(7))
 }
 
+/// Two changes in two seconds, and which of them match.
+fn tried(asked: &Backtest, filter: &crate::matching::Filter) -> BacktestPart {
+    let mut part = BacktestPart {
+        from: position(1),
+        to: position(9),
+        is_complete: asked.seconds < 60,
+        bucket_seconds: 1,
+        ..BacktestPart::default()
+    };
+    for number in [1, 2] {
+        let body = json!({"tenant": "acme", "collection": "messages", "key": format!("k{number}"), "operation": "insert",
+                          "document": {"n": number}});
+        let published = crate::source::log::Publication::from_json(&body).unwrap();
+        let change = crate::api::explain::as_change(published);
+        part.changes += 1;
+        part.costs.push(1_500);
+        let bucket = part.buckets.entry(1_763_690_000 + number).or_default();
+        bucket.changes += 1;
+        let Some(verdict) = filter.evaluate(&change) else { continue };
+        part.matches += 1;
+        bucket.matches += 1;
+        part.samples.push(Sample { change, verdict });
+    }
+    part
+}
+
 impl Model {
     fn view(&mut self, spec: Spec) -> SubscriptionView {
         self.generation += 1;
@@ -237,6 +263,8 @@ impl Model {
             }
             Command::Move(_, reply) => drop(reply.send(Ok(self.partition()))),
             Command::Explain(query, reply) => drop(reply.send(self.explain(&query))),
+            Command::Furthest(_, reply) => drop(reply.send(self.gateways())),
+            Command::Backtest(asked, filter, reply) => drop(reply.send(Ok(tried(&asked, &filter)))),
             Command::Known(..) => {}
             Command::View(reply) => drop(reply.send(self.partition())),
             Command::Pause(pause, reply) => {

@@ -23,6 +23,7 @@ fn concrete(path: &str) -> String {
         .replace("{subscription}", "s")
         .replace("{backend}", "default")
         .replace("{number}", "0")
+        .replace("{file}", "app.js")
 }
 
 #[tokio::test]
@@ -126,12 +127,17 @@ async fn answers_are_what_the_document_says() {
         ("/v1/partitions", "Partition", "/partitions/0"),
         ("/v1/cluster", "Cluster", ""),
         ("/v1/stats", "Stats", ""),
+        ("/v1/overview", "Overview", ""),
+        ("/v1/drills", "DrillReports", ""),
         ("/health", "Health", ""),
         ("/nowhere", "Problem", ""),
     ] {
         let answer = api.call("GET", path).await.json;
         assert_fits(&document, schema, answer.pointer(pointer).unwrap());
     }
+    let tried = json!({"subscription": spec("gw-1", "a"), "seconds": 5, "source": "oplog"});
+    assert_fits(&document, "BacktestRequest", &tried);
+    assert_fits(&document, "Backtest", &api.call_with("POST", "/v1/backtest", &tried).await.json);
     let beat = api.call("PUT", "/v1/gateways/gw-1/heartbeat").await.json;
     assert_fits(&document, "Renewed", &beat);
 }

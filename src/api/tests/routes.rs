@@ -300,8 +300,32 @@ async fn numbers_and_lists_for_people_and_machines() {
     assert!(
         stats["totals"]["registrations"].as_u64().unwrap() >= 1 && stats["totals"]["requests"].as_u64().unwrap() >= 2
     );
-    let index = api.call("GET", "/").await;
-    assert!(index.text.contains("/v1/openapi.json"));
+    let page = api.call("GET", "/").await;
+    assert!(page.media_type().starts_with("text/html") && page.headers.contains_key("content-security-policy"));
+    // Each part that a part names is there, as what a browser takes for it.
+    let mut named = vec![("dashboard/".to_owned(), page.text)];
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some((_, text)) = named.pop() {
+        for end in text
+            .match_indices("/dashboard/")
+            .map(|(at, it)| at + it.len())
+            .chain(text.match_indices("from \"./").map(|(at, it)| at + it.len()))
+        {
+            let name: String = text[end..].chars().take_while(|it| it.is_ascii_alphanumeric() || *it == '.').collect();
+            if !name.is_empty() && seen.insert(name.clone()) {
+                let part = api.call("GET", &format!("/dashboard/{name}")).await;
+                let media = match name.rsplit('.').next() {
+                    Some("js") => "text/javascript",
+                    Some("css") => "text/css",
+                    _ => "image/svg+xml",
+                };
+                assert!(part.status == 200 && part.media_type().starts_with(media), "{name}: {part:?}");
+                named.push((name, part.text));
+            }
+        }
+    }
+    assert!(seen.len() >= 9, "{seen:?}");
+    assert_eq!(api.call("GET", "/dashboard/nothing.js").await.problem(), (404, "NOT_FOUND", None));
     assert_eq!(api.call("HEAD", "/health").await.status, 200);
 }
 
@@ -341,5 +365,59 @@ async fn a_change_is_explained() {
         change[field] = value;
         let answer = api.call_with("POST", "/v1/explain", &change).await;
         assert_eq!(answer.problem(), (422, "INVALID_REQUEST", Some(field)));
+    }
+}
+
+#[tokio::test]
+async fn one_picture_for_all_who_look() {
+    let api = Api::start().await;
+    api.call_with("POST", "/v1/subscriptions", &spec("gw-1", "a")).await;
+    let first = api.call("GET", "/v1/overview").await;
+    assert_eq!((first.status, &first.json["node"]), (200, &json!("hub-1")));
+    assert_eq!(first.json["partitions"][0]["partition"], "default/0");
+    assert_eq!(first.json["gateways"]["listed"][0]["gatewayId"], "gw-1");
+    // Taken once for all who ask within the same moment.
+    api.call_with("POST", "/v1/subscriptions", &spec("gw-2", "a")).await;
+    assert_eq!(api.call("GET", "/v1/overview").await.text, first.text);
+    let mut stream = api.request("GET", "/v1/overview/stream").send().await.unwrap();
+    assert_eq!(stream.headers()["content-type"], "text/event-stream");
+    let chunk = stream.chunk().await.unwrap().unwrap();
+    let text = std::str::from_utf8(&chunk).unwrap();
+    assert_eq!(text, format!("event: overview\ndata: {}\n\n", first.text));
+    assert_eq!(api.call("GET", "/v1/drills").await.json, json!({"reports": []}));
+}
+
+#[tokio::test]
+async fn a_filter_is_tried_on_the_past() {
+    let api = Api::start().await;
+    let mut of = spec("gw-1", "candidate");
+    of["filters"] = json!([{"field": "n", "op": "==", "value": 2}]);
+    let answer = api.call_with("POST", "/v1/backtest", &json!({"subscription": of, "seconds": 10})).await;
+    let mut expected = json!({
+        "changes": 2, "matches": 1, "from": answer.json["from"], "to": answer.json["to"], "complete": true,
+        "costMicros": {"p50": 1.5, "p99": 1.5},
+        "histogram": [
+            {"from": "2025-11-21T01:53:21.000Z", "seconds": 1, "changes": 1, "matches": 0},
+            {"from": "2025-11-21T01:53:22.000Z", "seconds": 1, "changes": 1, "matches": 1},
+        ],
+    });
+    expected["samples"] = json!([{"position": answer.json["samples"][0]["position"], "clusterTime": {"t": 0, "i": 0},
+                                  "key": "k2", "operation": "insert", "document": {"n": 2}}]);
+    assert_eq!((answer.status, &answer.json), (200, &expected));
+    assert_eq!(api.call("GET", "/v1/gateways/gw-1").await.status, 404, "nothing has been registered");
+    let longer =
+        api.call_with("POST", "/v1/backtest", &json!({"subscription": of, "seconds": 60, "source": "oplog"})).await;
+    assert_eq!(longer.json["complete"], false);
+    of["filters"] = json!([{"field": "n", "op": "is", "value": 2}]);
+    for (body, code, field) in [
+        (json!({"subscription": of}), "INVALID_FILTER", "subscription.filters[0].op"),
+        (json!({"seconds": 3}), "INVALID_REQUEST", "subscription"),
+        (json!({"subscription": spec("g", "s"), "seconds": 0}), "INVALID_REQUEST", "seconds"),
+        (json!({"subscription": spec("g", "s"), "seconds": "all"}), "INVALID_REQUEST", "seconds"),
+        (json!({"subscription": spec("g", "s"), "source": "past"}), "INVALID_REQUEST", "source"),
+        (json!({"subscription": spec("g", "s"), "since": 1}), "INVALID_REQUEST", "since"),
+    ] {
+        let answer = api.call_with("POST", "/v1/backtest", &body).await;
+        assert_eq!(answer.problem(), (422, code, Some(field)));
     }
 }

@@ -84,6 +84,9 @@ pub struct DrillArgs {
     /// What it runs on.
     #[command(flatten)]
     pub servers: ServerArgs,
+    /// Leave the result in this folder, too, for a hub's dashboard (its `drills.reports`)
+    #[arg(long, value_name = "FOLDER")]
+    pub report_dir: Option<PathBuf>,
     /// How the result is printed.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -225,7 +228,11 @@ async fn one(drill: &'static Drill, args: DrillArgs) -> anyhow::Result<()> {
 /// Plays it in a folder of its own. Says where the logs are of what went wrong.
 async fn play(drill: &'static Drill, args: &DrillArgs, schedule: Option<Schedule>) -> anyhow::Result<(Report, String)> {
     let folder = rig::folder()?;
-    match course::play(drill, args, schedule, folder.path()).await {
+    let played = course::play(drill, args, schedule, folder.path()).await;
+    if let (Ok(report), Some(kept)) = (&played, &args.report_dir) {
+        report.leave(kept)?;
+    }
+    match played {
         Err(error) if error.is::<WrongUsage>() => Err(error),
         Err(error) => Err(error.context(rig::keep_logs(folder.path()))),
         Ok(report) if report.passed => Ok((report, String::new())),

@@ -2,10 +2,14 @@
 //!
 //! Owns the table, the JSON and the one line that says what was wrong.
 
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
+use chrono::SecondsFormat;
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use serde_json::json;
 
 use super::super::Output;
 use super::DrillArgs;
@@ -15,6 +19,7 @@ use super::gateway::Outcome;
 use super::script::{Drill, Symptom};
 use super::soak::Found;
 use super::verdict::Verdict;
+use crate::clock::Clock;
 
 /// What a drill found.
 #[derive(Clone, Debug, Serialize)]
@@ -116,6 +121,22 @@ impl Report {
         let of_soak = self.soak.as_ref().and_then(Found::fault);
         let faults: Vec<String> = faults.chain(self.idle.iter().cloned()).chain(of_soak).collect();
         (!faults.is_empty()).then(|| faults.join(", "))
+    }
+
+    /// Writes what a dashboard shows of it, in place of the last one of this drill.
+    pub(super) fn leave(&self, folder: &Path) -> anyhow::Result<()> {
+        let named = || format!("--report-dir {}", folder.display());
+        std::fs::create_dir_all(folder).with_context(named)?;
+        let at = Clock::system().wall().to_rfc3339_opts(SecondsFormat::Secs, true);
+        let of = format!("{} rounds, {} writes, {} gateways", self.rounds, self.writes, self.gateways);
+        let summary = match self.fault() {
+            None => format!("{of}: nothing lost, doubled or misordered; recovery at most {} ms", self.recovery_ms.max),
+            Some(fault) => format!("{of}: {fault}"),
+        };
+        let text = json!({"name": self.drill, "at": at, "passed": self.passed, "summary": summary}).to_string();
+        // A hub may look at any moment.
+        let (beside, file) = (folder.join(format!(".{}.new", self.drill)), folder.join(format!("{}.json", self.drill)));
+        std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, file)).with_context(named)
     }
 
     /// Whether it shows what its sabotage must show.

@@ -62,6 +62,7 @@ pub(super) async fn run(args: SoakArgs) -> anyhow::Result<()> {
     eprintln!("soak of {} minutes, seed {}, {} faults:", args.minutes, args.seed, schedule.acts.len());
     schedule.lines().iter().for_each(|line| eprintln!("{line}"));
     let of_drill = DrillArgs {
+        report_dir: None,
         rounds: None,
         rate: Some(args.rate),
         gateways: Some(args.gateways),

@@ -32,6 +32,7 @@ pub(super) async fn run(args: AllArgs) -> anyhow::Result<()> {
     for drill in chosen(&args.only, &args.skip)? {
         eprintln!("drill {}, about {} s: {}", drill.name, drill.seconds, drill.does);
         let of_drill = DrillArgs {
+            report_dir: None,
             rounds: None,
             rate: args.rate,
             gateways: args.gateways,

@@ -250,6 +250,7 @@ impl Machine {
         let gateway = &self.gateways[index.0];
         let node = hello.node.as_ref().unwrap_or(&self.config.node);
         let identity = Identity {
+            gateway: gateway.id.clone(),
             node: Arc::clone(node),
             partition: self.config.partition.clone(),
             incarnation: gateway.incarnation,

@@ -125,6 +125,24 @@ impl Machine {
         views
     }
 
+    /// Those furthest behind, connected ones before others.
+    pub fn furthest(&self, max: usize) -> Vec<GatewayView> {
+        let mut all: Vec<_> = self
+            .gateways
+            .iter()
+            .map(|(index, gateway)| {
+                let index = GatewayIndex(index);
+                (gateway.session.is_none(), self.effective(index).position, index)
+            })
+            .collect();
+        if all.len() > max {
+            all.select_nth_unstable(max);
+            all.truncate(max);
+        }
+        all.sort_unstable();
+        all.into_iter().map(|(.., index)| self.gateway_view(index)).collect()
+    }
+
     /// One gateway.
     pub fn gateway(&self, id: &GatewayId) -> Result<GatewayView, Problem> {
         let index = self.gateway_ids.get(id);

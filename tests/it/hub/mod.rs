@@ -1,6 +1,7 @@
 //! Whole hubs against real servers.
 
 mod access;
+mod backtest;
 mod bridge;
 mod cluster;
 mod consumers;
