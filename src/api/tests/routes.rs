@@ -162,7 +162,7 @@ async fn a_gateway_is_seen_steered_and_removed() {
     }
     let connected = json!({
         "gatewayId": "gw-1", "state": "live", "subscriptions": 2, "cursor": "c",
-        "lag": {"seconds": 0.5, "changes": null}, "outboxBytes": 10, "delivery": "stream",
+        "lag": {"seconds": 0.5, "changes": null}, "outboxBytes": 10, "delivery": "stream", "lastAckAt": null,
         "session": {"transport": "sse", "since": "2025-11-21T01:53:20.000Z", "node": "hub-1"}
     });
     let list = api.call("GET", "/v1/gateways").await;
