@@ -56,7 +56,7 @@ pub enum Command {
     /// Break parts of a running system and count what was lost
     #[command(subcommand, after_help = "Example:\n  streamer drill restart --kills 20")]
     Drill(drill::DrillCommand),
-    /// Check a configuration and print what it comes to
+    /// Look whether a hub of this configuration would work, at all that it names
     #[command(after_help = "Example:\n  streamer check-config --config config/streamer.toml -o json")]
     CheckConfig(check_config::CheckConfigArgs),
 }
@@ -127,7 +127,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Explain(args) => explain::run(args).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Drill(command) => drill::run(command).await,
-        Command::CheckConfig(args) => check_config::run(&args),
+        Command::CheckConfig(args) => check_config::run(&args).await,
     }
 }
 
