@@ -6,7 +6,9 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{AccountErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, PublishErrorKind};
+use async_nats::jetstream::context::{
+    AccountErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, PublishErrorKind,
+};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Info, LastRawMessageErrorKind, RetentionPolicy, StorageType,
 };
@@ -227,7 +229,8 @@ impl Server {
         let anew = || format!("nats stream rm {name}   # the hub makes it anew");
         let all = format!("{DELIVERIES}.>");
         if found.retention != RetentionPolicy::WorkQueue {
-            let what = "does not have retention workqueue, so what gateways have taken makes no room; that cannot be changed";
+            let what =
+                "does not have retention workqueue, so what gateways have taken makes no room; that cannot be changed";
             return wrong(what, anew());
         }
         if found.discard != DiscardPolicy::New {

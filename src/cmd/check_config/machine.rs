@@ -90,7 +90,8 @@ fn memory(budget: u64, there: Option<u64>) -> Finding {
         None => Finding::skipped(check, target, "this system does not say how much memory it has"),
         Some(there) if budget <= there => Finding::ok(check, target, format!("of {}", mib(there))),
         Some(there) => {
-            let detail = format!("there are only {}, so the hub would be killed before its budget is used up", mib(there));
+            let detail =
+                format!("there are only {}, so the hub would be killed before its budget is used up", mib(there));
             // What is not in the budget, above all subscriptions, needs room, too.
             Finding::warning(check, target, detail).remedy(format!("set memory.bytes to {} or less", there / 2))
         }
@@ -122,7 +123,10 @@ mod tests {
     fn a_budget_above_what_there_is_is_warned_of() {
         assert_eq!(memory(1 << 30, Some(1 << 30)).result, Outcome::Ok);
         let over = memory(2 << 30, Some(1 << 30));
-        assert_eq!((over.result, over.remedy.as_deref()), (Outcome::Warning, Some("set memory.bytes to 536870912 or less")));
+        assert_eq!(
+            (over.result, over.remedy.as_deref()),
+            (Outcome::Warning, Some("set memory.bytes to 536870912 or less"))
+        );
         assert_eq!(memory(1, None).result, Outcome::Skipped);
         assert!(memory_bytes().is_none_or(|bytes| bytes > 1 << 20));
     }

@@ -73,14 +73,16 @@ impl About<'_> {
     fn refused(&self, refused: &Refused) -> Finding {
         let uri = self.setting("uri");
         match refused {
-            Refused::Unfit(unfit) => Finding::failed("mongodb.replica-set", self.name(), unfit.to_string()).remedy(
-                match unfit {
+            Refused::Unfit(unfit) => {
+                Finding::failed("mongodb.replica-set", self.name(), unfit.to_string()).remedy(match unfit {
                     Unfit::Mongos => format!("set {uri} to the members of a replica set"),
                     Unfit::NotInitiated => "rs.initiate()".into(),
-                    Unfit::Standalone => "mongod --replSet rs0 with its other options as they are; then once: rs.initiate()".into(),
+                    Unfit::Standalone => {
+                        "mongod --replSet rs0 with its other options as they are; then once: rs.initiate()".into()
+                    }
                     Unfit::OtherName { name, .. } => format!("set replicaSet={name} in {uri}"),
-                },
-            ),
+                })
+            }
             Refused::Other(error) => {
                 let finding = Finding::failed("mongodb.reachable", self.name(), error.to_string());
                 match error {
@@ -94,10 +96,14 @@ impl About<'_> {
     fn judge(&self, found: &Inspection) -> Vec<Finding> {
         let user = found.user.as_ref().ok().and_then(Option::as_ref);
         let mut findings = vec![
-            Finding::ok("mongodb.reachable", self.name(), match user {
-                Some(User { name, database }) => format!("answers; the hub is the user {name} of {database}"),
-                None => "answers; the hub is nobody there".into(),
-            }),
+            Finding::ok(
+                "mongodb.reachable",
+                self.name(),
+                match user {
+                    Some(User { name, database }) => format!("answers; the hub is the user {name} of {database}"),
+                    None => "answers; the hub is nobody there".into(),
+                },
+            ),
             Finding::ok("mongodb.replica-set", self.name(), "its primary answers"),
             self.version(&found.version),
             self.feature_version(&found.feature_version, &found.version, user),
@@ -167,10 +173,14 @@ impl About<'_> {
         let check = "mongodb.change-stream";
         let database = self.backend.database.as_deref();
         match answer {
-            Ok(reach) => Finding::ok(check, self.name(), match (reach, database) {
-                (Reach::Database, Some(database)) => format!("can be read of the database {database}"),
-                _ => "can be read of the whole deployment".into(),
-            }),
+            Ok(reach) => Finding::ok(
+                check,
+                self.name(),
+                match (reach, database) {
+                    (Reach::Database, Some(database)) => format!("can be read of the database {database}"),
+                    _ => "can be read of the whole deployment".into(),
+                },
+            ),
             Err(NoAnswer::Forbidden) => {
                 let of = database.map_or_else(|| "every database".to_owned(), |name| format!("the database {name}"));
                 let detail = format!("the user may not read it (needs changeStream and find on {of})");
@@ -211,7 +221,8 @@ impl About<'_> {
             Ok(Some(id)) => Finding::ok(check, self.name(), format!("replica set {id}")),
             Ok(None) => Finding::skipped(check, self.name(), format!("the replica set has no id; {unnoticed}")),
             Err(NoAnswer::Forbidden) => {
-                let detail = format!("the user may not ask for it (needs replSetGetConfig on the cluster); {unnoticed}");
+                let detail =
+                    format!("the user may not ask for it (needs replSetGetConfig on the cluster); {unnoticed}");
                 Finding::warning(check, self.name(), detail).remedy(self.grant(user, &[MONITOR]))
             }
             Err(error) => Finding::warning(check, self.name(), unanswered(error, "tell it")),
@@ -238,7 +249,8 @@ impl About<'_> {
         let (on, off): (Vec<_>, Vec<_>) = collections.iter().partition(|collection| collection.records);
         let mut findings = Vec::new();
         if !on.is_empty() {
-            let what = if on.len() == 1 { "1 collection records".into() } else { format!("{} collections record", on.len()) };
+            let what =
+                if on.len() == 1 { "1 collection records".into() } else { format!("{} collections record", on.len()) };
             findings.push(Finding::ok(check, self.name(), format!("{what} pre-images and post-images")));
         }
         findings.extend(off.iter().take(COLLECTIONS_LISTED).map(|collection| without_images(check, collection)));
@@ -308,12 +320,9 @@ impl About<'_> {
     fn grant(&self, user: Option<&User>, roles: &[Role<'_>]) -> String {
         let all = |roles: &[Role<'_>]| roles.iter().map(Role::to_string).collect::<Vec<_>>().join(", ");
         match user {
-            Some(User { name, database }) => format!(
-                "db.getSiblingDB({}).grantRolesToUser({}, [{}])",
-                quoted(database),
-                quoted(name),
-                all(roles)
-            ),
+            Some(User { name, database }) => {
+                format!("db.getSiblingDB({}).grantRolesToUser({}, [{}])", quoted(database), quoted(name), all(roles))
+            }
             None => format!(
                 "db.getSiblingDB(\"admin\").createUser({{ user: \"streamer\", pwd: passwordPrompt(), roles: [{}] }})   \
                  # and put name and password into {}",
@@ -362,7 +371,8 @@ fn without_images(check: &'static str, collection: &Watch) -> Finding {
             quoted(name)
         ));
     }
-    let detail = format!("{codes}: updates are looked up, deletes go to all who might have matched, a leave may go unseen");
+    let detail =
+        format!("{codes}: updates are looked up, deletes go to all who might have matched, a leave may go unseen");
     Finding::warning(check, place, detail).remedy(format!(
         "db.getSiblingDB({database}).runCommand({{ collMod: {}, changeStreamPreAndPostImages: {{ enabled: true }} }})",
         quoted(name)
@@ -499,7 +509,9 @@ mod tests {
         assert!(many[21].detail.starts_with("280 more"));
         assert_eq!(
             many[1].remedy.as_deref(),
-            Some(r#"db.getSiblingDB("app").runCommand({ collMod: "c0", changeStreamPreAndPostImages: { enabled: true } })"#)
+            Some(
+                r#"db.getSiblingDB("app").runCommand({ collMod: "c0", changeStreamPreAndPostImages: { enabled: true } })"#
+            )
         );
         let absent = Watch { exists: false, database: None, ..watch(1, false) };
         let absent = &about.images(&Ok(vec![absent]), None)[0];

@@ -60,8 +60,10 @@ fn of_etcd(inspection: &Inspection, prefix: &str) -> Vec<Finding> {
         inspection.endpoints.iter().flat_map(|(endpoint, answer)| of_endpoint(endpoint, answer)).collect();
     let there = || inspection.endpoints.iter().filter_map(|(_, answer)| answer.as_ref().ok());
     if let Some(first) = there().next()
-        && let Some((other, _)) =
-            inspection.endpoints.iter().find(|(_, answer)| answer.as_ref().is_ok_and(|one| one.cluster != first.cluster))
+        && let Some((other, _)) = inspection
+            .endpoints
+            .iter()
+            .find(|(_, answer)| answer.as_ref().is_ok_and(|one| one.cluster != first.cluster))
     {
         let detail = "belongs to another cluster than the first endpoint; hubs would not see each other's writes";
         findings.push(
@@ -79,8 +81,10 @@ fn of_etcd(inspection: &Inspection, prefix: &str) -> Vec<Finding> {
             let detail = format!("a key was written under a lease, read and deleted in {} ms", took.as_millis());
             Finding::ok("etcd.write", prefix, detail)
         }
-        Err(error) => Finding::failed("etcd.write", prefix, format!("a key cannot be written, read and deleted: {error}"))
-            .remedy(format!("etcdctl put {prefix}/check/by-hand x   # says the same; see the other checks of etcd")),
+        Err(error) => {
+            Finding::failed("etcd.write", prefix, format!("a key cannot be written, read and deleted: {error}"))
+                .remedy(format!("etcdctl put {prefix}/check/by-hand x   # says the same; see the other checks of etcd"))
+        }
     });
     findings
 }
@@ -118,13 +122,15 @@ fn of_members(members: &Answer<Vec<String>>) -> Finding {
     let check = "etcd.members";
     let add = "etcdctl member add NAME --peer-urls=URL   # three members bear the loss of one";
     match members {
-        Err(error) => Finding::warning(check, "-", format!("the members cannot be listed: {error}"))
-            .remedy("etcdctl member list"),
+        Err(error) => {
+            Finding::warning(check, "-", format!("the members cannot be listed: {error}")).remedy("etcdctl member list")
+        }
         Ok(names) => {
             let all = names.join(", ");
             match names.len() {
                 0 | 1 => {
-                    Finding::warning(check, all, "one member: while it is away no hub registers or stores anything").remedy(add)
+                    Finding::warning(check, all, "one member: while it is away no hub registers or stores anything")
+                        .remedy(add)
                 }
                 2 => Finding::warning(check, all, "two members: nothing is stored while either is away").remedy(add),
                 count => Finding::ok(check, all, format!("{count} members bear the loss of {}", (count - 1) / 2)),
@@ -140,12 +146,17 @@ fn of_space(alarms: &Answer<Vec<Alarm>>, largest: Option<(u64, Option<u64>)>) ->
     let alarms = match alarms {
         Ok(alarms) => alarms,
         Err(error) => {
-            return Finding::warning(check, "-", format!("alarms cannot be listed: {error}")).remedy("etcdctl alarm list");
+            return Finding::warning(check, "-", format!("alarms cannot be listed: {error}"))
+                .remedy("etcdctl alarm list");
         }
     };
     if alarms.contains(&Alarm::NoSpace) {
-        return Finding::failed(check, "-", "alarm NOSPACE: the database is as large as it may be, so nothing is written")
-            .remedy(format!("{compact} && etcdctl alarm disarm   # then --quota-backend-bytes and auto-compaction"));
+        return Finding::failed(
+            check,
+            "-",
+            "alarm NOSPACE: the database is as large as it may be, so nothing is written",
+        )
+        .remedy(format!("{compact} && etcdctl alarm disarm   # then --quota-backend-bytes and auto-compaction"));
     }
     if alarms.contains(&Alarm::Corrupt) {
         return Finding::failed(check, "-", "alarm CORRUPT: members hold different data")
@@ -168,9 +179,11 @@ fn of_compaction(compaction: &Answer<Compaction>) -> Finding {
         Ok(Compaction { has_first: false, revision }) => {
             Finding::ok(check, "-", format!("old revisions are given up; now {revision}"))
         }
-        Ok(Compaction { revision, .. }) if *revision < REVISIONS_WITHOUT_COMPACTION => {
-            Finding::skipped(check, "-", format!("cannot be told yet: revision {revision}, and the first is still kept"))
-        }
+        Ok(Compaction { revision, .. }) if *revision < REVISIONS_WITHOUT_COMPACTION => Finding::skipped(
+            check,
+            "-",
+            format!("cannot be told yet: revision {revision}, and the first is still kept"),
+        ),
         Ok(Compaction { revision, .. }) => {
             let detail = format!("nobody compacts: all {revision} revisions are kept, until there is no space");
             Finding::warning(check, "-", detail)
