@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use async_nats::jetstream::context::{
-    AccountErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, PublishErrorKind,
+    CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, PublishErrorKind, RequestErrorKind,
 };
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Info, LastRawMessageErrorKind, RetentionPolicy, StorageType,
@@ -170,24 +170,15 @@ impl Server {
     /// # Errors
     /// Nobody answers; `Misconfigured` where the server has no JetStream for the hub.
     pub async fn look(&self) -> Result<Found, Trouble> {
-        if let Err(error) = self.context.query_account().await {
-            let is_off = match error.kind() {
-                AccountErrorKind::JetStreamUnavailable => true,
-                AccountErrorKind::JetStream(refused) => matches!(
-                    refused.error_code(),
-                    ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
-                ),
-                AccountErrorKind::TimedOut | AccountErrorKind::Other => false,
-            };
-            let off = || Trouble::Misconfigured(format!("the NATS server has no JetStream for the hub: {error}"));
-            return Err(if is_off { off() } else { unanswered(&error) });
-        }
         match self.context.get_stream(&self.config.name).await {
             Ok(stream) => {
                 let info = stream.cached_info();
                 Ok(self.flaw(&info.config).map_or_else(|| Found::Fit(state(info)), Found::Unfit))
             }
             Err(error) if is_absent(&error) => Ok(Found::Absent),
+            Err(error) if is_off(&error) => {
+                Err(Trouble::Misconfigured(format!("the NATS server has no JetStream for the hub: {error}")))
+            }
             Err(error) => Err(unanswered(&error)),
         }
     }
@@ -404,6 +395,21 @@ fn state(info: &Info) -> State {
 
 fn is_absent(error: &context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Whether there is no JetStream at all, or none for this account.
+fn is_off(error: &context::GetStreamError) -> bool {
+    match error.kind() {
+        GetStreamErrorKind::JetStream(refused) => {
+            [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT]
+                .contains(&refused.error_code())
+        }
+        GetStreamErrorKind::Request => {
+            let source = error.source().and_then(|source| source.downcast_ref::<context::RequestError>());
+            source.is_some_and(|source| source.kind() == RequestErrorKind::NoResponders)
+        }
+        _ => false,
+    }
 }
 
 /// Whether a refusal may be over without anybody's doing: servers of a cluster come and go.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
 use crate::support::{eventually, in_time};
 
@@ -46,7 +47,8 @@ impl Hub {
         let request = reqwest::Client::new().request(method, format!("{}{path}", self.url)).json(&body);
         let answer = request.send().await.unwrap();
         assert!(answer.status().is_success(), "{path}: {answer:?}");
-        answer.json().await.unwrap()
+        let bytes = answer.bytes().await.unwrap();
+        if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() }
     }
 
     async fn export(&self, arguments: &[&str]) -> String {
@@ -206,8 +208,10 @@ async fn a_bad_line_is_named_and_the_rest_is_imported() {
     // Where it begins is the hub's to judge.
     let (status, report) = hub.import(&["--start-at", "no-cursor"], &good("five").to_string()).await;
     assert_eq!((status, &report["refused"][0]["code"]), (Some(1), &json!("INVALID_CURSOR")));
-    let now = chrono::Utc::now().to_rfc3339();
-    let (status, report) = hub.import(&["--start-at", &now], &good("five").to_string()).await;
+    let (status, report) = hub.import(&["--start-at", "2000-01-01T00:00:00Z"], &good("five").to_string()).await;
+    assert_eq!((status, &report["refused"][0]["code"]), (Some(1), &json!("START_TOO_OLD")));
+    let later = (chrono::Utc::now() + chrono::TimeDelta::hours(1)).to_rfc3339();
+    let (status, report) = hub.import(&["--start-at", &later], &good("five").to_string()).await;
     assert_eq!((status, counts(&report)), (Some(0), [1, 0, 0]), "{report:#}");
     let output = admin(&["import", "--url", "nonsense"], "", &[]).await;
     assert_eq!(output.status.code(), Some(2));
@@ -231,12 +235,13 @@ async fn a_hub_that_is_away_is_waited_for() {
 }
 
 /// Answers one request after the other with these, and keeps what was asked.
-async fn stub(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
+async fn stub(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&asked);
-    tokio::spawn(async move {
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
         for answer in answers {
             let (mut stream, _) = listener.accept().await.unwrap();
             let (mut request, mut buffer) = (String::new(), [0; 4096]);
@@ -254,7 +259,7 @@ async fn stub(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
-    (url, asked)
+    (url, asked, serving)
 }
 
 fn http(status: &str, headers: &str, body: &Value) -> String {
@@ -272,7 +277,7 @@ async fn what_passes_is_asked_for_again_and_what_does_not_is_not() {
         };
         http("200 OK", "", &json!({"results": statuses.iter().map(one).collect::<Vec<_>>()}))
     };
-    let (url, asked) = stub(vec![
+    let (url, asked, _serving) = stub(vec![
         http("503 Service Unavailable", "retry-after: 2\r\n", &problem(503, "OWNER_UNKNOWN")),
         results(&[(201, ""), (429, "RATE_LIMITED"), (429, "TENANT_QUOTA_EXCEEDED")]),
         results(&[(200, "")]),
@@ -296,7 +301,7 @@ async fn what_passes_is_asked_for_again_and_what_does_not_is_not() {
     assert!(asked.iter().all(|request| request.contains("authorization: Bearer from-file")), "{asked:?}");
     assert!(asked[2].ends_with(&format!("{{\"subscriptions\":[{}]}}", line("b"))), "{}", asked[2]);
 
-    let (url, asked) = stub(vec![http("401 Unauthorized", "", &problem(401, "UNAUTHENTICATED"))]).await;
+    let (url, asked, _serving) = stub(vec![http("401 Unauthorized", "", &problem(401, "UNAUTHENTICATED"))]).await;
     let output = admin(&["export", "--url", &url], "", &[("STREAMER_TOKEN", "from-env")]).await;
     assert_eq!(
         (output.status.code(), stderr(&output)),

@@ -1,6 +1,6 @@
 //! `streamer check-config` against real servers: a deployment as it should be, and what is said of each that is not.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -151,7 +151,7 @@ async fn a_good_deployment_has_nothing_to_complain_of() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert!(
-        text.starts_with("result   check") && text.contains("\nok       mongodb.change-stream  backend default"),
+        text.starts_with("result   check") && text.contains("\nok       mongodb.change-stream    backend default"),
         "{text}"
     );
     assert!(text.trim_end().ends_with("0 warning, 0 failed, 1 skipped"), "{text}");
@@ -344,7 +344,7 @@ async fn a_file_and_addresses_in_use_are_a_running_hubs_or_anothers() {
     let mut hub = Command::new(env!("CARGO_BIN_EXE_streamer"));
     hub.args(["dev", "--rate", "0", "--data"]).arg(data.path());
     hub.env("STREAMER__HTTP__LISTEN", http.to_string()).env("STREAMER__GRPC__LISTEN", grpc.to_string());
-    hub.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).kill_on_drop(true);
+    hub.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let mut hub = hub.spawn().unwrap();
     let ready = format!("http://{http}/health/ready");
     eventually("the hub", async || reqwest::get(&ready).await.ok().filter(|answer| answer.status().is_success())).await;
@@ -402,4 +402,15 @@ async fn nats_is_looked_at_where_it_is_needed() {
     nats.kill().await.unwrap();
     let (_, found) = check(&config, &[]).await;
     assert_eq!(found.result("nats.reachable"), "failed");
+    // One that has no JetStream for anybody.
+    let port = free_address().port();
+    let mut bare = Command::new(&program);
+    bare.args(["-a", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    let _bare = bare.kill_on_drop(true).spawn().unwrap();
+    config.nats.url = format!("nats://127.0.0.1:{port}");
+    (config.nats.user, config.nats.password) = (None, None);
+    eventually("nats-server", async || async_nats::connect(&config.nats.url).await.ok()).await;
+    let (_, found) = check(&config, &[]).await;
+    assert_eq!((found.result("nats.reachable"), found.result("nats.jetstream")), ("ok", "failed"));
+    assert!(found.remedy("nats.jetstream").starts_with("nats-server --jetstream"));
 }

@@ -222,7 +222,7 @@ impl Import {
                     bytes += line.text.len();
                     batch.push(line);
                 }
-                Err(refusal) => self.report.refused.push(refusal),
+                Err(refusal) => self.report.refused.push(*refusal),
             }
             if batch.len() == BATCH_ITEMS_MAX || bytes >= BATCH_BYTES_MAX {
                 self.take(std::mem::take(&mut batch)).await?;
@@ -236,14 +236,15 @@ impl Import {
     }
 
     /// Remembers how the line's gateway is served; two lines must not say otherwise.
-    fn note(&mut self, line: Line) -> Result<Line, Refusal> {
+    fn note(&mut self, line: Line) -> Result<Line, Box<Refusal>> {
         let (Some(gateway), Some(delivery)) = (&line.names.gateway_id, &line.delivery) else { return Ok(line) };
         let said = self.deliveries.entry(gateway.clone()).or_insert_with(|| (delivery.clone(), line.number));
         if said.0 == *delivery {
             return Ok(line);
         }
         let detail = format!("line {} says that {gateway} is served by {}", said.1, said.0);
-        Err(Refusal::here(line.number, line.names, Problem::new(Code::InvalidRequest, detail).at("delivery")))
+        let problem = Problem::new(Code::InvalidRequest, detail).at("delivery");
+        Err(Box::new(Refusal::here(line.number, line.names, problem)))
     }
 
     async fn take(&mut self, batch: Vec<Line>) -> Result<(), CallError> {
@@ -380,8 +381,8 @@ async fn known(hub: &Caller) -> Result<HashMap<String, Spec>, CallError> {
 }
 
 /// Reads a line: a subscription with how its gateway is served, or a subscription alone.
-fn read(number: usize, text: &[u8], start_at: Option<&Value>) -> Result<Line, Refusal> {
-    let refused = |names: Names, problem: Problem| Err(Refusal::here(number, names, problem));
+fn read(number: usize, text: &[u8], start_at: Option<&Value>) -> Result<Line, Box<Refusal>> {
+    let refused = |names: Names, problem: Problem| Err(Box::new(Refusal::here(number, names, problem)));
     let value = match parse(text) {
         Ok(value) => value,
         Err(problem) => return refused(Names::default(), problem),
@@ -430,7 +431,7 @@ fn begun_at(mut members: Map<String, Value>, place: &Value) -> Map<String, Value
 mod tests {
     use super::*;
 
-    fn line(text: &str) -> Result<Line, Refusal> {
+    fn line(text: &str) -> Result<Line, Box<Refusal>> {
         read(7, text.as_bytes(), None)
     }
 

@@ -101,7 +101,7 @@ impl About<'_> {
                 self.name(),
                 match user {
                     Some(User { name, database }) => format!("answers; the hub is the user {name} of {database}"),
-                    None => "answers; the hub is nobody there".into(),
+                    None => "answers; the hub has no user there".into(),
                 },
             ),
             Finding::ok("mongodb.replica-set", self.name(), "its primary answers"),
@@ -161,10 +161,12 @@ impl About<'_> {
         let side = if skew < 0 { "behind" } else { "ahead of" };
         let detail = format!("the server's clock is {} ms {side} this machine's, give or take {give} ms", skew.abs());
         let least = skew.unsigned_abs().saturating_sub(give);
-        let finding = match least {
-            0..=SKEW_MILLIS_WARNED => return Finding::ok(check, self.name(), detail),
-            ..=SKEW_MILLIS_MAX => Finding::warning(check, self.name(), detail),
-            _ => Finding::failed(check, self.name(), detail),
+        if least <= SKEW_MILLIS_WARNED {
+            return Finding::ok(check, self.name(), detail);
+        }
+        let finding = match least <= SKEW_MILLIS_MAX {
+            true => Finding::warning(check, self.name(), detail),
+            false => Finding::failed(check, self.name(), detail),
         };
         finding.remedy("timedatectl set-ntp true   # here and there; chronyc tracking says which of them is wrong")
     }
@@ -178,6 +180,9 @@ impl About<'_> {
                 self.name(),
                 match (reach, database) {
                     (Reach::Database, Some(database)) => format!("can be read of the database {database}"),
+                    (Reach::Deployment, Some(database)) => {
+                        format!("can be read of the deployment, of which the hub takes the database {database}")
+                    }
                     _ => "can be read of the whole deployment".into(),
                 },
             ),

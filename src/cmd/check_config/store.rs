@@ -8,9 +8,9 @@ use super::table::Finding;
 use crate::clock::Clock;
 use crate::config::{Config, StoreKind, without_password};
 use crate::hub;
+use crate::store::etcd;
 use crate::store::etcd::inspect::{Alarm, Answer, Cluster, Compaction, Inspection, Member};
-use crate::store::redb::inspect::FileState;
-use crate::store::{etcd, redb};
+use crate::store::redb::inspect::{FileState, inspect as look_at_file};
 
 /// What etcd's database may be where nobody has set it.
 const QUOTA_BYTES_DEFAULT: u64 = 2 << 30;
@@ -30,7 +30,7 @@ pub(super) async fn check(config: &Config, runs: bool, clock: &Clock, patience: 
         }
         StoreKind::Redb => {
             let path = store.path.clone();
-            let looked = tokio::task::spawn_blocking(move || redb::inspect::inspect(&path)).await;
+            let looked = tokio::task::spawn_blocking(move || look_at_file(&path)).await;
             let looked = looked.unwrap_or_else(|error| Err(error.to_string()));
             vec![of_redb(looked, &store.path.display().to_string(), runs)]
         }
@@ -165,7 +165,7 @@ fn of_space(alarms: &Answer<Vec<Alarm>>, largest: Option<(u64, Option<u64>)>) ->
     let Some((bytes, quota)) = largest else { return Finding::skipped(check, "-", "no member tells") };
     let most = quota.unwrap_or(QUOTA_BYTES_DEFAULT);
     let by_default = if quota.is_none() { " by default" } else { "" };
-    let detail = format!("{} MiB of the {} MiB that it may be{by_default}; no alarm", bytes >> 20, most >> 20);
+    let detail = format!("{} KiB of the {} MiB that it may be{by_default}; no alarm", bytes >> 10, most >> 20);
     if bytes * 100 >= most.saturating_mul(FULL_PERCENT) {
         return Finding::warning(check, "-", detail).remedy(compact);
     }
