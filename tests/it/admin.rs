@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use streamer::clock::Clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -210,7 +211,7 @@ async fn a_bad_line_is_named_and_the_rest_is_imported() {
     assert_eq!((status, &report["refused"][0]["code"]), (Some(1), &json!("INVALID_CURSOR")));
     let (status, report) = hub.import(&["--start-at", "2000-01-01T00:00:00Z"], &good("five").to_string()).await;
     assert_eq!((status, &report["refused"][0]["code"]), (Some(1), &json!("START_TOO_OLD")));
-    let later = (chrono::Utc::now() + chrono::TimeDelta::hours(1)).to_rfc3339();
+    let later = (Clock::system().wall() + chrono::TimeDelta::hours(1)).to_rfc3339();
     let (status, report) = hub.import(&["--start-at", &later], &good("five").to_string()).await;
     assert_eq!((status, counts(&report)), (Some(0), [1, 0, 0]), "{report:#}");
     let output = admin(&["import", "--url", "nonsense"], "", &[]).await;
