@@ -4,6 +4,7 @@
 //! any of them does.
 
 mod partitions;
+mod places;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -16,6 +17,8 @@ use tokio::sync::watch;
 use wildmatch::WildMatch;
 
 use self::partitions::Starting;
+pub(crate) use self::partitions::mongo_config;
+pub(crate) use self::places::{etcd_config, nats_config};
 use crate::access::{self, Door, Tls};
 use crate::api::{self, ApiState};
 use crate::clock::Clock;
@@ -28,7 +31,6 @@ use crate::error::Problem;
 use crate::handle::PartitionHandle;
 use crate::limits;
 use crate::matching::BloomUse;
-use crate::nats::{Endpoint, Login, StreamConfig};
 use crate::observe::health::{Component, Health};
 use crate::observe::metrics::Metrics;
 use crate::peer::{Answers, Dial, Directory, Forward, Members};
@@ -37,7 +39,7 @@ use crate::position::{Epoch, PartitionId, Position};
 use crate::sabotage::Sabotage;
 use crate::source::log::{EventLog, EventLogConfig, Publication};
 use crate::store::Store;
-use crate::store::etcd::{EtcdConfig, EtcdStore};
+use crate::store::etcd::EtcdStore;
 use crate::store::metered::MeteredStore;
 use crate::store::owners::Holder;
 use crate::store::redb::RedbStore;
@@ -398,27 +400,16 @@ fn publishers(
     watch: &StreamWatch,
     health: Component,
 ) -> Publishers {
-    let nats = config.nats.clone();
-    let login = match (nats.user, nats.password, nats.token, nats.nkey, nats.credentials) {
-        (Some(name), Some(password), ..) => Login::User { name, password },
-        (.., Some(token), _, _) => Login::Token(token),
-        (.., Some(seed), _) => Login::NKey(seed),
-        (.., Some(file)) => Login::Credentials(file),
-        _ => Login::Nobody,
-    };
+    let (endpoint, stream) = nats_config(&config.nats);
     Publishers {
         hub: hub.clone(),
         numbers: numbers.clone(),
         tasks: tasks.clone(),
         clock: clock.clone(),
         health,
-        endpoint: Endpoint { url: nats.url, login, ca_file: nats.ca, certificate: nats.certificate.zip(nats.key) },
-        stream: StreamConfig {
-            name: nats.stream,
-            subject_messages_max: nats.subject_messages,
-            replicas: nats.replicas,
-        },
-        connections: nats.connections as usize,
+        endpoint,
+        stream,
+        connections: config.nats.connections as usize,
         watch: watch.clone(),
         partition: hub.id().clone(),
         mistake: None,
@@ -473,12 +464,7 @@ async fn open_store(config: &Config, tasks: &Tasks, clock: &Clock) -> Result<Arc
             Ok(opened.map_err(|error| StartError::Failed(format!("store.path: {error}")))?)
         }
         StoreKind::Etcd => {
-            let etcd = EtcdConfig {
-                endpoints: store.endpoints.clone(),
-                prefix: store.prefix.clone(),
-                lease_seconds: u64::from(store.lease_seconds),
-            };
-            let connected = EtcdStore::connect(etcd, tasks.clone(), clock.clone()).await;
+            let connected = EtcdStore::connect(etcd_config(store), tasks.clone(), clock.clone()).await;
             Ok(connected.map_err(|error| StartError::Failed(format!("store.endpoints: {error}")))?)
         }
     }

@@ -102,6 +102,15 @@ fn server_config(contents: &Contents) -> Result<Arc<ServerConfig>, String> {
     Ok(Arc::new(config))
 }
 
+/// Whether a certificate and a key can be served with.
+///
+/// # Errors
+/// Why not.
+pub fn check_certificate(certificate: &Path, key: &Path) -> Result<(), String> {
+    let files = vec![certificate.to_owned(), key.to_owned()];
+    server_config(&Follow { what: "tls", files }.read()?).map(drop)
+}
+
 /// The certificates of a file that others' may be signed by.
 ///
 /// # Errors

@@ -178,12 +178,17 @@ impl FromStr for Tokens {
     }
 }
 
-/// Whether this text can be a file of tokens.
+/// The roles of a file's tokens.
 ///
 /// # Errors
-/// Why not.
-pub fn check_tokens(text: &str) -> Result<(), String> {
-    text.parse::<Tokens>().map(drop)
+/// Why it is no such file.
+pub fn check_tokens(text: &str) -> Result<Vec<RoleName>, String> {
+    Ok(text.parse::<Tokens>()?.0.into_values().map(|known| known.entry.role).collect())
+}
+
+/// What this token is for, by a file's text.
+pub fn role_of(text: &str, token: &str) -> Option<RoleName> {
+    text.parse::<Tokens>().ok()?.0.get(&digest(token)).map(|known| known.entry.role)
 }
 
 impl Tokens {

@@ -17,7 +17,7 @@ use crate::client::{Registration, RegistrationError, Rejection};
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
     /// The hub's HTTP address
-    #[arg(long, default_value = "http://127.0.0.1:7700", value_name = "URL")]
+    #[arg(long, visible_alias = "url", default_value = "http://127.0.0.1:7700", value_name = "URL")]
     pub http: String,
     /// Whose change
     #[arg(long, value_name = "NAME")]

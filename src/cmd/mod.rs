@@ -3,6 +3,7 @@
 //! Owns the arguments of every subcommand and how an outcome becomes an exit status. Each command's
 //! work is in a file of its own.
 
+pub mod admin;
 pub mod bench;
 pub mod check_config;
 pub mod dev;
@@ -63,9 +64,12 @@ pub enum Command {
         after_help = "Example:\n  streamer token --file tokens.toml --name edge --role gateway --gateways 'gw-*' --tenants '*'"
     )]
     Token(token::TokenArgs),
-    /// Check a configuration and print what it comes to
+    /// Look whether a hub of this configuration would work, at all that it names
     #[command(after_help = "Example:\n  streamer check-config --config config/streamer.toml -o json")]
     CheckConfig(check_config::CheckConfigArgs),
+    /// Export a hub's subscriptions, or import them
+    #[command(subcommand, after_help = "Example:\n  streamer admin export --output subscriptions.jsonl")]
+    Admin(admin::AdminCommand),
 }
 
 /// Where the configuration comes from.
@@ -164,7 +168,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Bench(command) => bench::run(command).await,
         Command::Drill(command) => drill::run(command).await,
         Command::Token(args) => token::run(args),
-        Command::CheckConfig(args) => check_config::run(&args),
+        Command::Admin(command) => admin::run(command).await,
+        Command::CheckConfig(args) => check_config::run(&args).await,
     }
 }
 

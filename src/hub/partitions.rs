@@ -166,7 +166,7 @@ async fn open(
     }
 }
 
-fn mongo_config(
+pub(crate) fn mongo_config(
     backend: &config::Backend,
     split: Split,
     sabotage: Option<Sabotage>,

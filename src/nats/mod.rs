@@ -9,7 +9,7 @@ pub mod subject;
 
 pub use connect::{Endpoint, Login};
 pub use consume::{Consumer, Delivered, Taken};
-pub use stream::{Kept, Message, Server, State, Stored, StreamConfig};
+pub use stream::{Flaw, Found, Kept, Message, Server, State, Stored, StreamConfig};
 
 /// Why something could not be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,9 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, PublishErrorKind};
+use async_nats::jetstream::context::{
+    CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, PublishErrorKind, RequestErrorKind,
+};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Info, LastRawMessageErrorKind, RetentionPolicy, StorageType,
 };
@@ -62,6 +64,26 @@ pub struct State {
     pub created: String,
     /// The number of the last message that was ever stored in it.
     pub last_sequence: u64,
+}
+
+/// Why a stream is not one that deliveries can go through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    /// What it is or does.
+    pub what: String,
+    /// The command that mends it.
+    pub mend: String,
+}
+
+/// The stream, as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The hub makes it.
+    Absent,
+    /// It will do.
+    Fit(State),
+    /// It will not.
+    Unfit(Flaw),
 }
 
 /// A message for the stream.
@@ -137,8 +159,28 @@ impl Server {
             }
             Err(error) => return Err(unanswered(&error)),
         };
-        self.check(&info.config)?;
-        Ok(state(&info))
+        match self.flaw(&info.config) {
+            None => Ok(state(&info)),
+            Some(Flaw { what, mend }) => Err(Trouble::Misconfigured(format!("{what}; mend it with: {mend}"))),
+        }
+    }
+
+    /// Looks whether it is there and will do, and makes none.
+    ///
+    /// # Errors
+    /// Nobody answers; `Misconfigured` where the server has no JetStream for the hub.
+    pub async fn look(&self) -> Result<Found, Trouble> {
+        match self.context.get_stream(&self.config.name).await {
+            Ok(stream) => {
+                let info = stream.cached_info();
+                Ok(self.flaw(&info.config).map_or_else(|| Found::Fit(state(info)), Found::Unfit))
+            }
+            Err(error) if is_absent(&error) => Ok(Found::Absent),
+            Err(error) if is_off(&error) => {
+                Err(Trouble::Misconfigured(format!("the NATS server has no JetStream for the hub: {error}")))
+            }
+            Err(error) => Err(unanswered(&error)),
+        }
     }
 
     /// The server may have a reason that will not go away by itself.
@@ -171,15 +213,16 @@ impl Server {
     }
 
     /// A stream that throws away what nobody has taken, and acks all the same, is worse than none.
-    fn check(&self, found: &Config) -> Result<(), Trouble> {
+    fn flaw(&self, found: &Config) -> Option<Flaw> {
         let name = &self.config.name;
-        let wrong =
-            |what: &str, mend: String| Err(Trouble::Misconfigured(format!("the NATS stream {name} {what}; {mend}")));
-        let edit = |flags: &str| format!("mend it with: nats stream edit {name} {flags}");
+        let wrong = |what: &str, mend: String| Some(Flaw { what: format!("the NATS stream {name} {what}"), mend });
+        let edit = |flags: &str| format!("nats stream edit {name} {flags}");
+        let anew = || format!("nats stream rm {name}   # the hub makes it anew");
         let all = format!("{DELIVERIES}.>");
         if found.retention != RetentionPolicy::WorkQueue {
-            let anew = format!("it cannot be changed: nats stream rm {name}, and the hub makes it anew");
-            return wrong("does not have retention workqueue, so what gateways have taken makes no room", anew);
+            let what =
+                "does not have retention workqueue, so what gateways have taken makes no room; that cannot be changed";
+            return wrong(what, anew());
         }
         if found.discard != DiscardPolicy::New {
             return wrong("discards old messages when it is full, which loses them", edit("--discard new"));
@@ -198,8 +241,7 @@ impl Server {
             return wrong(&format!("does not have the subject {all}"), edit(&format!("--subjects '{all}'")));
         }
         if found.storage != StorageType::File {
-            let anew = format!("it cannot be changed: nats stream rm {name}, and the hub makes it anew");
-            return wrong("is kept in memory, which a restart of the server loses", anew);
+            return wrong("is kept in memory, which a restart of the server loses; that cannot be changed", anew());
         }
         if found.max_message_size > 0 {
             return wrong("takes only messages up to a size of its own", edit("--max-msg-size -1"));
@@ -207,7 +249,7 @@ impl Server {
         if found.no_ack {
             return wrong("does not ack what is published", edit("--ack"));
         }
-        Ok(())
+        None
     }
 
     /// Publishes, and waits until the server has stored it. Without a connection nothing is handed over that would be
@@ -353,6 +395,21 @@ fn state(info: &Info) -> State {
 
 fn is_absent(error: &context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Whether there is no JetStream at all, or none for this account.
+fn is_off(error: &context::GetStreamError) -> bool {
+    match error.kind() {
+        GetStreamErrorKind::JetStream(refused) => {
+            [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT]
+                .contains(&refused.error_code())
+        }
+        GetStreamErrorKind::Request => {
+            let source = error.source().and_then(|source| source.downcast_ref::<context::RequestError>());
+            source.is_some_and(|source| source.kind() == RequestErrorKind::NoResponders)
+        }
+        _ => false,
+    }
 }
 
 /// Whether a refusal may be over without anybody's doing: servers of a cluster come and go.

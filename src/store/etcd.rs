@@ -9,6 +9,7 @@
 //! else, and what still carries the old stamp can no longer take effect. Only then is what the store
 //! says about the doubtful write final.
 
+pub mod inspect;
 mod ownership;
 
 use std::collections::BTreeMap;

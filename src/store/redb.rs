@@ -3,6 +3,8 @@
 //! Owns the file's layout: one table of key to (revision, value), one of counters. Commits that wait
 //! together share one fsync. Knows nothing of what the records mean.
 
+pub mod inspect;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -12,4 +12,4 @@ mod write;
 
 pub use model::{DeliveryMode, FilterTerm, Interval, Operations, Operator, Path, Spec, StartAt};
 pub use names::{GatewayId, Name, SubscriptionId, SubscriptionKey};
-pub(crate) use read::operation_time;
+pub(crate) use read::{REQUEST_FIELDS, operation_time};

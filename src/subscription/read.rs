@@ -18,7 +18,8 @@ use crate::limits;
 use crate::matching::value::Value as Meaning;
 use crate::position::ClusterTime;
 
-const SPEC_FIELDS: [&str; 14] = [
+/// What a request may say.
+pub(crate) const REQUEST_FIELDS: [&str; 14] = [
     "subscriptionId",
     "gatewayId",
     "group",
@@ -70,8 +71,8 @@ impl Spec {
 
 fn read(value: &Value, names: Option<(&GatewayId, &SubscriptionId)>, from: From) -> Result<Spec, Problem> {
     let fields = match from {
-        From::Request => Fields::new(value, "", &SPEC_FIELDS)?,
-        From::Store => Fields::new(value, "", &[&SPEC_FIELDS[..], &["generation"]].concat())?,
+        From::Request => Fields::new(value, "", &REQUEST_FIELDS)?,
+        From::Store => Fields::new(value, "", &[&REQUEST_FIELDS[..], &["generation"]].concat())?,
     };
     let spec = Spec {
         subscription_id: name(&fields, "subscriptionId", names.map(|(_, subscription)| subscription))?,

@@ -30,6 +30,9 @@ fn every_help_ends_with_an_example() {
         &["drill", "restart"],
         &["drill", "list"],
         &["check-config"],
+        &["admin"],
+        &["admin", "export"],
+        &["admin", "import"],
     ] {
         let output = streamer(&[arguments, &["--help"]].concat(), &[]);
         assert_eq!(output.status.code(), Some(0));
@@ -62,13 +65,13 @@ fn check_config_prints_what_the_file_and_the_environment_come_to() {
     std::fs::write(&file, "[node]\nid = \"from-file\"\n").unwrap();
     let file = file.to_str().unwrap();
     let env = [("STREAMER__QUOTAS__TENANT", "7"), ("STREAMER__BACKENDS__0__URI", "mongodb://u:s3cret@127.0.0.1:1/")];
-    let output = streamer(&["check-config", "--config", file, "-o", "json"], &env);
+    let output = streamer(&["check-config", "--offline", "--config", file, "-o", "json"], &env);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let printed: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(printed["node"]["id"], "from-file");
     assert_eq!(printed["quotas"], serde_json::json!({"gateway": 10_000, "tenant": 7, "global": 100_000}));
     assert_eq!(printed["backends"][0]["uri"], "mongodb://u:***@127.0.0.1:1/");
-    let text = stdout(&streamer(&["check-config", "--config", file], &env));
+    let text = stdout(&streamer(&["check-config", "--offline", "--config", file], &env));
     assert!(text.contains("id = \"from-file\"") && !text.contains("s3cret"), "{text}");
 }
 

@@ -2,8 +2,10 @@
 //! behaviour, so that it links once.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod admin;
 mod architecture;
 mod bench;
+mod check_config;
 mod client;
 mod command_line;
 mod drill;

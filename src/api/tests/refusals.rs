@@ -53,9 +53,7 @@ async fn paths_that_are_not_there() {
         assert_eq!(answer.problem(), (404, "NOT_FOUND", None), "{path}");
         assert!(answer.json["detail"].as_str().unwrap().contains("openapi"), "{path}");
     }
-    for (path, what) in
-        [("/v1/aggregations", "aggregations"), ("/v1/aggregations/a", "aggregations")]
-    {
+    for (path, what) in [("/v1/aggregations", "aggregations"), ("/v1/aggregations/a", "aggregations")] {
         let answer = api.call("POST", path).await;
         assert_eq!(answer.problem(), (404, "NOT_FOUND", None));
         assert!(answer.json["detail"].as_str().unwrap().contains(what), "{path}");

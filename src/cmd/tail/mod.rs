@@ -40,7 +40,7 @@ pub enum By {
 #[derive(Args, Debug)]
 pub struct TailArgs {
     /// The hub's HTTP address
-    #[arg(long, default_value = "http://127.0.0.1:7700", value_name = "URL")]
+    #[arg(long, visible_alias = "url", default_value = "http://127.0.0.1:7700", value_name = "URL")]
     pub http: String,
     /// The hub's gRPC address
     #[arg(long, default_value = "http://127.0.0.1:7701", value_name = "URL")]

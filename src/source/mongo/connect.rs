@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bson::{Document, doc};
+use futures::future::join_all;
 use mongodb::Client;
 use mongodb::options::{ClientOptions, ServerAddress};
 
@@ -19,63 +20,104 @@ const POOL_CONNECTIONS_MAX: u32 = 256;
 /// How long one host is given to say what it is, once the deployment as a whole cannot be reached.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// A client of a deployment whose change stream can be read.
-pub(super) async fn connect(config: &MongoConfig) -> Result<Client, SourceError> {
+/// Why a server's stream cannot be read, whoever asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It stands before a sharded cluster.
+    #[error("the MongoDB server is a mongos: sharded clusters are not supported; connect to a replica set")]
+    Mongos,
+    /// Its replica set does not know its members yet.
+    #[error("the MongoDB replica set has not been initiated: run rs.initiate() once")]
+    NotInitiated,
+    /// It stands alone.
+    #[error(
+        "the MongoDB server is no member of a replica set, so it has no change stream: start mongod with --replSet \
+         and run rs.initiate() once"
+    )]
+    Standalone,
+    /// It belongs to another one.
+    #[error("the MongoDB replica set is named \"{name}\", the connection string says \"{wanted}\"")]
+    OtherName {
+        /// Its name.
+        name: String,
+        /// What the connection string says.
+        wanted: String,
+    },
+}
+
+/// Why there is no client.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// The server is one that cannot be read.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] SourceError),
+}
+
+impl From<Refused> for SourceError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Unfit(unfit) => Self::Misconfigured(unfit.to_string()),
+            Refused::Other(error) => error,
+        }
+    }
+}
+
+/// A client of a deployment whose change stream can be read. `wait_max` bounds how long a primary is waited for,
+/// whatever the connection string says.
+pub(super) async fn connect(config: &MongoConfig, wait_max: Option<Duration>) -> Result<Client, Refused> {
     let bad = |text: &str| SourceError::Misconfigured(format!("the MongoDB connection string cannot be used: {text}"));
     let mut options = ClientOptions::parse(&config.uri).await.map_err(|error| bad(&describe(&error)))?;
     options.max_pool_size = Some(options.max_pool_size.unwrap_or_default().max(POOL_CONNECTIONS_MAX));
-    options.server_selection_timeout.get_or_insert(config.server_selection_timeout);
+    let wait = options.server_selection_timeout.get_or_insert(config.server_selection_timeout);
+    *wait = (*wait).min(wait_max.unwrap_or(Duration::MAX));
     options.app_name.get_or_insert_with(|| "streamer".into());
     let client = Client::with_options(options.clone()).map_err(|error| bad(&describe(&error)))?;
     match client.database("admin").run_command(doc! { "hello": 1 }).await {
-        Ok(hello) => refuse(&hello, options.repl_set_name.as_deref()).map_or(Ok(client), Err),
+        Ok(hello) => refuse(&hello, options.repl_set_name.as_deref()).map_or(Ok(client), |unfit| Err(unfit.into())),
         Err(error) => match Failure::of(&error) {
-            Failure::Cut(text) | Failure::Passing(text) => {
-                Err(diagnose(&options).await.unwrap_or(SourceError::Unavailable(text)))
-            }
-            failure => Err(failure.into_source_error()),
+            Failure::Cut(_) | Failure::Passing(_) => Err(diagnose(&options).await),
+            failure => Err(failure.into_source_error().into()),
         },
     }
 }
 
 /// Why a server that answers like this cannot be used, if so.
-fn refuse(hello: &Document, wanted: Option<&str>) -> Option<SourceError> {
-    let text = if hello.get_str("msg").ok() == Some("isdbgrid") {
-        "the MongoDB server is a mongos: sharded clusters are not supported; connect to a replica set".into()
-    } else {
-        match (hello.get_str("setName"), wanted) {
-            (Err(_), _) if hello.get_bool("isreplicaset").ok() == Some(true) => {
-                "the MongoDB replica set has not been initiated: run rs.initiate() once".into()
-            }
-            (Err(_), _) => "the MongoDB server is no member of a replica set, so it has no change stream: start \
-                            mongod with --replSet and run rs.initiate() once"
-                .into(),
-            (Ok(name), Some(wanted)) if name != wanted => {
-                format!("the MongoDB replica set is named \"{name}\", the connection string says \"{wanted}\"")
-            }
-            (Ok(_), _) => return None,
+fn refuse(hello: &Document, wanted: Option<&str>) -> Option<Unfit> {
+    if hello.get_str("msg").ok() == Some("isdbgrid") {
+        return Some(Unfit::Mongos);
+    }
+    match (hello.get_str("setName"), wanted) {
+        (Err(_), _) if hello.get_bool("isreplicaset").ok() == Some(true) => Some(Unfit::NotInitiated),
+        (Err(_), _) => Some(Unfit::Standalone),
+        (Ok(name), Some(wanted)) if name != wanted => {
+            Some(Unfit::OtherName { name: name.to_owned(), wanted: wanted.to_owned() })
         }
-    };
-    Some(SourceError::Misconfigured(text))
+        (Ok(_), _) => None,
+    }
 }
 
 /// Asks each host by itself what it is.
-async fn diagnose(options: &ClientOptions) -> Option<SourceError> {
+async fn diagnose(options: &ClientOptions) -> Refused {
     let mut answered = None;
-    for host in &options.hosts {
-        let Some(hello) = probe(options, host).await else { continue };
-        if let Some(refused) = refuse(&hello, options.repl_set_name.as_deref()) {
-            return Some(refused);
+    let told = join_all(options.hosts.iter().map(|host| probe(options, host))).await;
+    for (host, hello) in options.hosts.iter().zip(told) {
+        let Some(hello) = hello else { continue };
+        if let Some(unfit) = refuse(&hello, options.repl_set_name.as_deref()) {
+            return unfit.into();
         }
         answered = Some(host);
     }
-    Some(SourceError::Unavailable(match answered {
+    let text = match answered {
         Some(host) => format!("MongoDB at {host} answers, but its replica set has no primary now"),
         None => {
             let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
             format!("no MongoDB server answers at {}", hosts.join(", "))
         }
-    }))
+    };
+    SourceError::Unavailable(text).into()
 }
 
 async fn probe(options: &ClientOptions, host: &ServerAddress) -> Option<Document> {
@@ -95,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_said_with_what_to_do() {
-        let says = |hello: Document, wanted| refuse(&hello, wanted).map(|error| error.to_string()).unwrap_or_default();
+        let says = |hello: Document, wanted| refuse(&hello, wanted).map(|unfit| unfit.to_string()).unwrap_or_default();
         assert!(says(doc! { "msg": "isdbgrid" }, None).contains("mongos"));
         assert!(says(doc! { "isWritablePrimary": true }, None).contains("--replSet"));
         assert!(says(doc! { "isreplicaset": true }, None).contains("rs.initiate()"));

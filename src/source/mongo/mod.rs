@@ -14,6 +14,7 @@ mod errors;
 mod event;
 mod feed;
 mod heartbeat;
+mod inspect;
 mod lookup;
 mod mistakes;
 mod ordinals;
@@ -42,6 +43,9 @@ use crate::limits;
 use crate::position::{Epoch, Position};
 use crate::tasks::{Kind, Tasks};
 
+pub use self::connect::{Refused, Unfit};
+pub use self::describe::Watch;
+pub use self::inspect::{Answer, Inspection, NoAnswer, Oplog, Reach, User};
 pub use self::mistakes::Mistake;
 pub use self::token::cluster_time_of_token;
 
@@ -143,7 +147,12 @@ impl MongoSource {
     /// `Misconfigured` for a bad connection string, credentials that are refused, and a server that is
     /// no member of an initiated replica set, or a `mongos`; `Unavailable` where nobody answers.
     pub async fn connect(config: MongoConfig, tasks: Tasks) -> Result<Self, SourceError> {
-        let client = connect::connect(&config).await?;
+        Ok(Self::dial(config, tasks, None).await?)
+    }
+
+    /// Likewise, and says what is wrong with a server that is refused.
+    async fn dial(config: MongoConfig, tasks: Tasks, wait_max: Option<Duration>) -> Result<Self, Refused> {
+        let client = connect::connect(&config, wait_max).await?;
         let watched = Watched::new(config.database, config.collections, config.split);
         Ok(Self(Arc::new(Shared {
             client,

@@ -4,7 +4,7 @@ mod layouts;
 mod lost;
 mod oversize;
 mod positions;
-mod refused;
+pub(crate) mod refused;
 mod restart;
 pub(crate) mod server;
 

@@ -60,7 +60,7 @@ async fn a_replica_set_that_is_not_initiated_or_has_another_name_is_misconfigure
 }
 
 /// A server with users: `root`, `reader` (may read the database `mine`), `stranger` (may read nothing).
-async fn server_with_users(keys: &tempfile::TempDir) -> Mongod {
+pub(crate) async fn server_with_users(keys: &tempfile::TempDir) -> Mongod {
     let key = keys.path().join("key");
     std::fs::write(&key, "a key that the members share").unwrap();
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -77,7 +77,7 @@ async fn server_with_users(keys: &tempfile::TempDir) -> Mongod {
     server
 }
 
-fn uri_as(server: &Mongod, user: &str) -> String {
+pub(crate) fn uri_as(server: &Mongod, user: &str) -> String {
     server.uri().replace("mongodb://", &format!("mongodb://{user}:pw@"))
 }
 
