@@ -12,6 +12,7 @@ pub mod rig;
 pub mod serve;
 mod sse;
 pub mod tail;
+pub mod top;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,9 @@ pub enum Command {
         after_help = "Example:\n  streamer explain --tenant demo --collection messages --document '{\"stars\": 4}' --gateway gw-1 --subscription inbox"
     )]
     Explain(explain::ExplainArgs),
+    /// Draw a running hub in the terminal
+    #[command(after_help = "Example:\n  streamer top --url http://127.0.0.1:7700")]
+    Top(top::TopArgs),
     /// Measure the hub
     #[command(subcommand, after_help = "Example:\n  streamer bench drain --changes 100000")]
     Bench(bench::BenchCommand),
@@ -125,6 +129,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Dev(args) => dev::run(args).await,
         Command::Tail(args) => tail::run(args).await,
         Command::Explain(args) => explain::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Drill(command) => drill::run(command).await,
         Command::CheckConfig(args) => check_config::run(&args),

@@ -19,3 +19,4 @@ mod source_mongo;
 mod store;
 mod support;
 mod tail;
+mod top;
