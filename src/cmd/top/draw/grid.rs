@@ -15,6 +15,9 @@ use crate::cmd::top::text::{shorten, width};
 /// Blank columns between two.
 const GAP: usize = 1;
 
+/// Columns up to this rank are shown before any of the others.
+const ESSENTIAL: u8 = 3;
+
 /// One column.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
@@ -98,27 +101,50 @@ impl Grid {
             let is_empty = cells == 0 && self.columns[index].least.is_some() && !self.columns[index].title.is_empty();
             if is_empty { 0 } else { cells.max(width(self.columns[index].title)) }
         };
-        let mut order: Vec<usize> = (0..self.columns.len()).collect();
+        let mut order: Vec<usize> = (0..self.columns.len()).filter(|&index| natural(index) > 0).collect();
         order.sort_by_key(|&index| self.columns[index].rank);
-        let (mut chosen, mut taken) = (Vec::new(), 0);
-        for &index in &order {
-            let natural = natural(index);
-            let least = self.columns[index].least.map_or(natural, |least| least.min(natural));
-            let gap = if chosen.is_empty() { 0 } else { GAP };
-            if natural > 0 && taken + gap + least <= room {
-                taken += gap + least;
-                chosen.push((index, least, natural));
+        let (essential, others) = order.split_at(order.partition_point(|&index| self.columns[index].rank <= ESSENTIAL));
+        let mut chosen = Chosen { columns: Vec::new(), left: room };
+        let choose = |chosen: &mut Chosen, indexes: &[usize]| {
+            for &index in indexes {
+                let natural = natural(index);
+                chosen.add(index, self.columns[index].least.map_or(natural, |least| least.min(natural)), natural);
             }
-        }
-        // What is left over goes to those that were cut, in the same order.
-        let mut left = room - taken;
-        for (_, width, natural) in &mut chosen {
-            let more = left.min(*natural - *width);
-            *width += more;
-            left -= more;
-        }
+        };
+        choose(&mut chosen, essential);
+        // Names can mostly be read as a whole before others may come; one that is overlong has to wait.
+        chosen.widen(room / 3);
+        choose(&mut chosen, others);
+        chosen.widen(room);
+        let mut chosen = chosen.columns;
         chosen.sort_by_key(|&(index, ..)| index);
         chosen.into_iter().map(|(index, width, _)| (index, width)).collect()
+    }
+}
+
+/// Columns for which there was room.
+struct Chosen {
+    /// Index, width, and the width that would be enough.
+    columns: Vec<(usize, usize, usize)>,
+    left: usize,
+}
+
+impl Chosen {
+    fn add(&mut self, index: usize, width: usize, natural: usize) {
+        let gap = if self.columns.is_empty() { 0 } else { GAP };
+        if let Some(left) = self.left.checked_sub(gap + width) {
+            self.left = left;
+            self.columns.push((index, width, natural));
+        }
+    }
+
+    /// What is left over goes to those that were cut, the first ones first.
+    fn widen(&mut self, width_max: usize) {
+        for (_, width, natural) in &mut self.columns {
+            let more = self.left.min((*natural).min(width_max).saturating_sub(*width));
+            *width += more;
+            self.left -= more;
+        }
     }
 }
 
@@ -129,9 +155,9 @@ mod tests {
     fn grid() -> Grid {
         let columns = vec![
             Column::text("name", 0, 4),
-            Column::number("minor", 2),
+            Column::number("minor", 5),
             Column::number("lag", 1),
-            Column::text("note", 3, 6),
+            Column::text("note", 6, 6),
         ];
         let rows = (0..50)
             .map(|row| (Level::Fine, vec![format!("name-{row:02}-long"), "1".into(), "22 s".into(), String::new()]));

@@ -202,7 +202,7 @@ fn shares(wanted: [usize; 3], room: usize) -> [u16; 3] {
     let third_share = third.min((room / 3).max(room.saturating_sub(first + second)));
     let rest = room - third_share;
     let first_share = first.min((rest / 2).max(rest.saturating_sub(second)));
-    let second_share = rest - first_share;
+    let second_share = second.min(rest - first_share);
     [first_share, second_share, third_share].map(|lines| u16::try_from(lines).unwrap_or(u16::MAX))
 }
 
