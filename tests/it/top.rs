@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, SlavePty, native_pty_system};
 use serde_json::{Value, json};
+use streamer::tasks::{Kind, Tasks};
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
@@ -82,7 +83,7 @@ impl Hub {
         let stop = CancellationToken::new();
         // Ends connections too, which a listener that is merely dropped does not.
         let server = axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
-        tokio::spawn(async move { server.await.unwrap() });
+        Tasks::new().spawn(Kind::Rig, "hub", async move { server.await.unwrap() });
         Self { url, played, stop }
     }
 

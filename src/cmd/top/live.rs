@@ -12,14 +12,13 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::EventStream;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::call::{CallError, Caller, Command};
 use super::draw::draw;
 use super::picture::Overview;
 use super::screen::{Action, Screen};
 use crate::clock::{self, Clock};
-use crate::hub;
 
 /// The terminal, ours until this is dropped. A panic gives it back before it says why.
 struct Lent(DefaultTerminal);
@@ -47,6 +46,8 @@ enum Outcome {
 
 /// Draws until it is told to end.
 pub(super) async fn run(hub: Caller, mut screen: Screen, interval: Duration, clock: Clock) -> anyhow::Result<()> {
+    // First: a signal must not find the terminal taken and nobody to give it back.
+    let mut ends = Ends::listen().context("signals")?;
     let mut terminal = Lent::take().context("the terminal cannot be used")?;
     let mut events = EventStream::new();
     let mut ticks = clock::every(interval);
@@ -54,12 +55,10 @@ pub(super) async fn run(hub: Caller, mut screen: Screen, interval: Duration, clo
     ticks.reset();
     let mut calls: FuturesUnordered<BoxFuture<'static, Outcome>> = FuturesUnordered::new();
     let mut is_asked = false;
-    let told_to_end = told_to_end();
-    tokio::pin!(told_to_end);
     loop {
         terminal.0.draw(|frame| draw(&mut screen, frame.area(), frame.buffer_mut())).context("the terminal")?;
         tokio::select! {
-            () = &mut told_to_end => return Ok(()),
+            () = ends.recv() => return Ok(()),
             event = events.next() => match event {
                 Some(event) => match screen.on(&event.context("the terminal's keys")?) {
                     Action::None => {}
@@ -103,16 +102,23 @@ fn commanded(hub: Caller, command: Command) -> BoxFuture<'static, Outcome> {
     .boxed()
 }
 
-/// SIGINT and SIGTERM, and SIGHUP, with which the terminal itself ends.
-async fn told_to_end() {
-    let hung_up = async {
-        match signal(SignalKind::hangup()) {
-            Ok(mut hangup) => drop(hangup.recv().await),
-            Err(_) => std::future::pending().await,
+/// What ends the program from outside: SIGINT, SIGTERM, and SIGHUP, with which the terminal itself ends.
+struct Ends([Signal; 3]);
+
+impl Ends {
+    /// From here on they no longer end the process by themselves.
+    fn listen() -> io::Result<Self> {
+        let [terminate, hangup] = [SignalKind::terminate(), SignalKind::hangup()];
+        Ok(Self([signal(SignalKind::interrupt())?, signal(terminate)?, signal(hangup)?]))
+    }
+
+    /// Cancel-safe.
+    async fn recv(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
         }
-    };
-    tokio::select! {
-        () = hub::signalled() => {}
-        () = hung_up => {}
     }
 }

@@ -3,7 +3,6 @@
 //! Owns from where on something counts as wrong on the screen. The hub's own judgement is its health.
 
 use super::picture::{Gateway, Partition};
-use super::text;
 
 /// A lag from which on somebody should look, and one that is wrong. A reading that waits for a quiet
 /// source's next sign of life stays below the first most of the time.
@@ -73,7 +72,7 @@ pub(super) fn partition(partition: &Partition) -> Mark {
     lag(&mut mark, seconds);
     match partition.oplog_headroom_seconds {
         Some(left) if left < OPLOG_SECONDS_LOW && seconds >= LAG_SECONDS_LOOK => {
-            mark.add(Level::Wrong, format!("oplog {}", text::span(left)));
+            mark.add(Level::Wrong, "oplog low");
         }
         _ => {}
     }
@@ -83,7 +82,7 @@ pub(super) fn partition(partition: &Partition) -> Mark {
 fn lag(mark: &mut Mark, seconds: f64) {
     if seconds >= LAG_SECONDS_LOOK {
         let level = if seconds >= LAG_SECONDS_WRONG { Level::Wrong } else { Level::Look };
-        mark.add(level, format!("behind {}", text::span(seconds)));
+        mark.add(level, "late");
     }
 }
 
@@ -127,6 +126,6 @@ mod tests {
         assert_eq!(marked(json!({"owner": "h", "state": "backoff"})), (Level::Wrong, "not reading".into()));
         let late =
             json!({"owner": "h", "state": "catching_up", "lag": {"seconds": 95.0}, "oplogHeadroomSeconds": 600.0});
-        assert_eq!(marked(late), (Level::Wrong, "behind 95 s, oplog 10 min".into()));
+        assert_eq!(marked(late), (Level::Wrong, "late, oplog low".into()));
     }
 }

@@ -45,7 +45,7 @@ pub struct TopArgs {
     /// Print one picture and end, as if standard output were no terminal
     #[arg(long)]
     pub once: bool,
-    /// json: print the hub's overview and end.
+    /// How the picture is printed; json ends after one, and has whatever the hub says.
     #[command(flatten)]
     pub output: OutputArgs,
 }

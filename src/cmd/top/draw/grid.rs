@@ -15,8 +15,8 @@ use crate::cmd::top::text::{shorten, width};
 /// Blank columns between two.
 const GAP: usize = 1;
 
-/// Columns up to this rank are shown before any of the others.
-const ESSENTIAL: u8 = 3;
+/// Up to these ranks, columns are chosen together, and get what room they want before the next ones are chosen.
+const GROUPS: [u8; 2] = [3, 7];
 
 /// One column.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +92,10 @@ impl Grid {
         offset..self.rows.len().min(offset + room)
     }
 
+    fn group(&self, index: usize) -> usize {
+        GROUPS.partition_point(|&last| last < self.columns[index].rank)
+    }
+
     /// Which columns there is room for, and how wide each is.
     fn widths(&self, room: usize) -> Vec<(usize, usize)> {
         let natural = |index: usize| {
@@ -103,18 +107,15 @@ impl Grid {
         };
         let mut order: Vec<usize> = (0..self.columns.len()).filter(|&index| natural(index) > 0).collect();
         order.sort_by_key(|&index| self.columns[index].rank);
-        let (essential, others) = order.split_at(order.partition_point(|&index| self.columns[index].rank <= ESSENTIAL));
         let mut chosen = Chosen { columns: Vec::new(), left: room };
-        let choose = |chosen: &mut Chosen, indexes: &[usize]| {
-            for &index in indexes {
+        for group in order.chunk_by(|&one, &other| self.group(one) == self.group(other)) {
+            for &index in group {
                 let natural = natural(index);
                 chosen.add(index, self.columns[index].least.map_or(natural, |least| least.min(natural)), natural);
             }
-        };
-        choose(&mut chosen, essential);
-        // Names can mostly be read as a whole before others may come; one that is overlong has to wait.
-        chosen.widen(room / 3);
-        choose(&mut chosen, others);
+            // Texts can mostly be read as a whole before lesser columns may come; an overlong one has to wait.
+            chosen.widen(room / 3);
+        }
         chosen.widen(room);
         let mut chosen = chosen.columns;
         chosen.sort_by_key(|&(index, ..)| index);

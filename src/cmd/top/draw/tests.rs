@@ -78,7 +78,7 @@ fn what_is_wrong_stands_out_with_colours_and_without() {
         screen.has_colours = has_colours;
         let (lines, buffer) = shown(&mut screen, 130, 30);
         let (row, paused) = line(&lines, "default/1");
-        assert!(paused.starts_with("!! default/1") && paused.ends_with("paused, behind 95 s"), "{paused}");
+        assert!(paused.starts_with("!! default/1") && paused.ends_with("paused, late"), "{paused}");
         let style = buffer[(3, row as u16)].style();
         assert!(style.add_modifier.contains(Modifier::BOLD));
         assert_eq!(style.fg == Some(Color::Red), has_colours);
