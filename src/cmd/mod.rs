@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod bench;
 pub mod check_config;
+mod credentials;
 pub mod dev;
 pub mod drill;
 pub mod explain;
@@ -14,6 +15,7 @@ pub mod serve;
 mod sse;
 pub mod tail;
 pub mod token;
+pub mod top;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::client::Credentials;
+pub use self::credentials::CredentialArgs;
 use crate::config::{Config, ConfigError};
 
 /// A change-stream fan-out hub for MongoDB.
@@ -53,6 +55,9 @@ pub enum Command {
         after_help = "Example:\n  streamer explain --tenant demo --collection messages --document '{\"stars\": 4}' --gateway gw-1 --subscription inbox"
     )]
     Explain(explain::ExplainArgs),
+    /// Draw a running hub in the terminal
+    #[command(after_help = "Example:\n  streamer top --url http://127.0.0.1:7700")]
+    Top(top::TopArgs),
     /// Measure the hub
     #[command(subcommand, after_help = "Example:\n  streamer bench drain --changes 100000")]
     Bench(bench::BenchCommand),
@@ -96,35 +101,6 @@ fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
     Config::load(path, env)
 }
 
-/// Who calls a hub, where it asks, and whom the caller trusts.
-#[derive(Args, Debug, Clone, Default)]
-pub struct CredentialArgs {
-    /// A file with the token; without it the variable STREAMER_TOKEN, if there is one
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// For https: a file of certificates that the hub's may be signed by, instead of those that the system trusts
-    #[arg(long, value_name = "FILE")]
-    pub ca: Option<PathBuf>,
-}
-
-impl CredentialArgs {
-    /// Reads them.
-    ///
-    /// # Errors
-    /// A file that cannot be read.
-    pub fn read(&self) -> Result<Credentials, WrongUsage> {
-        let token = match &self.token_file {
-            Some(file) => {
-                let text = std::fs::read_to_string(file);
-                let text = text.map_err(|error| WrongUsage(format!("--token-file {}: {error}", file.display())))?;
-                Some(text.trim().to_owned())
-            }
-            None => std::env::var("STREAMER_TOKEN").ok().filter(|text| !text.is_empty()),
-        };
-        Ok(Credentials { token, ca: self.ca.clone() })
-    }
-}
-
 /// How data is printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum Output {
@@ -165,6 +141,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Dev(args) => dev::run(args).await,
         Command::Tail(args) => tail::run(args).await,
         Command::Explain(args) => explain::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Drill(command) => drill::run(command).await,
         Command::Token(args) => token::run(args),

@@ -24,6 +24,7 @@ fn every_help_ends_with_an_example() {
         &["dev"],
         &["tail"],
         &["explain"],
+        &["top"],
         &["bench"],
         &["bench", "drain"],
         &["drill"],

@@ -21,3 +21,4 @@ mod source_mongo;
 mod store;
 mod support;
 mod tail;
+mod top;
