@@ -8,6 +8,7 @@ mod bench;
 mod check_config;
 mod client;
 mod command_line;
+mod dashboard;
 mod drill;
 mod embedded_log;
 mod filters;

@@ -26,3 +26,4 @@ mod servers;
 mod site;
 mod start_at;
 mod takeover;
+mod traced;
