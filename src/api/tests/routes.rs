@@ -307,7 +307,7 @@ async fn numbers_and_lists_for_people_and_machines() {
     let mut seen = std::collections::BTreeSet::new();
     while let Some((_, text)) = named.pop() {
         for end in text
-            .match_indices("/dashboard/")
+            .match_indices("=\"dashboard/")
             .map(|(at, it)| at + it.len())
             .chain(text.match_indices("from \"./").map(|(at, it)| at + it.len()))
         {
