@@ -109,7 +109,7 @@ impl Hub {
         let numbers = Numbers::stored();
         let (handle, mut seats) = partitions::seats(config, &backend, numbers.clone(), &health, sabotage)?;
         let ended = || StartError::Failed("told to end before it had started".into());
-        let joined = Arc::default();
+        let joined: Arc<OnceLock<Members>> = Arc::default();
         let interfaces =
             Interfaces { handle: &handle, config, access: &access, health: &health, clock: &clock, tasks: &tasks };
         interfaces.serve(http, grpc, metrics, log, Arc::clone(&joined));
@@ -125,7 +125,10 @@ impl Hub {
         numbers.open(&store);
         watch_store(Arc::clone(&store), &health, &tasks);
         let ids: Vec<PartitionId> = seats.iter().map(|seat| seat.id.clone()).collect();
-        let cluster = Cluster::join(config, access, grpc_address, &ids, &store, &tasks, &clock, &joined);
+        let cluster = Cluster::join(config, access, grpc_address, &ids, &store, &tasks, &clock);
+        if let Some(members) = &cluster.members {
+            let _ = joined.set(members.clone());
+        }
         let of_nats = health.component("nats");
         // Nobody waits for it yet.
         of_nats.ok();
@@ -265,7 +268,6 @@ impl Cluster {
         store: &Arc<dyn Store>,
         tasks: &Tasks,
         clock: &Clock,
-        joined: &OnceLock<Members>,
     ) -> Self {
         let mut address = config.node.address.clone().unwrap_or_else(|| grpc.to_string());
         if access.tls.is_on() {
@@ -281,7 +283,6 @@ impl Cluster {
             return Self { holder, members: None, directories: None };
         }
         let members = Members::join(holder.clone(), Arc::clone(store), tasks);
-        let _ = joined.set(members.clone());
         let directories = Directory::follow(partitions, &holder.node, &access.dial, Arc::clone(store), tasks);
         Self { holder, members: Some(members), directories: Some(directories) }
     }

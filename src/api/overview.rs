@@ -28,7 +28,10 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// The last picture.
 #[derive(Clone, Default)]
-pub(super) struct Last(Arc<Mutex<Option<(Instant, Arc<str>)>>>);
+pub(super) struct Last(Arc<Mutex<Option<Picture>>>);
+
+/// When it was taken, and what it shows.
+type Picture = (Instant, Arc<str>);
 
 /// `GET /v1/overview`.
 pub(super) async fn overview(State(state): State<ApiState>) -> Result<Response, Problem> {

@@ -53,7 +53,7 @@ fn wrong_usage_and_bad_configuration_exit_2_with_the_fault() {
     assert_eq!(
         stderr(&output),
         "streamer: STREAMER__HTTP__LISTEN: http.listen: 0.0.0.0:7700 is not a loopback address and needs \
-         authentication, which this version does not have yet\n"
+         authentication: name a file in auth.tokens\n"
     );
     let output = streamer(&["check-config", "--config", "/nowhere/hub.toml"], &[]);
     assert_eq!((output.status.code(), stderr(&output).lines().count()), (Some(2), 1));

@@ -81,9 +81,8 @@ async fn end(client: &mut Client) -> String {
 async fn key(client: &mut Client) -> String {
     let taking = async {
         loop {
-            match client.next().await.unwrap().unwrap() {
-                Item::Change(change) => return change.key.clone(),
-                _ => {}
+            if let Item::Change(change) = client.next().await.unwrap().unwrap() {
+                return change.key.clone();
             }
         }
     };

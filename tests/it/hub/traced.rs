@@ -43,7 +43,8 @@ async fn a_change_is_traced_from_its_commit_to_its_ack() {
     let service = TraceServiceServer::new(collector.clone());
     let serving =
         tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
-    let serving = tokio::spawn(serving);
+    let mut collecting = tokio::task::JoinSet::new();
+    collecting.spawn(serving);
 
     let site = Site::new().await;
     let mut config = site.config();
@@ -87,6 +88,5 @@ async fn a_change_is_traced_from_its_commit_to_its_ack() {
     assert!(begins.is_sorted(), "{begins:?}");
     let said = format!("{spans:?}");
     assert!(said.contains("\"gw\"") && !said.contains("business"), "{said}");
-    serving.abort();
     site.remove().await;
 }
