@@ -324,10 +324,35 @@ pub struct BacktestPart {
 /// A change that matches.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sample {
-    /// It.
+    /// It, without what is not shown.
     pub change: Change,
     /// How.
     pub verdict: Verdict,
+    /// Its document is too long to be shown.
+    pub is_reduced: bool,
+}
+
+impl Sample {
+    /// What may be shown of a change: as in its delivery, nothing of a document that has left the subscription's scope.
+    pub(crate) fn of(change: &Change, verdict: Verdict) -> Self {
+        let shown = change.document.as_ref().filter(|_| !verdict.left_scope);
+        let is_reduced = shown.is_some_and(|document| document.as_bytes().len() > limits::backtest_sample_bytes_max);
+        let document = shown.filter(|_| !is_reduced).cloned();
+        let change = Change {
+            position: change.position,
+            scope: change.scope.clone(),
+            left: None,
+            key: change.key.clone(),
+            operation: change.operation,
+            document,
+            before: None,
+            changed: None,
+            wall_time_ms: change.wall_time_ms,
+            transaction: None,
+            flags: change.flags,
+        };
+        Self { change, verdict, is_reduced }
+    }
 }
 
 /// A part of the time.

@@ -107,6 +107,8 @@ pub const backtest_buckets: u32 = 60;
 pub const backtest_changes_max: u64 = 1_000_000;
 /// Matches that it shows.
 pub const backtest_samples_max: usize = 20;
+/// The longest document of a match that it shows.
+pub const backtest_sample_bytes_max: usize = 64 << 10;
 /// Costs that it keeps while it goes on.
 pub const backtest_costs_max: usize = 4_096;
 /// From the oldest entry of an oplog on, which may go at any moment.

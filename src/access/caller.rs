@@ -153,6 +153,30 @@ impl Caller {
         }
     }
 
+    /// What is told to whoever has a good token.
+    ///
+    /// # Errors
+    /// `FORBIDDEN`.
+    pub fn known(&self) -> Result<(), Problem> {
+        match self {
+            Self::Trusted | Self::Known(_) => Ok(()),
+            Self::Nobody => Err(forbidden("this needs a token")),
+        }
+    }
+
+    /// Whether his token has been taken back, or is over, since he came in.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`.
+    pub fn still(&self) -> Result<(), Problem> {
+        match self {
+            Self::Known(grant) if grant.revoked.is_cancelled() => {
+                Err(Problem::new(Code::Unauthenticated, "the token has been taken back or is over"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Ends when what he has open must.
     pub async fn revoked(self) {
         match self {

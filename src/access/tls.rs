@@ -10,10 +10,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -40,7 +41,35 @@ impl std::fmt::Debug for Tls {
 
 /// A connection, in clear or not.
 #[derive(Debug)]
-pub struct Io(Either<TcpStream, Box<TlsStream<TcpStream>>>);
+pub struct Io {
+    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
+    /// Read already, and still to be read by whoever serves it.
+    ahead: Bytes,
+}
+
+/// What every HTTP/2 client says first (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl Io {
+    fn new(stream: Either<TcpStream, Box<TlsStream<TcpStream>>>) -> Self {
+        Self { stream, ahead: Bytes::new() }
+    }
+
+    /// One on which somebody speaks HTTP/2, and soon: who is silent is not worth a connection.
+    ///
+    /// # Errors
+    /// Silence, or something else.
+    pub async fn speaking_http2(mut self) -> io::Result<Self> {
+        let mut first = vec![0; PREFACE.len()];
+        let reading = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.stream.read_exact(&mut first));
+        reading.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "nobody speaks"))??;
+        if first != PREFACE {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not HTTP/2"));
+        }
+        self.ahead = first.into();
+        Ok(self)
+    }
+}
 
 impl Tls {
     /// With this certificate chain and its key, in PEM, which are followed until shutdown.
@@ -71,13 +100,13 @@ impl Tls {
     /// # Errors
     /// A handshake that fails or takes too long.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<Io> {
-        let Some(config) = &self.config else { return Ok(Io(Either::Left(stream))) };
+        let Some(config) = &self.config else { return Ok(Io::new(Either::Left(stream))) };
         let config = Arc::clone(&config.read().unwrap_or_else(PoisonError::into_inner));
         let handshake = TlsAcceptor::from(config).accept(stream);
         let taken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
         let taken =
             taken.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake takes too long"))??;
-        Ok(Io(Either::Right(Box::new(taken))))
+        Ok(Io::new(Either::Right(Box::new(taken))))
     }
 }
 
@@ -127,21 +156,26 @@ pub fn trusted(file: &Path) -> Result<Vec<u8>, String> {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -149,10 +183,10 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }

@@ -17,6 +17,7 @@ use crate::delivery::ejson;
 use crate::error::Problem;
 use crate::handle::{Backtest, BacktestPart, BacktestSource, Bucket, Sample};
 use crate::limits;
+use crate::position::Position;
 use crate::subscription::Spec;
 use crate::subscription::fields::{Fields, invalid};
 
@@ -58,7 +59,7 @@ fn text(parts: Vec<BacktestPart>) -> Value {
     let (mut changes, mut matches, mut is_complete) = (0, 0, true);
     let (mut costs, mut samples) = (Vec::new(), Vec::new());
     let mut buckets: BTreeMap<u32, Bucket> = BTreeMap::new();
-    // All of them have been tried from the last one's beginning on.
+    // All of them have been tried from the last one's beginning to the first one's end.
     let (mut from, mut to) = (None, None);
     let mut width = 1;
     for part in parts {
@@ -72,7 +73,7 @@ fn text(parts: Vec<BacktestPart>) -> Value {
             buckets.entry(second).or_default().add(bucket);
         }
         from = from.max(Some(part.from));
-        to = to.max(Some(part.to));
+        to = Some(to.map_or(part.to, |to: Position| to.min(part.to)));
     }
     samples.sort_by_key(|sample| sample.change.position);
     let shown = samples.len().saturating_sub(limits::backtest_samples_max);
@@ -100,7 +101,7 @@ fn text(parts: Vec<BacktestPart>) -> Value {
 }
 
 fn sample(sample: &Sample) -> Value {
-    let Sample { change, verdict } = sample;
+    let Sample { change, verdict, is_reduced } = sample;
     let document = change.document.as_ref().and_then(|document| {
         let mut text = Vec::new();
         ejson::write_document(&mut text, document).ok()?;
@@ -114,6 +115,9 @@ fn sample(sample: &Sample) -> Value {
         "operation": change.operation.name(),
         "document": document,
     });
+    if *is_reduced {
+        shown["reduced"] = true.into();
+    }
     if let Some(transition) = verdict.transition {
         shown["transition"] = transition.name().into();
     }

@@ -3,12 +3,14 @@
 //! Owns the answers to requests that reach no route or break one. Knows nothing of the routes.
 
 use std::any::Any;
+use std::net::IpAddr;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, Uri};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
@@ -98,6 +100,11 @@ pub(super) async fn admit(State(door): State<Door>, request: Request, next: Next
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let access = route.map_or(Access::Everybody, access);
     let is_stream = route.is_some_and(|route| STREAMS.contains(&route));
+    if !door.asks() && !is_local(request.headers(), request.uri()) {
+        let detail = "this hub asks nobody who he is, and so answers to `localhost` and to addresses only: \
+                      pages of other origins must not reach it";
+        return Problem::new(Code::Forbidden, detail).into_response();
+    }
     let admitted = door.caller(request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes));
     let admitted = match (admitted, access) {
         (Err(_), Access::Everybody) => Ok(Caller::Nobody),
@@ -118,6 +125,19 @@ pub(super) async fn admit(State(door): State<Door>, request: Request, next: Next
     }
     // What a token has opened ends with it.
     response.map(|body| Body::from_stream(body.into_data_stream().take_until(caller.revoked())))
+}
+
+/// Whether it was sent by a program, or by a page of this hub: browsers send what any page wants to whatever listens on
+/// their machine, under any name that the page's owner has lead there.
+fn is_local(headers: &HeaderMap, uri: &Uri) -> bool {
+    let text = |value: &HeaderValue| value.to_str().map(str::to_owned).unwrap_or_default();
+    let host = uri.authority().map(ToString::to_string).or_else(|| headers.get(HOST).map(text));
+    let Some(host) = host else { return true };
+    let name = host.parse::<Authority>().map(|authority| authority.host().to_owned()).unwrap_or_default();
+    let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    let origin = headers.get(ORIGIN).map(text);
+    let is_own = origin.is_none_or(|origin| origin.split_once("://").is_some_and(|(_, from)| from == host));
+    (is_address || name.eq_ignore_ascii_case("localhost")) && is_own
 }
 
 fn allowed(caller: &Caller, access: Access, path: Option<&RawPathParams>) -> Result<(), Problem> {

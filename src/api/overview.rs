@@ -23,6 +23,8 @@ use crate::limits;
 
 /// How old a picture may be.
 const FRESH: Duration = Duration::from_millis(900);
+/// How long partitions are waited for: those who look take a longer silence for the hub's.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two of a stream.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -73,8 +75,11 @@ async fn picture(state: &ApiState) -> Result<Arc<str>, Problem> {
 
 async fn taken(state: &ApiState) -> Result<Value, Problem> {
     // While no partition has an owner there is still the hub's health to see.
-    let partitions = state.hub.partitions().await.unwrap_or_default();
-    let listed = state.hub.furthest(limits::overview_gateways_max).await.unwrap_or_default();
+    let asking = async { tokio::join!(state.hub.partitions(), state.hub.furthest(limits::overview_gateways_max)) };
+    let (partitions, listed) = match tokio::time::timeout(PATIENCE, asking).await {
+        Ok((partitions, listed)) => (partitions.unwrap_or_default(), listed.unwrap_or_default()),
+        Err(_) => (Vec::new(), Vec::new()),
+    };
     let all = partitions.iter().filter_map(|view| view.work.as_ref()).map(|work| work.gateways);
     // Each partition has its own view of a gateway: that of the one with the most is shown.
     let total = |states: &GatewayStates| states.live + states.catching_up + states.offline + states.parked;

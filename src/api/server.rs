@@ -3,6 +3,8 @@
 //! Owns how connections are accepted and served, HTTP/1.1 and HTTP/2 on one port. Knows nothing of routes.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -88,14 +90,31 @@ async fn connection(
         Some(Ok(stream)) => stream,
         Some(Err(error)) => return tracing::debug!(%error, "a connection came to nothing"),
     };
-    let service = TowerToHyperService::new(router.map_request(|request: hyper::Request<_>| request.map(Body::new)));
+    // Whoever connects and asks nothing holds a descriptor, and a drain.
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&has_asked);
+    let service = TowerToHyperService::new(router.map_request(move |request: hyper::Request<_>| {
+        asked.store(true, Ordering::Relaxed);
+        request.map(Body::new)
+    }));
+    let mut silence = std::pin::pin!(tokio::time::sleep(HEAD_TIMEOUT));
+    let mut is_silent = true;
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut ending = false;
     let result = loop {
         // Both are cancel-safe: a connection goes on where it was.
         tokio::select! {
             result = serving.as_mut() => break result,
+            () = silence.as_mut(), if is_silent => {
+                if !has_asked.load(Ordering::Relaxed) {
+                    return;
+                }
+                is_silent = false;
+            }
             () = shutdown.cancelled(), if !ending => {
+                if !has_asked.load(Ordering::Relaxed) {
+                    return;
+                }
                 ending = true;
                 serving.as_mut().graceful_shutdown();
             }

@@ -17,6 +17,9 @@ use crate::observe::metrics::{CONFIG_RELOADS, Metrics};
 use crate::sabotage::Sabotage;
 use crate::tasks::Tasks;
 
+/// Between one start that failed and the next, of a hub that has served before.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// Arguments of `streamer serve`.
 #[derive(Args, Debug)]
 pub struct ServeArgs {
@@ -62,10 +65,16 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
             Ok(Ok(hub)) => hub,
             Ok(Err(error)) => {
                 tasks.drain(grace).await;
-                let Some(before) = served.take() else { return Err(for_exit(error)) };
+                // One that has never served has nothing to go back to.
+                let Some(before) = &served else { return Err(for_exit(error)) };
+                if config == *before {
+                    tracing::error!(%error, "the hub does not start again; it tries once more");
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                    continue;
+                }
                 tracing::error!(%error, "the hub does not start with the new configuration; it goes back to the last one");
                 counter!(CONFIG_RELOADS, "what" => "config", "outcome" => "refused").increment(1);
-                config = before;
+                config = before.clone();
                 continue;
             }
             Err(new) => {

@@ -72,7 +72,17 @@ impl Meter {
         if let Some((spent, runs)) = self.samples.get_mut(&program) {
             *spent += took;
             *runs += 1;
-        } else if self.samples.len() < SAMPLES_MAX {
+            return;
+        }
+        if self.samples.len() >= SAMPLES_MAX {
+            // What was long ago counts for less, and makes room in the end.
+            self.samples.retain(|_, (spent, runs)| {
+                *spent /= 2;
+                *runs /= 2;
+                *runs > 0
+            });
+        }
+        if self.samples.len() < SAMPLES_MAX {
             self.samples.insert(program, (took, 1));
         }
     }

@@ -4,6 +4,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{decode, encode, question};
+use crate::access::Caller;
 use crate::delivery::session::Session;
 use crate::edge::HubHandle;
 use crate::error::Problem;
@@ -46,6 +47,8 @@ impl Peer for Answers {
     }
 
     async fn serve(&self, request: Request<Streaming<ServeRequest>>) -> Result<Response<Self::ServeStream>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let caller = caller.ok_or_else(|| Status::internal("nobody has asked who calls"))?;
         let mut requests = request.into_inner();
         let Some(ServeRequest { request: Some(Asked::Open(open)) }) = requests.message().await? else {
             return Err(Status::invalid_argument("the first request is `open`"));
@@ -58,7 +61,9 @@ impl Peer for Answers {
         let first = stream::once(async move { Ok(said(Said::Opened(opened_text.into()))) });
         let Ok(session) = opened else { return Ok(Response::new(first.boxed())) };
         let serving = Serving { session, requests };
-        Ok(Response::new(first.chain(stream::unfold(serving, Serving::next)).boxed()))
+        // What a token has opened ends with it.
+        let frames = stream::unfold(serving, Serving::next).take_until(caller.revoked());
+        Ok(Response::new(first.chain(frames).boxed()))
     }
 }
 

@@ -357,11 +357,10 @@ impl Partition {
         self.tasks.spawn(Kind::Reading, "backtest", async move {
             let mut reply = reply;
             tokio::select! {
-                part = backtest::run(asked, filter, past) => drop(reply.send(part)),
+                part = backtest::run(asked, filter, past, permit) => drop(reply.send(part)),
                 () = shutdown.cancelled() => {}
                 () = reply.closed() => {}
             }
-            drop(permit);
         });
     }
 

@@ -4,7 +4,10 @@
 //! matcher is the live one's kind; nothing is delivered, and the loop gives no more than a copy of its window's list.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Partition;
 use crate::change::Change;
@@ -25,8 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What the loop knows.
 pub(super) struct Past {
     changes: Vec<Arc<SharedChange>>,
-    /// They are all after this.
+    /// They are all after this
     start: Position,
+    /// and up to `reached`, with nothing lost between.
+    is_whole: bool,
     reached: Position,
     source: Arc<dyn ChangeSource>,
     oldest: Option<ClusterTime>,
@@ -37,12 +42,12 @@ impl Partition {
     /// What a backtest needs.
     pub(super) fn past(&self, asked: &Backtest) -> Past {
         let reached = self.machine.reached();
-        let (changes, start) = match asked.source {
-            BacktestSource::Window => self.machine.recent(asked.since(reached)),
-            BacktestSource::Oplog => (Vec::new(), reached),
+        let (changes, start, is_whole) = match asked.source {
+            BacktestSource::Window => self.machine.recent(asked.since(reached), limits::backtest_changes_max as usize),
+            BacktestSource::Oplog => (Vec::new(), reached, true),
         };
         let (source, clock) = (Arc::clone(&self.source), self.clock.clone());
-        Past { changes, start, reached, source, oldest: self.oldest(), clock }
+        Past { changes, start, is_whole, reached, source, oldest: self.oldest(), clock }
     }
 }
 
@@ -56,16 +61,39 @@ struct Trial {
     clock: Clock,
     /// Of the costs seen so far, one in so many is kept.
     cost_every: u64,
+    /// Whoever asked has gone.
+    is_unwanted: Arc<AtomicBool>,
+    /// Held until the work has really ended, which nothing can cut short but itself.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Says that nobody waits any more.
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Trial {
-    fn new(filter: Arc<Filter>, asked: &Backtest, past: &Past) -> Self {
+    fn new(filter: Arc<Filter>, asked: &Backtest, past: &Past, permit: OwnedSemaphorePermit) -> Self {
         let mut matcher = Matcher::new();
         matcher.insert(SubscriptionIndex(0), filter);
         let bucket_seconds = asked.bucket_seconds();
         let until = past.clock.now().after(PATIENCE);
         let part = BacktestPart { to: past.reached, bucket_seconds, ..BacktestPart::default() };
-        Self { matcher, found: Vec::new(), part, bucket_seconds, until, clock: past.clock.clone(), cost_every: 1 }
+        Self {
+            matcher,
+            found: Vec::new(),
+            part,
+            bucket_seconds,
+            until,
+            clock: past.clock.clone(),
+            cost_every: 1,
+            is_unwanted: Arc::default(),
+            _permit: permit,
+        }
     }
 
     fn feed(&mut self, change: &Change) {
@@ -96,25 +124,33 @@ impl Trial {
         if part.samples.len() == limits::backtest_samples_max {
             part.samples.remove(0);
         }
-        part.samples.push(Sample { change: change.clone(), verdict: found.verdict });
+        part.samples.push(Sample::of(change, found.verdict));
     }
 
     fn is_over(&self) -> bool {
-        self.clock.now() >= self.until || self.part.changes >= limits::backtest_changes_max
+        self.clock.now() >= self.until
+            || self.part.changes >= limits::backtest_changes_max
+            || self.is_unwanted.load(Ordering::Relaxed)
     }
 }
 
 /// Runs it, aside from the loop.
-pub(super) async fn run(asked: Backtest, filter: Arc<Filter>, past: Past) -> Result<BacktestPart, Problem> {
+pub(super) async fn run(
+    asked: Backtest,
+    filter: Arc<Filter>,
+    past: Past,
+    permit: OwnedSemaphorePermit,
+) -> Result<BacktestPart, Problem> {
     let since = asked.since(past.reached);
-    let trial = Trial::new(filter, &asked, &past);
+    let trial = Trial::new(filter, &asked, &past, permit);
+    let _wanted = Wanted(Arc::clone(&trial.is_unwanted));
     match asked.source {
         BacktestSource::Window => {
             let mut trial = trial;
-            let (changes, start) = (past.changes, past.start);
+            let (changes, start, is_whole) = (past.changes, past.start, past.is_whole);
             aside(move || {
                 trial.part.from = since.max(start);
-                trial.part.is_complete = start <= since;
+                trial.part.is_complete = start <= since && is_whole;
                 for chunk in changes.chunks(CHUNK) {
                     if trial.is_over() {
                         trial.part.is_complete = false;
@@ -133,7 +169,7 @@ pub(super) async fn run(asked: Backtest, filter: Arc<Filter>, past: Past) -> Res
 /// Reads the past once more.
 async fn again(mut trial: Trial, since: Position, past: &Past) -> Result<BacktestPart, Problem> {
     let away = |error: SourceError| Problem::new(Code::OwnerUnknown, format!("the backend: {error}")).retry_after(1);
-    let (epoch, end) = (past.reached.epoch, past.reached.time);
+    let epoch = past.reached.epoch;
     (trial.part.from, trial.part.is_complete) = (since, true);
     let mut reading = past.source.read(epoch, since).await;
     loop {
@@ -144,25 +180,25 @@ async fn again(mut trial: Trial, since: Position, past: &Past) -> Result<Backtes
         let batch = match next {
             Ok(Some(Ok(batch))) => batch,
             // What has gone is gone: the rest is told, and that it is not all.
-            Ok(Some(Err(SourceError::HistoryLost(_)))) if trial.part.is_complete => {
-                let oldest = past.oldest.map_or(end.seconds(), |oldest| oldest.seconds());
+            Ok(Some(Err(SourceError::HistoryLost(_)))) if trial.part.changes == 0 && trial.part.is_complete => {
+                let oldest = past.oldest.unwrap_or(past.reached.time).seconds();
                 let start = ClusterTime::new(oldest + limits::backtest_margin_seconds, 0);
                 trial.part.from = Position::boundary(epoch, start);
                 trial.part.is_complete = false;
                 reading = past.source.read(epoch, trial.part.from).await;
                 continue;
             }
-            Ok(Some(Err(error))) => return Err(away(error)),
-            Ok(None) | Err(_) => {
+            Ok(Some(Err(error))) if !matches!(error, SourceError::HistoryLost(_)) => return Err(away(error)),
+            Ok(Some(Err(_)) | None) | Err(_) => {
                 trial.part.is_complete = false;
                 return Ok(trial.part);
             }
         };
-        let reached = batch.reached.time;
+        let (reached, end) = (batch.reached, past.reached);
         trial = aside(move || {
             for event in batch.events {
                 match event {
-                    Event::Change(change) if change.position.time <= end => trial.feed(&change),
+                    Event::Change(change) if change.position <= end => trial.feed(&change),
                     Event::Change(_) => {}
                     Event::Resync(_) => trial.part.is_complete = false,
                 }

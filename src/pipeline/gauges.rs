@@ -32,7 +32,14 @@ pub(super) fn disowned(partition: &PartitionId) {
     }
     // Zero would say that nothing is left.
     gauge!(names::OPLOG_HEADROOM, "partition" => partition.clone()).set(f64::NAN);
+    gauge!(names::BLOOM_FALSE_POSITIVE_RATE, "partition" => partition.clone()).set(0.0);
     work(&partition, &Workload::default());
+}
+
+/// Says that this node has no part in it any more: the configuration that comes may not know it.
+pub(super) fn gone(partition: &PartitionId) {
+    disowned(partition);
+    gauge!(names::PARTITION_OWNED, "partition" => partition.to_string()).set(f64::NAN);
 }
 
 /// A batch has come whose newest change was made at this wall time, as its backend tells it.
@@ -133,7 +140,7 @@ impl Partition {
         ] {
             // A tenure counts from zero, and a counter never goes back.
             let told = self.told.insert(name, total).unwrap_or_default();
-            counter!(name, "partition" => partition.clone()).increment(total - told);
+            counter!(name, "partition" => partition.clone()).increment(total.saturating_sub(told));
         }
         let rate = self.machine.matching().bloom.false_positive_rate();
         gauge!(names::BLOOM_FALSE_POSITIVE_RATE, "partition" => partition).set(rate);

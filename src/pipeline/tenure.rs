@@ -82,6 +82,10 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
         config.handle.set_owner(false);
         gauges::disowned(config.handle.id());
     };
+    let gone = || {
+        config.handle.set_owner(false);
+        gauges::gone(config.handle.id());
+    };
     disowned();
     while !shutdown.is_cancelled() {
         let begun = begin(&config, broken_off, &mut turns, &mut commands).await;
@@ -89,14 +93,14 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
             // Gateways that are connected here send their last acks.
             let last = meanwhile(config.forward.as_ref(), &config.health, &mut commands);
             let _ = tokio::time::timeout(LAST_ACKS, last).await;
-            return;
+            return gone();
         };
         config.handle.set_owner(true);
         let end = partition.serve(&mut commands, owned.ownership).await;
         match end {
             End::Shutdown => {
                 partition.drain(&mut commands, config.grace).await;
-                return disowned();
+                return gone();
             }
             End::Lost => {}
             End::HandOver(node) => {

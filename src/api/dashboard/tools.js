@@ -102,16 +102,19 @@ function histogram(steps) {
 
 function backtested(answer, samples, asked) {
   const { changes, matches, costMicros, histogram: steps = [] } = answer;
+  // A position begins with its epoch, and goes on with its second.
+  const second = (position) => parseInt(position.slice(8, 16), 16);
+  const reached = answer.from && answer.to ? second(answer.to) - second(answer.from) : null;
   const facts = [
     ["Changes", count(changes)], ["Matches", count(matches)], ["Share", changes > 0 ? percent(matches / changes) : "–"],
-    ["Matches/s", answer.reachedSeconds > 0 ? figure(matches / answer.reachedSeconds) : "–"],
+    ["Matches/s", reached > 0 ? figure(matches / reached) : "–"],
     ["Cost, median", `${figure(costMicros?.p50)} µs`], ["Cost, 99th percentile", `${figure(costMicros?.p99)} µs`],
-    ["Reached back", answer.reachedSeconds == null ? "–" : `${figure(answer.reachedSeconds)} s`],
+    ["Reached back", reached == null ? "–" : `${figure(reached)} s`],
   ];
   const parts = [el("dl", { class: "sums few" }, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))))];
   if (answer.complete === false) {
     parts.push(el("p", { class: "note warn" },
-      `▲ Not all of the ${count(asked)} s was read: ${answer.reachedSeconds == null ? "nothing was there" : `it reached back ${figure(answer.reachedSeconds)} s`}. The counts are of that part only.`));
+      `▲ Not all of the ${count(asked)} s was read: ${reached == null ? "nothing was there" : `it reached back ${figure(reached)} s`}. The counts are of that part only.`));
   }
   if (steps.length > 0) {
     const rows = steps.map((step) => [clock(new Date(step.from)), figure(step.seconds), count(step.changes), count(step.matches)]);

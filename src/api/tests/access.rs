@@ -180,3 +180,31 @@ async fn a_token_is_taken_back_by_taking_its_line_out() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(status("op").await, 200);
 }
+
+/// A browser sends what any page wants: without tokens only this hub's own page is heard.
+#[tokio::test]
+async fn pages_of_other_origins_do_not_reach_a_hub_that_asks_nobody() {
+    let api = Api::start().await;
+    let own = format!("http://{}", api.address);
+    let port = api.address.port();
+    for (host, origin, status) in [
+        (None, None, 200),
+        (None, Some(own.as_str()), 200),
+        (Some(format!("localhost:{port}")), None, 200),
+        (Some("[::1]:80".into()), None, 200),
+        (None, Some("http://evil.example"), 403),
+        (None, Some("null"), 403),
+        (Some(format!("evil.example:{port}")), None, 403),
+        (Some("evil.example".into()), Some("http://evil.example"), 403),
+        (Some("127.0.0.1.evil.example".into()), None, 403),
+    ] {
+        let mut request = api.request("POST", "/v1/partitions/default/0/pause");
+        if let Some(host) = &host {
+            request = request.header("host", host);
+        }
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        assert_eq!(api.send(request).await.status, status, "{host:?} {origin:?}");
+    }
+}

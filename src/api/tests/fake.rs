@@ -81,7 +81,7 @@ fn tried(asked: &Backtest, filter: &crate::matching::Filter) -> BacktestPart {
         let Some(verdict) = filter.evaluate(&change) else { continue };
         part.matches += 1;
         bucket.matches += 1;
-        part.samples.push(Sample { change, verdict });
+        part.samples.push(Sample::of(&change, verdict));
     }
     part
 }

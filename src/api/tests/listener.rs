@@ -108,3 +108,17 @@ async fn idle_connections_are_closed_at_the_end() {
     api.tasks.shutdown_token().cancel();
     assert!(api.tasks.drain(Duration::from_secs(30)).await.iter().all(|name| name == "Partition fake"));
 }
+
+/// Who connects and says nothing, or only begins to, does not stay, and holds up no drain.
+#[tokio::test(start_paused = true)]
+async fn who_asks_nothing_is_sent_away() {
+    let api = Api::start().await;
+    for said in [&b""[..], b"PRI * HT", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut silent = TcpStream::connect(api.address).await.unwrap();
+        silent.write_all(said).await.unwrap();
+        let mut heard = Vec::new();
+        // Paused time goes on when nothing else does.
+        let ended = tokio::time::timeout(Duration::from_secs(120), silent.read_to_end(&mut heard)).await;
+        assert!(ended.is_ok(), "{said:?}");
+    }
+}

@@ -70,8 +70,9 @@ pub(super) fn incoming(listener: TcpListener, tls: Tls, tasks: &Tasks) -> impl S
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    tracing::debug!(%error, "cannot accept a connection");
+                    tracing::warn!(%error, "cannot accept connections");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -82,7 +83,7 @@ pub(super) fn incoming(listener: TcpListener, tls: Tls, tasks: &Tasks) -> impl S
             let (ready, tls) = (ready.clone(), tls.clone());
             of_each.spawn(Kind::Session, "grpc handshake", async move {
                 tokio::select! {
-                    accepted = tls.accept(stream) => match accepted {
+                    accepted = async { tls.accept(stream).await?.speaking_http2().await } => match accepted {
                         Ok(io) => drop(ready.send(Ok(io)).await),
                         Err(error) => tracing::debug!(%error, "a connection came to nothing"),
                     },

@@ -20,7 +20,6 @@ use super::messages::Packer;
 use super::status::{invalid, status};
 use crate::cursor::CursorText;
 use crate::edge::HubHandle;
-use crate::error::{Code, Problem};
 use crate::handle::{self, Transport};
 use crate::limits;
 use crate::proto::consume_request::Request as Kind;
@@ -49,7 +48,7 @@ impl Delivery for Deliveries {
             return Err(invalid("hello", "the first request of a session is `hello`"));
         };
         let (hello, packer) = asked(hello)?;
-        caller.serves(&hello.gateway).map_err(refused)?;
+        caller.still().and_then(|()| caller.serves(&hello.gateway)).map_err(refused)?;
         let gateway = hello.gateway.clone();
         let session = self.hub.open(hello).await.map_err(status)?;
 
@@ -71,13 +70,16 @@ impl Delivery for Deliveries {
                     Err(status) => status,
                 }
             };
+            let revoked = async {
+                caller.clone().revoked().await;
+                caller.still().map_err(refused).err().unwrap_or_else(|| Status::unauthenticated("revoked"))
+            };
             let status = tokio::select! {
+                biased;
                 () = ended.cancelled() => return,
-                status = failing => status,
                 // What a token has opened ends with it.
-                () = caller.revoked() => {
-                    refused(Problem::new(Code::Unauthenticated, "the token has been taken back or is over"))
-                }
+                status = revoked => status,
+                status = failing => status,
             };
             // The stream may have ended meanwhile; then nobody needs to know.
             let _ = failed.send(status);

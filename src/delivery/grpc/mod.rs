@@ -131,11 +131,11 @@ impl Grpc {
             .add_service(health_service)
             .add_service(InterceptedService::new(
                 reflection().build_v1().expect("the descriptors were compiled with this program"),
-                admit(&door, Caller::client),
+                admit(&door, Caller::known),
             ))
             .add_service(InterceptedService::new(
                 reflection().build_v1alpha().expect("the descriptors were compiled with this program"),
-                admit(&door, Caller::client),
+                admit(&door, Caller::known),
             ))
             .serve_with_incoming_shutdown(incoming, ending)
             .await

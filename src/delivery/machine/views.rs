@@ -178,14 +178,19 @@ impl Machine {
         }
     }
 
-    /// The changes that the window has after this, and where they begin: there, or later.
-    pub fn recent(&self, after: Position) -> (Vec<Arc<SharedChange>>, Position) {
+    /// The changes that the window has after this, at most so many, where they begin (there, or later), and whether that
+    /// is all.
+    pub fn recent(&self, after: Position, max: usize) -> (Vec<Arc<SharedChange>>, Position, bool) {
         let start = after.max(self.window.start());
-        let changes = self.window.after(start, usize::MAX).filter_map(|entry| match entry {
+        let mut is_whole = self.window.count_after(start) <= max;
+        let changes = self.window.after(start, max).filter_map(|entry| match entry {
             Entry::Change(change) => Some(Arc::clone(change)),
-            Entry::Gap(..) => None,
+            Entry::Gap(..) => {
+                is_whole = false;
+                None
+            }
         });
-        (changes.collect(), start)
+        (changes.collect(), start, is_whole)
     }
 
     /// What there is, and what has been done.
