@@ -77,7 +77,12 @@
           window.seen.pictures = n;
           await new Promise((done) => setTimeout(done, 150));
         }
-        window.closeStream = () => controller.close();
+        // A stream that says nothing for long is taken for dead, and this test may take longer than that.
+        const breath = setInterval(() => controller.enqueue(encoder.encode(": still here\n\n")), 1000);
+        window.closeStream = () => {
+          clearInterval(breath);
+          controller.close();
+        };
       },
     }), "text/event-stream"));
   };

@@ -38,7 +38,10 @@ async fn a_connection_is_kept_for_the_next_request_after_a_refusal() {
     let api = Api::start().await;
     let mut stream = TcpStream::connect(api.address).await.unwrap();
     for _ in 0..2 {
-        stream.write_all(b"DELETE /v1/gateways HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+        stream
+            .write_all(b"DELETE /v1/gateways HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}")
+            .await
+            .unwrap();
         let mut head = Vec::new();
         while !head.windows(4).any(|four| four == b"\r\n\r\n") {
             head.push(stream.read_u8().await.unwrap());

@@ -151,6 +151,10 @@ async fn the_examples_for_people_are_of_this_interface() {
         let Some((options, address)) = call.split_once("localhost:7700") else { continue };
         let path = address.split([' ', '\'']).next().unwrap();
         let verb = options.split("-X ").nth(1).map(|rest| rest.split(' ').next().unwrap());
+        if path == "/v1/overview/stream" {
+            // It goes on; a test of its own reads it.
+            continue;
+        }
         let method = verb.unwrap_or(if address.contains("--json") { "POST" } else { "GET" });
         let answer = api.call(method, path).await;
         let code = answer.json["code"].as_str();
