@@ -68,7 +68,13 @@ pub fn run(args: TokenArgs) -> anyhow::Result<()> {
     // All at once: the hub may look at any moment.
     let beside = file.with_extension("new");
     let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
-    let written = written.and_then(|mut open| open.write_all(text.as_bytes()).and_then(|()| open.sync_all()));
+    let written = written.and_then(|mut open| {
+        // Who may read it stays as it was.
+        if let Ok(before) = std::fs::metadata(&file) {
+            open.set_permissions(before.permissions())?;
+        }
+        open.write_all(text.as_bytes()).and_then(|()| open.sync_all())
+    });
     written.and_then(|()| std::fs::rename(&beside, &file)).with_context(named)?;
     println!("{}", token.reveal());
     Ok(())

@@ -14,6 +14,8 @@ rm -f tokens.toml
 streamer token --file tokens.toml --name demo-operator --role operator > operator.token
 streamer token --file tokens.toml --name demo-gateways --role gateway --gateways '*' --groups '*' --tenants '*' > gateway.token
 streamer token --file tokens.toml --name demo-nodes --role node > node.token
+# Made for its owner alone, and the hubs run as another.
+chmod 644 tokens.toml
 {
   cat /demo/streamer.toml
   printf '\n[auth]\ntokens = "/secrets/tokens.toml"\nnode_token = "%s"\n' "$(cat node.token)"
