@@ -11,5 +11,5 @@ mod tokens;
 
 pub use self::caller::{Caller, Grant, Role};
 pub use self::door::Door;
-pub use self::tls::{Io, Tls, check_certificate, trusted};
+pub use self::tls::{Io, Tls, accepted, check_certificate, trusted};
 pub use self::tokens::{Entry, RoleName, Token, check_tokens, digest, role_of};

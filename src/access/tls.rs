@@ -1,9 +1,10 @@
-//! TLS by rustls: the hub's certificate, and connections that are encrypted with it.
+//! Connections, and TLS by rustls: the hub's certificate, and connections that are encrypted with it.
 //!
-//! Owns the certificate's files, which are followed, and the handshake. Room for clients' certificates is in
+//! Owns how connections are accepted, the certificate's files, which are followed, and the handshake. Room for clients' certificates is in
 //! [`server_config`].
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,7 +16,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
@@ -45,6 +46,34 @@ pub struct Io {
     stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
     /// Read already, and still to be read by whoever serves it.
     ahead: Bytes,
+}
+
+/// Out of file descriptors, or the like: it passes.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The next connection, and from where. Cancel-safe.
+pub async fn accepted(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // Small messages are what this is for: none of them may wait for another to fill a packet.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "no TCP_NODELAY");
+                }
+                return (stream, peer);
+            }
+            Err(error) if is_the_peers(&error) => tracing::debug!(%error, "a connection was gone before it was taken"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 /// What every HTTP/2 client says first (RFC 9113, 3.4).

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderName, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 
 use super::{ApiState, answer};
 use crate::clock::{Instant, every};
+use crate::delivery::sse;
 use crate::error::Problem;
 use crate::handle::{Costly, GatewayStates, PartitionView, Workload};
 use crate::limits;
@@ -53,12 +54,7 @@ pub(super) async fn follow(State(state): State<ApiState>) -> Response {
         };
         Some((Ok::<_, Infallible>(Bytes::from(event)), (state, ticks)))
     });
-    let head = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-store"),
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    (head, Body::from_stream(pictures.take_until(shutdown.cancelled_owned()))).into_response()
+    (sse::HEAD, Body::from_stream(pictures.take_until(shutdown.cancelled_owned()))).into_response()
 }
 
 async fn picture(state: &ApiState) -> Result<Arc<str>, Problem> {

@@ -2,7 +2,6 @@
 //!
 //! Owns how connections are accepted and served, HTTP/1.1 and HTTP/2 on one port. Knows nothing of routes.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::access::Tls;
+use crate::access::{Tls, accepted};
 use crate::tasks::{Kind, Tasks};
 
 /// A request's head must have arrived within this; an idle connection is closed after it.
@@ -27,8 +26,6 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Requests at once on one HTTP/2 connection; streams of gateways among them.
 const HTTP2_STREAMS_MAX: u32 = 256;
-/// Out of file descriptors, or the like: it passes.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the tasks' shutdown. Each connection is a task of its own and, told to end, finishes
 /// the requests that it has; streams end when the hub ends their sessions.
@@ -37,28 +34,14 @@ pub async fn serve(listener: TcpListener, tls: Tls, router: Router, tasks: &Task
     let builder = builder(tasks);
     loop {
         // Both are cancel-safe.
-        let accepted = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = accepted(&listener) => accepted,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let (builder, router, shutdown, tls) = (builder.clone(), router.clone(), shutdown.clone(), tls.clone());
-                let serving = connection(stream, tls, builder, router, shutdown);
-                tasks.spawn(Kind::Session, format!("http {peer}"), serving);
-            }
-            Err(error) if is_the_peers(&error) => tracing::debug!(%error, "a connection was gone before it was taken"),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        let (builder, router, shutdown, tls) = (builder.clone(), router.clone(), shutdown.clone(), tls.clone());
+        let serving = connection(stream, tls, builder, router, shutdown);
+        tasks.spawn(Kind::Session, format!("http {peer}"), serving);
     }
-}
-
-fn is_the_peers(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 fn builder(tasks: &Tasks) -> Builder<InTasks> {
@@ -80,10 +63,6 @@ async fn connection(
     router: Router,
     shutdown: CancellationToken,
 ) {
-    // Small messages are what this is for: none of them may wait for another to fill a packet.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
     let accepted = shutdown.run_until_cancelled(tls.accept(stream)).await;
     let stream = match accepted {
         None => return,

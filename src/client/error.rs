@@ -58,6 +58,15 @@ pub enum RegistrationError {
     },
 }
 
+/// The cause at the bottom says the most: "connection refused", not "transport error".
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
 /// A problem document (RFC 9457), as the hub answers it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Rejection {

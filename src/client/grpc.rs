@@ -15,6 +15,7 @@ use tonic_types::StatusExt;
 
 use super::config::{BodyFormat, ClientConfig};
 use super::connection::Ended;
+use super::error::innermost;
 use super::error::{Error, Rejection};
 use crate::proto::consume_request::Request;
 use crate::proto::consume_response::Message;
@@ -185,13 +186,4 @@ fn ended(status: &Status) -> Ended {
         None => status.message().to_owned(),
     };
     Ended::Retry { reason, after }
-}
-
-/// The cause at the bottom says the most: "connection refused", not "transport error".
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }

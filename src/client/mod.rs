@@ -52,6 +52,7 @@ mod simulation;
 pub use backoff::Backoff;
 pub use config::{BodyFormat, ClientConfig, NatsConfig};
 pub use credentials::Credentials;
+pub(crate) use error::innermost;
 pub use error::{Error, RegistrationError, Rejection};
 pub use item::{Body, Change, Closed, Cursor, Disconnected, Expired, Item, Match, Progress, Resync, Welcome};
 pub use registration::{Registered, Registration, Renewal};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::credentials::Credentials;
-use super::error::{RegistrationError, Rejection};
+use super::error::{RegistrationError, Rejection, innermost};
 use super::subscription::Subscription;
 use crate::position::Position;
 use crate::subscription::DeliveryMode;
@@ -229,11 +229,7 @@ impl Registration {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> RegistrationError {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        RegistrationError::Unreachable { address: self.address.clone(), reason: cause.to_string() }
+        RegistrationError::Unreachable { address: self.address.clone(), reason: innermost(error) }
     }
 
     fn unexpected(&self, status: StatusCode) -> RegistrationError {

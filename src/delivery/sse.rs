@@ -45,6 +45,13 @@ pub fn routes(hub: HubHandle) -> Router {
         .with_state(hub)
 }
 
+/// What an answer of events begins with: nobody on the way keeps it or holds it up.
+pub(crate) const HEAD: [(header::HeaderName, &str); 3] = [
+    (header::CONTENT_TYPE, "text/event-stream"),
+    (header::CACHE_CONTROL, "no-store"),
+    (header::HeaderName::from_static("x-accel-buffering"), "no"),
+];
+
 async fn consume(
     State(hub): State<HubHandle>,
     method: Method,
@@ -89,12 +96,7 @@ async fn stream_to(
     };
     let session = hub.open(hello).await?;
     let keeper = asked.auto_ack.then(|| Keeper::new(hub, gateway));
-    let head = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    Ok((head, Body::from_stream(chunks(session, keeper))).into_response())
+    Ok((HEAD, Body::from_stream(chunks(session, keeper))).into_response())
 }
 
 fn member_of(group: &Name, member: Option<&Name>) -> Result<GatewayId, Problem> {

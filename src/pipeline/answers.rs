@@ -364,7 +364,16 @@ impl Partition {
         });
     }
 
-    pub(super) fn partition_view(&self) -> PartitionView {
+    /// For people: with the filters that cost the most, which Prometheus is not told.
+    fn partition_view(&self) -> PartitionView {
+        let mut view = self.plain_view();
+        if let Some(work) = &mut view.work {
+            work.costliest = self.machine.costliest();
+        }
+        view
+    }
+
+    pub(super) fn plain_view(&self) -> PartitionView {
         let lag = self.lag_seconds();
         let state = match &self.live {
             _ if self.placement.paused => "paused",

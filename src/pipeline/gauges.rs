@@ -104,13 +104,12 @@ fn work(partition: &str, work: &Workload) {
 impl Partition {
     /// Tells how it is.
     pub(super) fn tell(&mut self) {
-        let view = self.partition_view();
-        let PartitionView { partition, state, work: workload, .. } = &view;
-        let partition = partition.to_string();
-        let workload = workload.clone().unwrap_or_default();
+        let view = self.plain_view();
+        let PartitionView { partition, state, work: workload, .. } = view;
+        let (partition, workload) = (partition.to_string(), workload.unwrap_or_default());
         gauge!(names::PARTITION_OWNED, "partition" => partition.clone()).set(f64::from(u8::from(view.owner.is_some())));
         for name in STATES {
-            let is_in = f64::from(u8::from(*state == *name));
+            let is_in = f64::from(u8::from(state == name));
             gauge!(names::PARTITION_STATE, "partition" => partition.clone(), "state" => name).set(is_in);
         }
         if let Some(lag) = view.lag.seconds {

@@ -21,7 +21,7 @@ use crate::handle::{Command, PartitionHandle};
 use crate::limits;
 use crate::observe::health::Component;
 use crate::peer::{Forward, Members};
-use crate::position::{Epoch, Position};
+use crate::position::{Epoch, PartitionId, Position};
 use crate::source::{ChangeSource, Description, SourceError};
 use crate::store::checkpoint::{self, CheckpointRecord};
 use crate::store::owners::{self, Holder};
@@ -78,29 +78,25 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
     // a new one: that may be another node, and then nothing is broken off when it is this one's turn again.
     let mut broken_off = None;
     let mut turns = Turns::new(&config);
-    let disowned = || {
+    let disowned = |tell: fn(&PartitionId)| {
         config.handle.set_owner(false);
-        gauges::disowned(config.handle.id());
+        tell(config.handle.id());
     };
-    let gone = || {
-        config.handle.set_owner(false);
-        gauges::gone(config.handle.id());
-    };
-    disowned();
+    disowned(gauges::disowned);
     while !shutdown.is_cancelled() {
         let begun = begin(&config, broken_off, &mut turns, &mut commands).await;
         let Some((mut partition, owned)) = begun else {
             // Gateways that are connected here send their last acks.
             let last = meanwhile(config.forward.as_ref(), &config.health, &mut commands);
             let _ = tokio::time::timeout(LAST_ACKS, last).await;
-            return gone();
+            return disowned(gauges::gone);
         };
         config.handle.set_owner(true);
         let end = partition.serve(&mut commands, owned.ownership).await;
         match end {
             End::Shutdown => {
                 partition.drain(&mut commands, config.grace).await;
-                return gone();
+                return disowned(gauges::gone);
             }
             End::Lost => {}
             End::HandOver(node) => {
@@ -114,7 +110,7 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
                 partition.give_up(config.grace).await;
             }
         }
-        disowned();
+        disowned(gauges::disowned);
     }
 }
 

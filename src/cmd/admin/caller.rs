@@ -8,7 +8,7 @@ use clap::Args;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::client::Rejection;
+use crate::client::{Rejection, innermost};
 use crate::cmd::{CredentialArgs, WrongUsage};
 use crate::error::Code;
 
@@ -127,11 +127,7 @@ impl Caller {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> CallError {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        CallError::Failed(format!("the hub at {} cannot be reached: {cause}", self.url))
+        CallError::Failed(format!("the hub at {} cannot be reached: {}", self.url, innermost(error)))
     }
 }
 

@@ -8,7 +8,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use serde_json::Value;
 
 use super::text::clean;
-use crate::client::Credentials;
+use crate::client::{Credentials, innermost};
 use crate::cmd::WrongUsage;
 use crate::cmd::credentials::TOKEN_VARIABLE;
 
@@ -170,14 +170,10 @@ impl Caller {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> CallError {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
         let reason = if error.is_timeout() {
             format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())
         } else {
-            cause.to_string()
+            innermost(error)
         };
         CallError::Unreachable { address: self.address(), reason }
     }

@@ -14,15 +14,13 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 use tonic::{Request, Status};
 
 use super::status::status;
-use crate::access::{Caller, Door, Io, Tls};
+use crate::access::{Caller, Door, Io, Tls, accepted};
 use crate::error::{Code, Problem};
 use crate::observe::metrics::REFUSED_CALLERS;
 use crate::tasks::{Kind, Tasks};
 
 /// Connections that wait to be served.
 const WAITING_MAX: usize = 64;
-/// Out of file descriptors, or the like: it passes.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Lets those pass who may, and says to the service who they are.
 pub(super) fn admit(door: &Door, may: fn(&Caller) -> Result<(), Problem>) -> impl Interceptor + Clone + use<> {
@@ -64,22 +62,10 @@ pub(super) fn incoming(listener: TcpListener, tls: Tls, tasks: &Tasks) -> impl S
     all.spawn(Kind::Housekeeping, "grpc connections", async move {
         loop {
             // Both are cancel-safe. Nobody takes them any more once the server has ended.
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+            let (stream, _) = tokio::select! {
+                accepted = accepted(&listener) => accepted,
                 () = ready.closed() => return,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "no TCP_NODELAY");
-            }
             let (ready, tls) = (ready.clone(), tls.clone());
             of_each.spawn(Kind::Session, "grpc handshake", async move {
                 tokio::select! {

@@ -193,7 +193,7 @@ impl Machine {
         (changes.collect(), start, is_whole)
     }
 
-    /// What there is, and what has been done.
+    /// What there is, and what has been done, but for the costliest filters.
     pub fn workload(&self) -> Workload {
         let mut work = Workload {
             catchups: self.busy.len() as u64,
@@ -237,14 +237,17 @@ impl Machine {
             shadow_checks: matching.shadow.checks,
             shadow_differences: matching.shadow.differences,
         };
-        let costliest = self.matcher.costliest(limits::costliest_shown_max).into_iter();
-        work.costliest = costliest
-            .map(|(index, average_micros, evaluations)| {
-                let subscription = self.subs[index.0 as usize].key.clone();
-                Costly { subscription, average_micros, evaluations }
-            })
-            .collect();
         work
+    }
+
+    /// The filters that cost the most.
+    pub fn costliest(&self) -> Vec<Costly> {
+        let costliest = self.matcher.costliest(limits::costliest_shown_max).into_iter();
+        let costly = |(index, average_micros, evaluations): (SubscriptionIndex, f64, u64)| {
+            let subscription = self.subs[index.0 as usize].key.clone();
+            Costly { subscription, average_micros, evaluations }
+        };
+        costliest.map(costly).collect()
     }
 
     fn gateway_state(&self, gateway: &Gateway) -> &'static str {
