@@ -452,6 +452,7 @@ fn machine_config(config: &Config, partition: PartitionId, sabotage: Option<Sabo
         nats_gateways: config.nats.gateways.iter().map(|pattern| WildMatch::new(pattern)).collect(),
         bloom: if config.matching.bloom { BloomUse::From(1) } else { BloomUse::Off },
         shadow_every: config.matching.shadow_every,
+        tenants_named_max: config.metrics.tenants_max as usize,
         seed: rand::random(),
         mistake: sabotage.and_then(Sabotage::of_machine),
     }

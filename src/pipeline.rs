@@ -133,7 +133,7 @@ struct Partition {
     /// Those of transports, and those of publishers, which may all come at once and must hold up nobody else.
     openings: [Openings; 2],
     /// What counters have been told of this tenure.
-    told: HashMap<&'static str, u64>,
+    told: HashMap<(&'static str, Option<Arc<str>>), u64>,
     /// How many more backtests there may be.
     backtests: Arc<Semaphore>,
     replays: Replays,
@@ -336,7 +336,7 @@ impl Partition {
 
     fn on_ownership(&mut self, now: Ownership) {
         if now != self.ownership {
-            tracing::warn!(partition = ?self.machine.reached(), ?now, "ownership");
+            tracing::warn!(position = %self.machine.reached(), ?now, "ownership");
         }
         self.ownership = now;
         match now {
@@ -462,7 +462,7 @@ impl Partition {
         let is_other = matches!((identity, &described.identity), (Some(served), Some(now)) if served != now);
         let is_behind = described.now.next() < reached.time;
         if is_other || is_behind {
-            tracing::error!(%reached, now = ?described.now, is_other, "another deployment, or a restored one");
+            tracing::error!(position = %reached, now = ?described.now, is_other, "another deployment, or a restored one");
         }
         is_other || is_behind
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 /// What kind of work a task does. The kind decides what its failure means and how it is ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,11 +90,13 @@ impl Tasks {
         let name = name.into();
         self.running().insert(id, (kind, name.clone()));
         let guard = Guard { tasks: self.clone(), id, kind, name, done: false };
-        self.inner.tracker.spawn(async move {
+        let work = async move {
             let mut guard = guard;
             work.await;
             guard.done = true;
-        });
+        };
+        // What a partition's loop starts says in the log which one it belongs to.
+        self.inner.tracker.spawn(work.in_current_span());
     }
 
     /// Told to every task that should come to its end.

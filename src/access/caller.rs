@@ -59,6 +59,15 @@ fn any(patterns: &[WildMatch], name: &str) -> bool {
 }
 
 impl Caller {
+    /// What the log calls him.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Trusted => "local",
+            Self::Nobody => "nobody",
+            Self::Known(grant) => &grant.name,
+        }
+    }
+
     /// Whether he may see and do what is the operator's.
     pub fn is_operator(&self) -> bool {
         match self {

@@ -118,13 +118,24 @@ pub(super) async fn admit(State(door): State<Door>, request: Request, next: Next
             return problem.into_response();
         }
     };
+    let is_word = access == Access::Operator && changes_something(request.method(), route);
+    let called = is_word.then(|| (request.method().clone(), request.uri().path().to_owned()));
     request.extensions_mut().insert(caller.clone());
     let response = next.run(request).await;
+    if let Some((method, path)) = called {
+        tracing::info!(caller = caller.name(), %method, path, status = response.status().as_u16(), "an operator's call");
+    }
     if !is_stream {
         return response;
     }
     // What a token has opened ends with it.
     response.map(|body| Body::from_stream(body.into_data_stream().take_until(caller.revoked())))
+}
+
+/// Changes that are ingested are no word about the hub, and would fill the log; what is asked by POST changes nothing.
+fn changes_something(method: &Method, route: Option<&str>) -> bool {
+    const OTHERS: [&str; 3] = ["/v1/events", "/v1/events/batch", "/v1/explain"];
+    !method.is_safe() && route.is_some_and(|route| !OTHERS.contains(&route))
 }
 
 /// Whether it was sent by a program, or by a page of this hub: browsers send what any page wants to whatever listens on

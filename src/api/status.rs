@@ -3,7 +3,7 @@
 //! Owns these routes. Knows nothing of what is measured.
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
@@ -43,9 +43,15 @@ pub(super) async fn ready(State(state): State<ApiState>, caller: Caller) -> Resp
 }
 
 /// `GET /metrics`.
-pub(super) async fn prometheus(State(state): State<ApiState>) -> Response {
-    let media = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, media)], state.metrics.render()).into_response()
+pub(super) async fn prometheus(State(state): State<ApiState>, headers: HeaderMap) -> Response {
+    // Prometheus names it before all else; who merely takes everything wants the plain text.
+    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (media, text) = if accepts.into_iter().any(|accept| accept.contains("application/openmetrics-text")) {
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", state.metrics.render_open())
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", state.metrics.render())
+    };
+    ([(header::CONTENT_TYPE, media)], text).into_response()
 }
 
 /// `GET /v1/openapi.json`.

@@ -54,6 +54,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What is logged, and how.
     pub log: Log,
+    /// What metrics name.
+    pub metrics: Metrics,
     /// Of which changes the way is told.
     pub tracing: Tracing,
     /// The embedded log of `streamer dev`.
@@ -298,6 +300,14 @@ pub struct Log {
 pub struct Drills {
     /// The folder with the reports that the dashboard shows.
     pub reports: Option<PathBuf>,
+}
+
+/// `[metrics]`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// So many tenants have series of their own; none if 0.
+    pub tenants_max: u16,
 }
 
 /// `[tracing]`.

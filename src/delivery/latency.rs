@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 
 use chrono::{DateTime, Utc};
 use metrics::{Histogram, histogram};
-use opentelemetry::KeyValue;
 
 use crate::clock::{Clock, Instant};
 use crate::observe::metrics as names;
@@ -86,12 +85,11 @@ impl Traced {
         self.0.retain(|one| {
             let Some((_, sent)) = one.sent.filter(|(serial, _)| *serial <= up_to) else { return true };
             let (queued, sent, acked) = (latency.wall(one.queued), latency.wall(sent), latency.clock.wall());
-            let parts = [Part { name: "queue", from: queued, to: sent }, Part { name: "ack", from: sent, to: acked }];
-            let attributes = vec![
-                KeyValue::new("streamer.partition", latency.partition.clone()),
-                KeyValue::new("streamer.gateway", gateway.to_string()),
+            let parts = [
+                Part { name: "queue", metric: names::LATENCY_SENT, from: queued, to: sent },
+                Part { name: "ack", metric: names::LATENCY_ACKED, from: sent, to: acked },
             ];
-            tracer.delivery(one.position, &parts, attributes);
+            tracer.delivery(one.position, &latency.partition, gateway.as_str(), &parts);
             false
         });
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument;
 use wildmatch::WildMatch;
 
 use super::{Backend, StartError};
@@ -115,7 +116,8 @@ impl Starting {
     pub(super) fn spawn(self) -> oneshot::Receiver<Result<(), StartError>> {
         let (told, first_try) = oneshot::channel();
         let (tasks, name) = (self.tasks.clone(), self.id.to_string());
-        tasks.spawn(Kind::Partition, name, self.run(told));
+        let span = tracing::info_span!("in", partition = name);
+        tasks.spawn(Kind::Partition, name, self.run(told).instrument(span));
         first_try
     }
 
@@ -159,7 +161,7 @@ async fn open(
             Err(SourceError::Unavailable(detail)) => detail,
             Err(error) => error.to_string(),
         };
-        tracing::warn!(partition = %id, detail, "the backend does not answer; trying again");
+        tracing::warn!(detail, "the backend does not answer; trying again");
         health.failing(detail);
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(RETRY_MAX);

@@ -37,7 +37,7 @@ where
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     Ok(match format {
         LogFormat::Text => builder.with_ansi(false).into(),
-        LogFormat::Json => builder.json().flatten_event(true).into(),
+        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).into(),
     })
 }
 
@@ -89,6 +89,26 @@ mod tests {
             (&line["level"], &line["message"], &line["partition"], &line["changes"]),
             (&"INFO".into(), &"read".into(), &"default/0".into(), &3.into())
         );
+    }
+
+    #[tokio::test]
+    async fn what_a_partition_starts_says_which_it_is() {
+        for (format, partition) in [
+            (LogFormat::Text, r#" in{partition="default/1"}: "#),
+            (LogFormat::Json, r#""span":{"partition":"default/1","name":"in"}"#),
+        ] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let subscriber = subscriber(format, "info", move || writer.clone()).unwrap();
+            let _default = tracing::dispatcher::set_default(&subscriber);
+            let tasks = crate::tasks::Tasks::new();
+            tracing::info_span!("in", partition = "default/1").in_scope(|| {
+                tasks.spawn(crate::tasks::Kind::Reading, "a task of its own", async { tracing::info!("said there") });
+            });
+            tasks.drain(std::time::Duration::from_secs(5)).await;
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert!(text.contains("said there") && text.contains(partition), "{text}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::exemplars;
 use crate::clock::every;
 use crate::tasks::{Kind, Tasks};
 
@@ -50,6 +51,8 @@ metrics! {
     LATENCY_ACKED = "streamer_latency_sent_to_acked_seconds", Histogram, Seconds, "From there to its ack, by `partition`; one message a session at a time is followed.";
 
     MATCHES = "streamer_matches_total", Counter, Count, "Pairs of a change and a subscription that it concerns, by `partition`.";
+    TENANT_CHANGES = "streamer_tenant_changes_total", Counter, Count, "Changes read of a tenant, by `partition` and `tenant`; without `tenant`, of all that are not named. Only with `metrics.tenants_max`.";
+    TENANT_MATCHES = "streamer_tenant_matches_total", Counter, Count, "Matches of a tenant, by `partition` and `tenant`; without `tenant`, of all that are not named. Only with `metrics.tenants_max`.";
     MATCH_CANDIDATES = "streamer_match_candidates_total", Counter, Count, "Filters evaluated because an index led to them, by `partition`.";
     BLOOM_CHECKS = "streamer_bloom_checks_total", Counter, Count, "Keys that the Bloom filter was asked for, by `partition`.";
     BLOOM_FALSE_POSITIVES = "streamer_bloom_false_positives_total", Counter, Count, "Absent keys that it let through, by `partition`.";
@@ -94,7 +97,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// From a tenth of a millisecond to ten seconds.
-const SECONDS_BUCKETS: [f64; 16] =
+pub(super) const SECONDS_BUCKETS: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Histograms keep raw samples until somebody asks or this has passed.
@@ -141,6 +144,11 @@ impl Metrics {
     /// Prometheus text, version 0.0.4.
     pub fn render(&self) -> String {
         self.handle.render()
+    }
+
+    /// OpenMetrics text, version 1.0.0, which has exemplars.
+    pub fn render_open(&self) -> String {
+        exemplars::open_metrics(&self.handle.render())
     }
 }
 

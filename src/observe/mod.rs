@@ -2,6 +2,7 @@
 //!
 //! Owns logging, metrics and health. Is told things; asks nobody and decides nothing.
 
+mod exemplars;
 pub mod health;
 pub mod log;
 pub mod metrics;

@@ -14,6 +14,7 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor};
 
+use super::exemplars;
 use crate::position::Position;
 
 /// How long the last spans may take to go at the end.
@@ -36,6 +37,8 @@ struct Inner {
 pub struct Part {
     /// What happens in it.
     pub name: &'static str,
+    /// The histogram of how long it takes.
+    pub metric: &'static str,
     /// When it begins
     pub from: DateTime<Utc>,
     /// and ends.
@@ -84,28 +87,32 @@ impl Tracer {
     }
 
     /// The change itself: read, matched and queued. What is delivered hangs below it.
-    pub fn change(&self, position: Position, parts: &[Part], attributes: Vec<KeyValue>) {
-        self.tell(position, root(position), SpanId::INVALID, "change", parts, attributes);
+    pub fn change(&self, position: Position, partition: &str, parts: &[Part]) {
+        self.tell(position, (root(position), SpanId::INVALID), "change", partition, parts, Vec::new());
     }
 
     /// One gateway's delivery of it.
-    pub fn delivery(&self, position: Position, parts: &[Part], attributes: Vec<KeyValue>) {
-        self.tell(position, chance(), root(position), "delivery", parts, attributes);
+    pub fn delivery(&self, position: Position, partition: &str, gateway: &str, parts: &[Part]) {
+        let attributes = vec![KeyValue::new("streamer.gateway", gateway.to_owned())];
+        self.tell(position, (chance(), root(position)), "delivery", partition, parts, attributes);
     }
 
     fn tell(
         &self,
         position: Position,
-        id: SpanId,
-        parent: SpanId,
+        (id, parent): (SpanId, SpanId),
         name: &'static str,
+        partition: &str,
         parts: &[Part],
         mut attributes: Vec<KeyValue>,
     ) {
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
         attributes.push(KeyValue::new("streamer.position", position.to_string()));
+        attributes.push(KeyValue::new("streamer.partition", partition.to_owned()));
         self.span(position, id, parent, name, first.from, last.to, attributes);
-        for Part { name, from, to } in parts {
+        for Part { name, metric, from, to } in parts {
+            let seconds = (*to - *from).as_seconds_f64().max(0.0);
+            exemplars::note(metric, partition, position, seconds, *to);
             self.span(position, chance(), id, name, *from, *to, Vec::new());
         }
     }

@@ -116,6 +116,8 @@ impl Partition {
             expect: Expect::Anything,
             value: Some(wanted.encode()),
         };
+        let (position, paused, node) = (self.machine.reached(), wanted.paused, wanted.node.as_deref());
+        tracing::info!(%position, paused, node, "an operator's word on this partition");
         self.placement = wanted;
         let (store, fence, view) = (Arc::clone(&self.store), self.fence.clone(), self.partition_view());
         let placing = Arc::clone(&self.placing);

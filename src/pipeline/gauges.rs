@@ -3,11 +3,11 @@
 //! Owns the way from the loop's state to metrics. At a node that does not own the partition nothing but that is said:
 //! gauges that stay behind would be somebody else's past.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
-use metrics::{counter, gauge, histogram};
-use opentelemetry::KeyValue;
+use metrics::{Label, counter, gauge, histogram};
 
 use super::Partition;
 use crate::clock::{Clock, Instant};
@@ -66,8 +66,11 @@ pub(super) fn tell_changes(partition: &PartitionId, changes: Vec<(Position, i64)
     let read = now - clock.now().since(began);
     for (position, wall_time_ms) in changes {
         let made = DateTime::from_timestamp_millis(wall_time_ms).map_or(read, |made| made.min(read));
-        let parts = [Part { name: "read", from: made, to: read }, Part { name: "match", from: read, to: now }];
-        tracer.change(position, &parts, vec![KeyValue::new("streamer.partition", partition.to_string())]);
+        let parts = [
+            Part { name: "read", metric: names::LATENCY_READ, from: made, to: read },
+            Part { name: "match", metric: names::LATENCY_MATCHED, from: read, to: now },
+        ];
+        tracer.change(position, &partition.to_string(), &parts);
     }
 }
 
@@ -137,11 +140,27 @@ impl Partition {
             (names::OVERFLOWS, totals.overflows),
             (names::PARKED_TOO_COSTLY, self.machine.counters().too_costly),
         ] {
-            // A tenure counts from zero, and a counter never goes back.
-            let told = self.told.insert(name, total).unwrap_or_default();
-            counter!(name, "partition" => partition.clone()).increment(total.saturating_sub(told));
+            let step = self.step(name, None, total);
+            counter!(name, "partition" => partition.clone()).increment(step);
+        }
+        let tenants: Vec<_> = self.machine.tenants().map(|(name, totals)| (name.cloned(), totals)).collect();
+        for (tenant, totals) in tenants {
+            for (name, total) in [(names::TENANT_CHANGES, totals.changes), (names::TENANT_MATCHES, totals.matches)] {
+                let step = self.step(name, tenant.clone(), total);
+                let labels =
+                    [("partition", Some(partition.clone())), ("tenant", tenant.as_ref().map(ToString::to_string))];
+                let labels: Vec<_> =
+                    labels.into_iter().filter_map(|(key, value)| Some(Label::new(key, value?))).collect();
+                counter!(name, labels).increment(step);
+            }
         }
         let rate = self.machine.matching().bloom.false_positive_rate();
         gauge!(names::BLOOM_FALSE_POSITIVE_RATE, "partition" => partition).set(rate);
+    }
+
+    /// How far a counter has come since it was told last: a tenure counts from zero, and a counter never goes back.
+    fn step(&mut self, name: &'static str, tenant: Option<Arc<str>>, total: u64) -> u64 {
+        let told = self.told.insert((name, tenant), total).unwrap_or_default();
+        total.saturating_sub(told)
     }
 }

@@ -49,7 +49,7 @@ pub(super) async fn ensure(config: &PartitionConfig, fence: &Fence) -> Result<()
         // It has changed since it was looked at before.
         return Err(waits(config).await?.unwrap_or_default());
     }
-    tracing::warn!(backend = partition.backend(), present, wanted, "splitting into another number of partitions");
+    tracing::info!(backend = partition.backend(), present, wanted, "splitting into another number of partitions");
     change(config, fence, stored, present).await
 }
 

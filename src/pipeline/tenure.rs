@@ -100,7 +100,7 @@ pub async fn run(config: PartitionConfig, mut commands: mpsc::Receiver<Command>)
             }
             End::Lost => {}
             End::HandOver(node) => {
-                tracing::info!(%node, "handing over");
+                tracing::info!(%node, position = %partition.machine.reached(), "handing over");
                 turns = partition.turns.clone();
                 partition.drain(&mut commands, config.grace).await;
                 turns.let_go(node);
@@ -170,7 +170,7 @@ async fn begin(
                 wait = BACKOFF_MIN;
             }
             Err(reason) => {
-                tracing::warn!(partition = %config.machine.partition, %reason, "cannot begin; trying again");
+                tracing::warn!(%reason, "cannot begin; trying again");
                 config.health.failing(reason);
             }
         }
@@ -220,7 +220,6 @@ fn partition(config: &PartitionConfig, loaded: Loaded, fence: Fence) -> Partitio
     let Loaded { machine, described, placement } = loaded;
     config.health.ok();
     tracing::info!(
-        partition = %config.machine.partition,
         position = %machine.reached(),
         subscriptions = machine.subscription_count(),
         "serving"
@@ -324,7 +323,7 @@ fn resume(
     let is_other = matches!((&record.identity, &identity), (Some(old), Some(new)) if old != new);
     let is_ahead = record.position.time > described.now.next();
     if is_other || is_ahead || broken_off == Some(epoch) {
-        tracing::error!(checkpoint = %record.position, "another deployment, or a restored one: starting at the present");
+        tracing::error!(position = %record.position, "another deployment, or a restored one: starting at the present");
         let position = now(next);
         let restored = Some(position);
         let stored = record.position;

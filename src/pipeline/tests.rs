@@ -52,6 +52,7 @@ fn machine() -> MachineConfig {
         nats_gateways: Vec::new(),
         bloom: BloomUse::default(),
         shadow_every: 1,
+        tenants_named_max: 2,
         seed: 1,
         mistake: None,
     }

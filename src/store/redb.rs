@@ -8,7 +8,7 @@ pub mod inspect;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use ::redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -94,6 +94,33 @@ impl RedbStore {
         let joined = tokio::task::spawn_blocking(move || work(&database)).await;
         joined.map_err(unavailable)?.map_err(unavailable)
     }
+}
+
+/// Raises the revision of a store that no process holds: from what, and to what.
+///
+/// # Errors
+/// A file that is not there, that another process holds, or that is no such store.
+pub fn bump(path: &Path, by: u64) -> Result<(u64, u64), Unavailable> {
+    let raise = || -> Result<(u64, u64), ::redb::Error> {
+        let database = Database::open(path)?;
+        let mut transaction = database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        // Not made where there is none: this would be the wrong file.
+        let is_store = transaction.list_tables()?.any(|table| table.name() == COUNTERS.name());
+        if !is_store {
+            return Err(::redb::Error::TableDoesNotExist(COUNTERS.name().to_owned()));
+        }
+        let counted = {
+            let mut counters = transaction.open_table(COUNTERS)?;
+            let from = counters.get(REVISION)?.map_or(0, |counter| counter.value());
+            let to = from.saturating_add(by);
+            counters.insert(REVISION, to)?;
+            (from, to)
+        };
+        transaction.commit()?;
+        Ok(counted)
+    };
+    raise().map_err(|error| Unavailable(format!("{}: {error}", path.display())))
 }
 
 /// Takes what waits and writes it as one transaction of the file.

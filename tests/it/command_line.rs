@@ -4,6 +4,9 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use clap::Parser;
+use clap::error::ErrorKind;
+
 fn streamer(arguments: &[&str], env: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_streamer")).args(arguments).envs(env.iter().copied()).output().unwrap()
 }
@@ -115,4 +118,67 @@ async fn a_hub_that_waits_for_its_backend_answers_and_ends_when_told() {
         }
     });
     ended.await.expect("it ends");
+}
+
+/// A command line that a page shows: where, whether by itself in a block, and what the program is given.
+struct Shown {
+    place: String,
+    is_whole: bool,
+    arguments: Vec<String>,
+}
+
+/// What of this line is for the program itself.
+fn arguments_of(line: &str) -> Vec<Vec<String>> {
+    let words = shlex::split(line).unwrap_or_default();
+    let commands = words.split(|word| ["&&", "|", ";", ">", "<", "2>"].contains(&word.as_str()));
+    let arguments = commands.filter_map(|command| {
+        let named = command.iter().position(|word| !word.contains('='))?;
+        match &command[named..] {
+            [cargo, run, rest @ ..] if cargo == "cargo" && run == "run" => rest.split(|word| word == "--").nth(1),
+            [program, rest @ ..] if program.rsplit('/').next() == Some("streamer") => Some(rest),
+            _ => None,
+        }
+    });
+    arguments.filter(|arguments| !arguments.is_empty()).map(<[String]>::to_vec).collect()
+}
+
+fn shown() -> Vec<Shown> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = pages.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let mut found = Vec::new();
+    for page in pages.chain([root.join("README.md"), root.join("deploy/k8s/README.md")]) {
+        let text = std::fs::read_to_string(&page).unwrap().replace("\\\n", " ");
+        let place = page.strip_prefix(root).unwrap().display();
+        for (number, part) in text.split("```").enumerate() {
+            let is_whole = number % 2 == 1;
+            let lines: Vec<&str> =
+                if is_whole { part.lines().skip(1).collect() } else { part.split('`').skip(1).step_by(2).collect() };
+            for line in lines {
+                found.extend(arguments_of(line).into_iter().map(|arguments| Shown {
+                    place: format!("{place}: {line}"),
+                    is_whole,
+                    arguments,
+                }));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_command_that_the_documentation_shows_is_one() {
+    let shown = shown();
+    assert!(shown.len() > 100, "{}", shown.len());
+    for Shown { place, is_whole, arguments } in shown {
+        let program = std::iter::once("streamer".to_owned());
+        let Err(error) = streamer::cmd::Cli::try_parse_from(program.chain(arguments)) else { continue };
+        // Within a sentence a command may stand for itself.
+        let is_cut = [
+            ErrorKind::MissingRequiredArgument,
+            ErrorKind::MissingSubcommand,
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+        ];
+        assert!(!is_whole && is_cut.contains(&error.kind()), "{place}\n{error}");
+    }
 }

@@ -44,7 +44,7 @@ async fn hub(folder: &Path, tokens: Option<&Path>) -> (Child, String) {
 async fn looks(base: &str, arguments: &[&str]) {
     let root = env!("CARGO_MANIFEST_DIR");
     let mut command = Command::new(format!("{root}/scripts/python"));
-    command.arg(format!("{root}/tests/browser/dashboard.py")).args(["--base", base]).args(arguments);
+    command.arg(format!("{root}/tests/operator/dashboard.py")).args(["--base", base]).args(arguments);
     let looked = tokio::time::timeout(STUCK, command.kill_on_drop(true).output()).await.expect("an end").unwrap();
     let said = String::from_utf8_lossy(&looked.stdout).into_owned() + &String::from_utf8_lossy(&looked.stderr);
     assert!(looked.status.success(), "{said}");

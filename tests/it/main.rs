@@ -16,6 +16,7 @@ mod groups;
 mod hub;
 mod machine;
 mod nats;
+mod operator;
 mod python_consumer;
 mod simulation;
 mod source_mongo;

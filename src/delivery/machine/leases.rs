@@ -272,7 +272,7 @@ impl Machine {
     }
 
     pub(super) fn on_parked(&mut self, subs: Vec<SubscriptionIndex>, revision: Revision) {
-        let mut revived = Vec::new();
+        let (mut parked, mut revived) = (Vec::new(), Vec::new());
         for index in subs {
             let at_ms = self.clock.wall().timestamp_millis();
             let sub = &mut self.subs[index.0 as usize];
@@ -297,9 +297,11 @@ impl Machine {
             if let Some(withheld) = withheld {
                 self.push_all(gateway, vec![Item::Blocked(index, withheld)]);
             }
+            parked.push((index, reason));
             let reason = super::sessions::expired_reason(reason);
             self.push_all(gateway, vec![Item::Expired(Expired { subscription_ids, reason })]);
         }
+        self.note_parked(&parked);
         self.revive(revived);
     }
 }

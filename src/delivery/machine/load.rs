@@ -183,7 +183,7 @@ impl Machine {
         self.by_key.insert(key, index);
         self.gateways[gateway.0].subs.insert(index);
         self.enlist(index);
-        self.count_tenant(&tenant);
+        self.tenants.count(&tenant);
         if !is_parked {
             self.matcher.insert(index, filter);
         }

@@ -28,6 +28,7 @@ mod leaving;
 mod load;
 mod mistakes;
 mod moved;
+mod notices;
 mod outcomes;
 mod owed;
 mod progress;
@@ -39,6 +40,7 @@ mod rides;
 mod serve;
 mod sessions;
 mod state;
+mod tenants;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -53,6 +55,7 @@ use wildmatch::WildMatch;
 
 use self::compose::{advancing, compose, concerned, resync_item};
 use self::state::{Gateway, GatewayIndex, PageState, Sub, SubLane, WriteKind};
+use self::tenants::Tenants;
 use crate::change::{Change, Flags};
 use crate::clock::Clock;
 use crate::delivery::body::SharedChange;
@@ -117,6 +120,8 @@ pub struct MachineConfig {
     pub bloom: BloomUse,
     /// Every so manyth change is matched a second time by the reference; none if 0.
     pub shadow_every: u32,
+    /// Tenants that metrics may name.
+    pub tenants_named_max: usize,
     /// How long a session's start, a PUT and the like may wait for the store before the caller is told.
     pub seed: u64,
     /// A deliberate mistake, for the simulation to find.
@@ -218,7 +223,7 @@ pub struct Machine {
     by_key: BTreeMap<SubscriptionKey, SubscriptionIndex>,
     gateways: Slab<Gateway>,
     gateway_ids: HashMap<GatewayId, GatewayIndex>,
-    tenants: HashMap<Arc<str>, usize>,
+    tenants: Tenants,
     /// By the names of their own gateways.
     groups: BTreeMap<GatewayId, groups::Group>,
     /// Subscriptions that a member has still to ack before another has them.
@@ -310,6 +315,7 @@ impl Machine {
         let budget = Arc::new(Budget::new(config.memory_bytes_max));
         let latency = Arc::new(Latency::new(clock.clone(), &config.partition));
         let matcher = Matcher::watched(config.bloom, clock.clone(), config.shadow_every);
+        let tenants = Tenants::new(config.tenants_named_max);
         let pages = (0..limits::cursor_pages).map(|_| PageState::default()).collect();
         Self {
             window: Window::new(reached, config.window_bytes_max),
@@ -325,7 +331,7 @@ impl Machine {
             by_key: BTreeMap::new(),
             gateways: Slab::new(),
             gateway_ids: HashMap::new(),
-            tenants: HashMap::new(),
+            tenants,
             groups: BTreeMap::new(),
             revoking: BTreeSet::new(),
             confirmed: Revision(0),
@@ -427,6 +433,7 @@ impl Machine {
         self.counters.changes += 1;
         self.counters.change_bytes += change.size_bytes() as u64;
         self.counters.matches += matches.len() as u64;
+        self.tenants.matched(change.scope.tenant.as_deref(), matches.len() as u64);
         // A stable order: by gateway, then by subscription.
         matches.sort_by_key(|found| (self.subs[found.subscription.0 as usize].gateway, found.subscription));
         let mut rest = matches.as_slice();
@@ -479,11 +486,13 @@ impl Machine {
     fn on_gap(&mut self, gap: Gap, is_last: bool) {
         let gap = Arc::new(gap);
         let indices: Vec<GatewayIndex> = self.gateways.iter().map(|(index, _)| GatewayIndex(index)).collect();
+        let mut told = 0;
         for index in indices {
             let concerned: Vec<SubscriptionIndex> = self.concerned(index, &gap).collect();
             if concerned.is_empty() {
                 continue;
             }
+            told += 1;
             // Not acked, it is found again by the catch-up that starts before it: the boundary below is that, unless the
             // gap lies on it.
             let below = gap.position.floor_boundary();
@@ -503,6 +512,7 @@ impl Machine {
                 self.push_all(index, vec![advancing(item, is_last)]);
             }
         }
+        self.note_gap(&gap, told);
         self.window.push(Entry::Gap(gap, is_last));
     }
 
@@ -527,6 +537,7 @@ impl Machine {
         }
         if outbox.bytes() > self.config.outbox_bytes_max {
             self.counters.overflows += 1;
+            self.note_overflow(index);
             self.restart_session(index);
         }
     }

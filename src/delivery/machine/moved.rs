@@ -91,6 +91,7 @@ impl Machine {
         gateway.sessions = moved.since;
         gateway.owed = owed;
         gateway.stand_where_moved(moved);
+        self.note_moved(index);
         if !request.abandoned {
             self.answer(request.waiter, Ok(Answer::Done));
         }

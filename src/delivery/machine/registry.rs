@@ -108,7 +108,7 @@ impl Machine {
             return Err(Problem::new(Code::RateLimited, "this gateway is being removed").retry_after(1));
         }
         let ttl_seconds = spec.ttl_seconds;
-        self.count_tenant(&spec.tenant);
+        self.tenants.count(&spec.tenant);
         let segment = segment(spec, filter, active_from);
         let sub = Sub {
             key: key.clone(),
@@ -182,34 +182,11 @@ impl Machine {
         if gateway >= self.config.quota_gateway {
             return over(Code::GatewayQuotaExceeded, "the gateway", self.config.quota_gateway);
         }
-        self.check_tenant(&spec.tenant)?;
+        self.tenants.check(&spec.tenant, self.config.quota_tenant)?;
         if self.subs.len() >= self.config.quota_global {
             return over(Code::GlobalQuotaExceeded, "the hub", self.config.quota_global);
         }
         Ok(())
-    }
-
-    pub(super) fn check_tenant(&self, tenant: &str) -> Result<(), Problem> {
-        let quota = self.config.quota_tenant;
-        if self.tenants.get(tenant).is_some_and(|count| *count >= quota) {
-            let detail = format!("the tenant has {quota} subscriptions, its quota");
-            return Err(Problem::new(Code::TenantQuotaExceeded, detail).retry_after(60));
-        }
-        Ok(())
-    }
-
-    /// Counts a subscription under its tenant.
-    pub(super) fn count_tenant(&mut self, tenant: &Arc<str>) {
-        *self.tenants.entry(Arc::clone(tenant)).or_default() += 1;
-    }
-
-    pub(super) fn discount_tenant(&mut self, tenant: &Arc<str>) {
-        if let Some(count) = self.tenants.get_mut(tenant) {
-            *count -= 1;
-            if *count == 0 {
-                self.tenants.remove(tenant);
-            }
-        }
     }
 
     /// Where a new subscription begins: here, or at its `startAt`.

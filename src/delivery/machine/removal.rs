@@ -49,7 +49,7 @@ impl Machine {
         self.gateways[sub.gateway.0].subs.remove(&index);
         self.gateways[sub.gateway.0].withheld.remove(&index);
         let tenant = Arc::clone(&sub.current().spec.tenant);
-        self.discount_tenant(&tenant);
+        self.tenants.discount(&tenant);
     }
 
     /// Drops a gateway, its subscriptions and its cursor.
@@ -79,6 +79,7 @@ impl Machine {
 
     /// Removes a gateway for whose record and subscriptions no write is under way.
     pub(super) fn remove_gateway(&mut self, index: GatewayIndex, waiters: Vec<Waiter>) {
+        self.note_removed(index);
         self.end_session(index, CloseReason::Removed);
         let id = self.gateways[index.0].id.clone();
         self.member_leaves(&id);

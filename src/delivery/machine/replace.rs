@@ -39,7 +39,7 @@ impl Machine {
         let floor = sub.parked.map_or_else(|| self.floor(sub, &durable), |(floor, ..)| floor);
         let moves = sub.current().spec.tenant != spec.tenant;
         if moves {
-            self.check_tenant(&spec.tenant)?;
+            self.tenants.check(&spec.tenant, self.config.quota_tenant)?;
         }
         let tenant = Arc::clone(&spec.tenant);
         let forgets = self.broken(Mistake::ForgetSuperseded);
@@ -74,7 +74,7 @@ impl Machine {
         sub.waiters.push(waiter);
         // Under both of its tenants until the store has decided.
         if moves {
-            self.count_tenant(&tenant);
+            self.tenants.count(&tenant);
         }
         let sub = &mut self.subs[index.0 as usize];
         sub.ttl_seconds = ttl;
@@ -100,7 +100,7 @@ impl Machine {
         let was_parked = sub.parked;
         let tenants = (Arc::clone(&sub.current().spec.tenant), Arc::clone(&next.spec.tenant));
         if tenants.0 != tenants.1 {
-            self.discount_tenant(if outcome.is_ok() { &tenants.0 } else { &tenants.1 });
+            self.tenants.discount(if outcome.is_ok() { &tenants.0 } else { &tenants.1 });
         }
         let sub = &mut self.subs[index.0 as usize];
         match outcome {

@@ -50,6 +50,7 @@ impl Machine {
         if is_other {
             self.end_session(index, CloseReason::Superseded);
         }
+        self.note_served(index, request.mode);
         if !request.abandoned {
             self.answer(request.waiter, Ok(Answer::Done));
         }

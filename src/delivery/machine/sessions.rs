@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::compose::resync_item;
 use super::lane::{Lane, Mode};
 use super::outcomes::unanswered;
+use super::owed::is_unissued;
 use super::state::{Gateway, GatewayIndex, OpenRequest, RecordRequest, RecordState, Session, SubLane, WriteKind};
 use super::{Answer, Machine, Mistake, Waiter};
 use crate::change::ResyncReason;
@@ -124,6 +125,10 @@ impl Machine {
             self.begin_at_floor(index, &mut request);
         }
         request.owed = self.owed_by_next(index, request.cursor.as_ref(), &request.hello);
+        if request.cursor.as_ref().is_some_and(|cursor| is_unissued(cursor, &request.hello)) {
+            self.note_unissued(index);
+            request.cursor = None;
+        }
         let own = self.own(index, request.cursor.as_ref());
         let has_a_say = own.is_some();
         let presented = request.hello.cursor.as_ref().filter(|_| has_a_say).map(ToString::to_string);
@@ -239,7 +244,7 @@ impl Machine {
             // What it stands for from now on: becoming quiet goes by this place alone.
             gateway.place = place.clone();
         }
-        let owed = gateway.owed.map(|owed| self.owed_item(owed, &place));
+        let owed = gateway.owed.inspect(|owed| self.note_owed(index, *owed)).map(|owed| self.owed_item(owed, &place));
         let unheard = |index: &&SubscriptionIndex| {
             let sub = &self.subs[index.0 as usize];
             self.floor(sub, &place) <= sub.birth.0
@@ -277,6 +282,7 @@ impl Machine {
         self.gateways[index.0].session = Some(session);
         self.member_is_here(index);
         self.begin(index, place);
+        self.note_begun(index);
         if !lost.is_empty() {
             self.freeze(index, self.reached);
             // What is owed comes before all else, so that no other ack speaks for it.
@@ -457,6 +463,7 @@ impl Machine {
 
     /// Ends a gateway's session, if it has one.
     pub(super) fn end_session(&mut self, index: GatewayIndex, reason: CloseReason) {
+        self.note_ended(index, reason);
         self.leave_rides(index);
         self.busy.remove(&index);
         if let Some(session) = self.gateways[index.0].session.take() {

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::registry::no_subscription;
+use super::tenants::TenantTotals;
 use super::{Gateway, GatewayIndex, Machine, Sub, SubLane};
 use crate::clock::Instant;
 use crate::cursor::Cursor;
@@ -217,6 +218,10 @@ impl Machine {
             let Some(session) = &gateway.session else { continue };
             work.sessions += 1;
             work.outbox_bytes += session.outbox.bytes() as u64;
+            // To whom nothing is owed need not ack.
+            if gateway.subs.iter().all(|sub| self.subs[sub.0 as usize].parked.is_some()) {
+                continue;
+            }
             let at = self.effective(GatewayIndex(index)).position.time.seconds();
             let behind = f64::from(self.reached.time.seconds().saturating_sub(at));
             work.gateway_lag_max_seconds = work.gateway_lag_max_seconds.max(behind);
@@ -238,6 +243,11 @@ impl Machine {
             shadow_differences: matching.shadow.differences,
         };
         work
+    }
+
+    /// What has come of the tenants that metrics may name, and of all others together.
+    pub fn tenants(&self) -> impl Iterator<Item = (Option<&Arc<str>>, TenantTotals)> {
+        self.tenants.totals()
     }
 
     /// The filters that cost the most.

@@ -191,7 +191,7 @@ impl Reader {
                 // A new connection is tried. If there is nothing wrong with the old one, it takes its time.
                 Failure::Silent(_) if self.out.is_closed() => return,
                 Failure::Silent(waited) => {
-                    tracing::warn!(reached = ?self.sequence.reached(), ?waited, "no answer: opening the change stream again");
+                    tracing::warn!(position = %self.sequence.reached(), ?waited, "no answer: opening the change stream again");
                     self.patience = (self.patience * 2).min(PATIENCE_MAX);
                     self.open().await.map_err(Stop::Failed)
                 }
@@ -202,7 +202,7 @@ impl Reader {
                 // Once at once; if that fails before anything has come of it, the caller decides when.
                 Failure::Passing(text) | Failure::Cut(text) if self.has_progressed() => {
                     may_look = true;
-                    tracing::info!(reached = ?self.sequence.reached(), reason = text, "opening the change stream again");
+                    tracing::info!(position = %self.sequence.reached(), reason = text, "opening the change stream again");
                     self.open().await.map_err(Stop::Failed)
                 }
                 failure => {
@@ -474,7 +474,7 @@ impl Reader {
         if let Some(token) = token_of(event) {
             walk.on(Start::Token(token));
         }
-        tracing::warn!(reached = ?self.sequence.reached(), "stepped over a change too large to be read");
+        tracing::warn!(position = %self.sequence.reached(), "stepped over a change too large to be read");
         Ok(())
     }
 

@@ -25,5 +25,6 @@ mod scopes;
 mod servers;
 mod site;
 mod start_at;
+mod store_restored;
 mod takeover;
 mod traced;

@@ -70,6 +70,19 @@ async fn a_change_is_traced_from_its_commit_to_its_ack() {
         gateway["lastAckAt"].is_string().then_some(())
     })
     .await;
+    let asked = reqwest::Client::new().get(format!("{}/metrics", plan.http_url()));
+    let answer =
+        asked.header("accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5").send().await.unwrap();
+    let media = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    assert_eq!(media, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let metrics = answer.text().await.unwrap();
+    assert!(metrics.ends_with("\n# EOF\n"), "{metrics}");
+    let exemplar = format!(" # {{trace_id=\"{}\"}} ", change.position);
+    for stage in ["commit_to_read", "read_to_matched", "matched_to_sent", "sent_to_acked"] {
+        let bucket = format!("streamer_latency_{stage}_seconds_bucket{{");
+        let leads_there = |line: &str| line.starts_with(&bucket) && line.contains(&exemplar);
+        assert!(metrics.lines().any(leads_there), "{stage} has no way to the trace: {metrics}");
+    }
     assert!(hub.terminate().await.unwrap().success());
 
     let spans = collector.0.lock().unwrap().clone();

@@ -65,6 +65,7 @@ impl Hub {
             nats_gateways: Vec::new(),
             bloom: BloomUse::Off,
             shadow_every: 0,
+            tenants_named_max: 2,
             seed: 1,
             mistake: None,
         };

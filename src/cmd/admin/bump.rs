@@ -1,0 +1,31 @@
+//! `streamer admin bump-revision`: what has to be done to a store that was restored from a copy.
+//!
+//! Cursors that gateways hold name revisions of the store and numbers of sessions that it gave. Those that it has given
+//! since the copy it would give again, to others. Owns the step that leaves them out, which etcd's own restore has too.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::store::redb;
+
+/// Arguments of `streamer admin bump-revision`.
+#[derive(Args, Debug)]
+pub struct BumpArgs {
+    /// The file, while no hub runs on it
+    #[arg(long, value_name = "FILE")]
+    pub store: PathBuf,
+    /// By more than it can have gone on since the copy was made
+    #[arg(long, value_name = "N", default_value_t = 1_000_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
+    pub by: u64,
+}
+
+/// Raises it.
+///
+/// # Errors
+/// A file that is not there, that a hub holds, or that is no store.
+pub(super) fn run(args: &BumpArgs) -> anyhow::Result<()> {
+    let (from, to) = redb::bump(&args.store, args.by)?;
+    println!("revision {from} is {to} now");
+    Ok(())
+}
