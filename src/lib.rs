@@ -21,6 +21,7 @@ pub mod limits;
 pub mod matching;
 pub mod nats;
 pub mod observe;
+mod paged;
 pub mod peer;
 pub mod pipeline;
 pub mod position;

@@ -12,7 +12,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::ProgramId;
 use super::bloom::{Bloom, BloomCounts, BloomUse};
 use super::ids::Ids;
-use super::paged::Paged;
+use crate::paged::Paged;
 
 /// A table grows shard by shard, so that no insertion moves more than this part of it.
 const SHARDS: usize = 256;

@@ -11,10 +11,10 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::filter::Filter;
 use super::ids::Ids;
 use super::images::Images;
-use super::paged::Paged;
 use super::residual::Residual;
 use super::verdict::{Asks, Image};
 use super::{ProgramId, SubscriptionIndex};
+use crate::paged::Paged;
 
 /// All programs of a matcher.
 #[derive(Default, Debug)]

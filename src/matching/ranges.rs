@@ -17,9 +17,10 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::BuildHasher;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
 
 use super::ProgramId;
+use super::shards::Shards;
 
 /// A string of bits that sorts like what it stands for.
 pub(super) trait Bits: Ord + ToOwned<Owned: Ord + Clone + Debug> {
@@ -67,7 +68,7 @@ impl Bits for [u8] {
 #[derive(Debug)]
 pub(super) struct Ranges<K: Bits + ?Sized> {
     /// Where two ends differ first, and what is filed there; in order.
-    levels: Vec<(u32, HashTable<Node<K::Owned>>)>,
+    levels: Vec<(u32, Shards<Node<K::Owned>>)>,
     hashing: DefaultHashBuilder,
 }
 
@@ -162,15 +163,14 @@ impl<K: Bits + ?Sized> Ranges<K> {
         }
         let at = start.first_difference(stop);
         let level = self.levels.binary_search_by_key(&at, |(at, _)| *at).unwrap_or_else(|level| {
-            self.levels.insert(level, (at, HashTable::new()));
+            self.levels.insert(level, (at, Shards::default()));
             level
         });
         let hashing = &self.hashing;
         let hash = |node: &Node<K::Owned>| node.sample().map_or(0, |key| key.borrow().hash_before(at, hashing));
         let nodes = &mut self.levels[level].1;
-        let node = nodes.entry(start.hash_before(at, hashing), |node| is_at(node, start, at), hash);
-        let node = node.or_insert_with(|| Node { by_start: Sorted::default(), by_stop: Sorted::default() });
-        let node = node.into_mut();
+        let make = || Node { by_start: Sorted::default(), by_stop: Sorted::default() };
+        let node = nodes.find_or_insert(start.hash_before(at, hashing), |node| is_at(node, start, at), make, hash);
         node.by_start.insert((start.to_owned(), program));
         node.by_stop.insert((stop.to_owned(), program));
     }
@@ -183,16 +183,14 @@ impl<K: Bits + ?Sized> Ranges<K> {
         let at = start.first_difference(stop);
         let Ok(level) = self.levels.binary_search_by_key(&at, |(at, _)| *at) else { return };
         let nodes = &mut self.levels[level].1;
-        let Ok(mut node) = nodes.find_entry(start.hash_before(at, &self.hashing), |node| is_at(node, start, at)) else {
-            return;
+        let is_over = |node: &mut Node<K::Owned>| {
+            node.by_start.remove(&(start.to_owned(), program));
+            node.by_stop.remove(&(stop.to_owned(), program));
+            node.by_start.is_empty()
         };
-        node.get_mut().by_start.remove(&(start.to_owned(), program));
-        node.get_mut().by_stop.remove(&(stop.to_owned(), program));
-        if node.get().by_start.is_empty() {
-            node.remove();
-            if nodes.is_empty() {
-                self.levels.remove(level);
-            }
+        nodes.change(start.hash_before(at, &self.hashing), |node| is_at(node, start, at), is_over);
+        if nodes.is_empty() {
+            self.levels.remove(level);
         }
     }
 

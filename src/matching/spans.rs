@@ -10,10 +10,11 @@
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
 
 use super::ProgramId;
 use super::ranges::Sorted;
+use super::shards::Shards;
 
 /// Digits in a key.
 const DIGITS: u32 = 16;
@@ -22,7 +23,7 @@ const DIGITS: u32 = 16;
 #[derive(Default, Debug)]
 pub(super) struct Spans {
     /// Where two ends differ first, and what is filed there; in order. Past the last digit they are equal.
-    levels: Vec<(u32, HashTable<Node>)>,
+    levels: Vec<(u32, Shards<Node>)>,
     hashing: DefaultHashBuilder,
 }
 
@@ -92,13 +93,14 @@ impl Spans {
         }
         let level = level_of(start, stop);
         let at = self.levels.binary_search_by_key(&level, |(level, _)| *level).unwrap_or_else(|at| {
-            self.levels.insert(at, (level, HashTable::new()));
+            self.levels.insert(at, (level, Shards::default()));
             at
         });
         let (prefix, hashing) = (prefix(start, level), &self.hashing);
         let is = |node: &Node| node.prefix == prefix;
-        let entry = self.levels[at].1.entry(hashing.hash_one(prefix), is, |node| hashing.hash_one(node.prefix));
-        let node = entry.or_insert_with(|| Node { prefix, held: Held::Few(Vec::new()) }).into_mut();
+        let make = || Node { prefix, held: Held::Few(Vec::new()) };
+        let hash_of = |node: &Node| hashing.hash_one(node.prefix);
+        let node = self.levels[at].1.find_or_insert(hashing.hash_one(prefix), is, make, hash_of);
         node.held.insert(Span { start, stop, program }, level);
     }
 
@@ -111,12 +113,10 @@ impl Spans {
         let Ok(at) = self.levels.binary_search_by_key(&level, |(level, _)| *level) else { return };
         let (prefix, nodes) = (prefix(start, level), &mut self.levels[at].1);
         let is = |node: &Node| node.prefix == prefix;
-        let Ok(mut node) = nodes.find_entry(self.hashing.hash_one(prefix), is) else { return };
-        if node.get_mut().held.remove(Span { start, stop, program }, level) {
-            node.remove();
-            if nodes.is_empty() {
-                self.levels.remove(at);
-            }
+        let is_over = |node: &mut Node| node.held.remove(Span { start, stop, program }, level);
+        nodes.change(self.hashing.hash_one(prefix), is, is_over);
+        if nodes.is_empty() {
+            self.levels.remove(at);
         }
     }
 

@@ -44,6 +44,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use self::owners::Holder;
+pub use self::redb::bump;
 use crate::limits;
 
 /// The store's own clock: rises with every commit.

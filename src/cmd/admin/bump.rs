@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::store::redb;
+use crate::store;
 
 /// Arguments of `streamer admin bump-revision`.
 #[derive(Args, Debug)]
@@ -25,7 +25,7 @@ pub struct BumpArgs {
 /// # Errors
 /// A file that is not there, that a hub holds, or that is no store.
 pub(super) fn run(args: &BumpArgs) -> anyhow::Result<()> {
-    let (from, to) = redb::bump(&args.store, args.by)?;
+    let (from, to) = store::bump(&args.store, args.by)?;
     println!("revision {from} is {to} now");
     Ok(())
 }

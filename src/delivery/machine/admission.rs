@@ -14,7 +14,7 @@ impl Machine {
     /// Subscriptions whose writes are confirmed enter service, each from its floor.
     pub(super) fn admit(&mut self, index: GatewayIndex, subs: &[(SubscriptionIndex, Position)]) {
         for (sub, _) in subs {
-            self.subs[sub.0 as usize].rewound = false;
+            self.subs[sub.0].rewound = false;
             self.note_withheld(*sub);
         }
         let Some(session) = &self.gateways[index.0].session else {
@@ -29,7 +29,7 @@ impl Machine {
         for (sub, floor) in subs.iter().copied() {
             // One that still catches up goes on there: its order must hold over a replaced filter, too.
             let is_behind = session.extra.as_ref().is_some_and(|extra| extra.by_sub.contains_key(&sub));
-            let is_unripe = self.subs[sub.0 as usize].is_unripe(self.reached);
+            let is_unripe = self.subs[sub.0].is_unripe(self.reached);
             if is_behind {
                 extra.push((sub, floor));
             } else if live_at.is_some() && is_unripe {
@@ -44,7 +44,7 @@ impl Machine {
         }
         if let Some(session) = &mut self.gateways[index.0].session {
             for (sub, floor) in main {
-                session.main.add(sub, &self.subs[sub.0 as usize], floor);
+                session.main.add(sub, &self.subs[sub.0], floor);
             }
         }
         let (items, _) = self.slice(&joining);
@@ -53,7 +53,7 @@ impl Machine {
             self.freeze_and_hold(index, subs);
         }
         for (sub, _) in &joining {
-            self.subs[sub.0 as usize].lane = SubLane::Main;
+            self.subs[sub.0].lane = SubLane::Main;
         }
         // The lanes first: what follows may overflow, and then all of them are laid out anew.
         self.add_extra(index, &extra);
@@ -68,7 +68,7 @@ impl Machine {
 
     /// Call when what decides whether a subscription is withheld may have changed.
     pub(super) fn note_withheld(&mut self, index: SubscriptionIndex) {
-        let sub = &self.subs[index.0 as usize];
+        let sub = &self.subs[index.0];
         let withheld = &mut self.gateways[sub.gateway.0].withheld;
         if sub.withheld().is_some() {
             withheld.insert(index);
@@ -88,7 +88,7 @@ impl Machine {
         }
         let (joining, older): (Vec<_>, Vec<_>) = subs.iter().copied().partition(|(_, floor)| self.can_join(*floor));
         let (_, first) = self.slice(&joining);
-        let unripe = subs.iter().any(|(sub, _)| self.subs[sub.0 as usize].is_unripe(self.reached));
+        let unripe = subs.iter().any(|(sub, _)| self.subs[sub.0].is_unripe(self.reached));
         // A cursor may be ahead of the loop, after a restart.
         let taken = self.gateways[index.0].place.position;
         let is_behind = subs.iter().any(|(_, floor)| *floor < taken);
@@ -103,7 +103,7 @@ impl Machine {
         let Some(lowest) = joining.iter().map(|(_, floor)| *floor).min() else { return (Vec::new(), None) };
         let mut lane = Lane::new(Mode::Window, lowest, &self.clock);
         for (sub, floor) in joining {
-            lane.add(*sub, &self.subs[sub.0 as usize], *floor);
+            lane.add(*sub, &self.subs[sub.0], *floor);
         }
         let mut items = Vec::new();
         let mut first = None;
@@ -124,7 +124,7 @@ impl Machine {
         }
         self.freeze(index, self.reached);
         for (sub, floor) in subs {
-            self.hold(index, self.subs[sub.0 as usize].name(), *floor);
+            self.hold(index, self.subs[sub.0].name(), *floor);
         }
     }
 
@@ -146,8 +146,8 @@ impl Machine {
         for (sub, floor) in subs.iter().copied() {
             // Held back there by a PUT that came to nothing, it would go on after what was held back.
             session.main.remove(sub);
-            extra.add(sub, &self.subs[sub.0 as usize], floor);
-            self.subs[sub.0 as usize].lane = SubLane::Extra;
+            extra.add(sub, &self.subs[sub.0], floor);
+            self.subs[sub.0].lane = SubLane::Extra;
         }
         session.outbox.push(Item::Extra(self.named(extra)));
         self.gateways[index.0].session = Some(session);
@@ -158,7 +158,7 @@ impl Machine {
     pub(super) fn named(&self, lane: &Lane) -> CatchUps {
         let mut progress = CatchUps::default();
         for (_, member) in &lane.members {
-            let sub = &self.subs[member.sub.0 as usize];
+            let sub = &self.subs[member.sub.0];
             progress.add(sub.name(), !sub.is_replaced(), member.floor.max(lane.at));
         }
         progress
@@ -166,7 +166,7 @@ impl Machine {
 
     /// Takes a subscription out of all catch-ups.
     pub(super) fn leave_lanes(&mut self, index: SubscriptionIndex) {
-        let gateway = self.subs[index.0 as usize].gateway;
+        let gateway = self.subs[index.0].gateway;
         let Some(mut session) = self.gateways[gateway.0].session.take() else { return };
         session.main.remove(index);
         if session.main.is_riding() && session.main.len() == 0 {

@@ -43,7 +43,7 @@ impl Machine {
             let is_level = extra.at == self.reached && session.main.at <= self.reached;
             if main_live && is_level && extra.mode == Mode::Window && self.is_ripe(extra) {
                 for sub in extra.by_sub.keys() {
-                    self.subs[sub.0 as usize].lane = SubLane::Main;
+                    self.subs[sub.0].lane = SubLane::Main;
                 }
                 session.extra = None;
                 session.outbox.push(Item::Extra(CatchUps::default()));
@@ -122,7 +122,7 @@ impl Machine {
 
     /// Whether the live path's one filter a subscription is enough for all of them.
     fn is_ripe(&self, lane: &Lane) -> bool {
-        lane.by_sub.keys().all(|sub| !self.subs[sub.0 as usize].is_unripe(self.reached))
+        lane.by_sub.keys().all(|sub| !self.subs[sub.0].is_unripe(self.reached))
     }
 
     /// The live stream can no longer be read from where it was: everyone is told, and it goes on at
@@ -137,7 +137,7 @@ impl Machine {
             if session.main.is_live() {
                 let subs = self.gateways[index.0].subs.iter().copied();
                 let is_due = |sub: &Sub| sub.is_active() && sub.held().is_none();
-                let active = subs.filter(|sub| is_due(&self.subs[sub.0 as usize]));
+                let active = subs.filter(|sub| is_due(&self.subs[sub.0]));
                 let reason = ResyncReason::HistoryLost;
                 let item = resync_item(&self.subs, LaneName::Main, (from, to), (reason, None), active);
                 self.push_all(index, vec![item]);

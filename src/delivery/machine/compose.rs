@@ -5,8 +5,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use slab::Slab;
-
 use super::state::{Segment, Sub};
 use crate::change::{Flags, ResyncReason};
 use crate::delivery::body::SharedChange;
@@ -14,6 +12,7 @@ use crate::delivery::frame::Matched;
 use crate::delivery::outbox::{ChangeItem, Item, LaneName, ResyncItem};
 use crate::limits;
 use crate::matching::{Match, SubscriptionIndex};
+use crate::paged::Paged;
 use crate::position::Position;
 use crate::source::Gap;
 use crate::subscription::{Path, Spec};
@@ -23,7 +22,7 @@ use crate::subscription::{Path, Spec};
 pub(super) fn compose(
     lane: LaneName,
     change: &Arc<SharedChange>,
-    subs: &Slab<Sub>,
+    subs: &Paged<Sub>,
     eligible: &[(SubscriptionIndex, Match)],
     found: &[(&Segment, crate::matching::Verdict)],
     flags: Flags,
@@ -31,7 +30,7 @@ pub(super) fn compose(
     let mut items = Vec::new();
     let kind = |i: usize| {
         let verdict = &found[i].1;
-        let is_redelivered = subs[eligible[i].0.0 as usize].is_redelivered(change.position);
+        let is_redelivered = subs[eligible[i].0.0].is_redelivered(change.position);
         (verdict.left_scope, verdict.broadcast, is_redelivered)
     };
     for left_scope in [true, false] {
@@ -42,7 +41,7 @@ pub(super) fn compose(
                 let matches = part.iter().map(|i| {
                     let (segment, verdict) = &found[*i];
                     Matched {
-                        subscription_id: subs[eligible[*i].0.0 as usize].key.id.clone(),
+                        subscription_id: subs[eligible[*i].0.0].key.id.clone(),
                         generation: segment.shown(),
                         transition: verdict.transition,
                         certainty: verdict.certainty,
@@ -73,7 +72,7 @@ pub(super) fn compose(
 
 /// Says to these subscriptions that a range is lost; if there was a gap, for what it concerns of them.
 pub(super) fn resync_item(
-    subs: &Slab<Sub>,
+    subs: &Paged<Sub>,
     lane: LaneName,
     (from, to): (Position, Position),
     (reason, gap): (ResyncReason, Option<&Gap>),
@@ -82,7 +81,7 @@ pub(super) fn resync_item(
     let mut scopes = BTreeSet::new();
     let mut subscription_ids = BTreeSet::new();
     for sub in of {
-        let sub = &subs[sub.0 as usize];
+        let sub = &subs[sub.0];
         let spec = gap.and_then(|gap| concerned(gap, sub)).unwrap_or(&sub.current().spec);
         scopes.insert((Arc::clone(&spec.tenant), Arc::clone(&spec.collection)));
         subscription_ids.insert(sub.key.id.clone());

@@ -104,7 +104,7 @@ impl Machine {
 
     /// A subscription is there; if it is a group's, the group knows.
     pub(super) fn enlist(&mut self, index: SubscriptionIndex) {
-        let key = &self.subs[index.0 as usize].key;
+        let key = &self.subs[index.0].key;
         if key.gateway.in_group().is_some() {
             let at = point(key);
             self.groups.entry(key.gateway.clone()).or_default().subs.insert(index, at);
@@ -114,7 +114,7 @@ impl Machine {
     /// By which names cursors of a member may know what has gone to others since.
     pub(super) fn gone_elsewhere(&self, index: GatewayIndex) -> HashSet<Revision> {
         let group = self.groups.get(&self.gateways[index.0].id.owner());
-        let subs = group.into_iter().flat_map(Group::subs).map(|sub| &self.subs[sub.0 as usize]);
+        let subs = group.into_iter().flat_map(Group::subs).map(|sub| &self.subs[sub.0]);
         subs.filter_map(|sub| sub.assigned.as_ref())
             .flat_map(|assigned| assigned.names_before.iter().copied())
             .collect()
@@ -130,7 +130,7 @@ impl Machine {
 
     /// Whether it is with whom the ring says is looked at again.
     pub(super) fn look_again(&mut self, index: SubscriptionIndex) {
-        let owner = &self.subs[index.0 as usize].key.gateway;
+        let owner = &self.subs[index.0].key.gateway;
         if let Some(group) = self.groups.get_mut(owner) {
             group.is_stale = true;
         }
@@ -208,7 +208,7 @@ impl Machine {
         let mut revoked: BTreeMap<GatewayIndex, Vec<SubscriptionIndex>> = BTreeMap::new();
         let (mut free, mut told, mut later) = (Vec::new(), 0, false);
         for (index, point) in &group.subs {
-            let sub = &self.subs[index.0 as usize];
+            let sub = &self.subs[index.0];
             let Some((_, to)) = group.member_at(*point).filter(|(_, to)| *to != sub.gateway) else { continue };
             debug_assert!(live.contains(&to));
             if sub.pending.is_some() {
@@ -244,8 +244,8 @@ impl Machine {
         }
         let mut ready = Vec::new();
         for sub in free {
-            let from = self.subs[sub.0 as usize].gateway;
-            let floor = self.floor(&self.subs[sub.0 as usize], &self.effective(from));
+            let from = self.subs[sub.0].gateway;
+            let floor = self.floor(&self.subs[sub.0], &self.effective(from));
             let sent = self.gateways[from.0].sent;
             let floor = if self.broken(Mistake::LostMemberAcked) { floor.max(sent) } else { floor };
             ready.push(Ready { sub, floor, held: floor, handed_until: Some(sent) });
@@ -265,9 +265,9 @@ impl Machine {
         for index in subs {
             let held = self.handed_up_to(*index);
             // Who catches up may have had more than its lane says, which begins again where it must.
-            let is_live = self.is_live(&self.subs[index.0 as usize]);
+            let is_live = self.is_live(&self.subs[index.0]);
             let handed = if is_live { held } else { self.horizon.max(self.reached) };
-            let sub = &mut self.subs[index.0 as usize];
+            let sub = &mut self.subs[index.0];
             sub.pending = Some(Pending::Revoke { held, handed, until });
             let name = sub.name();
             items.push(Item::Blocked(*index, Withheld { name, position: held }));
@@ -277,7 +277,7 @@ impl Machine {
                 self.hold(from, name, held.min(reached));
             }
         }
-        let subscription_ids = subs.iter().map(|sub| self.subs[sub.0 as usize].key.id.clone()).collect();
+        let subscription_ids = subs.iter().map(|sub| self.subs[sub.0].key.id.clone()).collect();
         items.push(Item::Revoked(Reassigned { subscription_ids }));
         self.push_all(from, items);
     }
@@ -289,7 +289,7 @@ impl Machine {
 
     /// Everything of a subscription up to here has been put into its session's outbox.
     fn handed_up_to(&self, index: SubscriptionIndex) -> Position {
-        let sub = &self.subs[index.0 as usize];
+        let sub = &self.subs[index.0];
         let Some(session) = &self.gateways[sub.gateway.0].session else { return Position::default() };
         let lane = session.extra.as_ref().filter(|_| sub.lane == SubLane::Extra).unwrap_or(&session.main);
         if lane.is_live() {
@@ -322,7 +322,7 @@ impl Machine {
             });
             let is_live = self.is_member(&gateway.id);
             for index in subs {
-                let sub = &self.subs[index.0 as usize];
+                let sub = &self.subs[index.0];
                 let Some(Pending::Revoke { held, handed, until }) = sub.pending else { continue };
                 let floor = self.floor(sub, &durable).min(held);
                 let is_acked = floor >= held || (has_acked_all && self.handed_up_to(index) >= held);
@@ -342,7 +342,7 @@ impl Machine {
         let unflagged = self.broken(Mistake::ReassignedUnflagged);
         let mut by_target: BTreeMap<GatewayIndex, Vec<(SubscriptionIndex, crate::store::Write)>> = BTreeMap::new();
         for Ready { sub: index, floor, held, handed_until } in ready {
-            let birth = self.subs[index.0 as usize].birth.0;
+            let birth = self.subs[index.0].birth.0;
             // A gateway may stand before where this one began.
             let floor = floor.max(birth);
             // A cursor may be ahead of the loop, after a restart: it is there in a moment.
@@ -350,13 +350,13 @@ impl Machine {
                 self.look_again(index);
                 continue;
             }
-            let from = self.subs[index.0 as usize].gateway;
+            let from = self.subs[index.0].gateway;
             self.revoking.remove(&(from, index));
-            if let Some(group) = self.groups.get_mut(&self.subs[index.0 as usize].key.gateway) {
+            if let Some(group) = self.groups.get_mut(&self.subs[index.0].key.gateway) {
                 group.lay_out();
             }
             let lost_from = self.lost_before(from).filter(|_| self.is_from_break(floor));
-            let sub = &self.subs[index.0 as usize];
+            let sub = &self.subs[index.0];
             // Not heard yet by who had it until now.
             let unheard = sub.assigned.as_ref().and_then(|assigned| assigned.lost_from).filter(|_| floor <= birth);
             let lost_from = unheard.or(lost_from);
@@ -373,7 +373,7 @@ impl Machine {
             let mut moved = sub.clone();
             moved.begin_elsewhere(floor, Revision(u64::MAX), assignment.clone());
             let record = moved.record();
-            let sub = &mut self.subs[index.0 as usize];
+            let sub = &mut self.subs[index.0];
             sub.pending = Some(Pending::Assign { to, floor, held, assignment });
             self.note_withheld(index);
             let write = self.record_write(index, record);
@@ -404,7 +404,7 @@ impl Machine {
 
     /// What its new member is told of a subscription, again until it is known to have had something of it.
     pub(super) fn lost_with(&self, index: SubscriptionIndex) -> Option<Item> {
-        let sub = &self.subs[index.0 as usize];
+        let sub = &self.subs[index.0];
         let from = sub.assigned.as_ref()?.lost_from?;
         let reason = (ResyncReason::HistoryLost, None);
         let mut item = resync_item(&self.subs, LaneName::Joining, (from, sub.birth.0), reason, [index]);
@@ -416,7 +416,7 @@ impl Machine {
 
     /// What goes elsewhere, to a session that has not been told: the one before may not have heard it.
     pub(super) fn say_revoked(&mut self, index: GatewayIndex) {
-        let ids = self.revoking_of(Some(index)).map(|(_, sub)| self.subs[sub.0 as usize].key.id.clone());
+        let ids = self.revoking_of(Some(index)).map(|(_, sub)| self.subs[sub.0].key.id.clone());
         let subscription_ids: Vec<_> = ids.collect();
         if !subscription_ids.is_empty() {
             self.push_all(index, vec![Item::Revoked(Reassigned { subscription_ids })]);
@@ -425,7 +425,7 @@ impl Machine {
 
     /// It stays with the member that has it.
     pub(super) fn keep(&mut self, index: SubscriptionIndex) {
-        let sub = &mut self.subs[index.0 as usize];
+        let sub = &mut self.subs[index.0];
         let Some(Pending::Revoke { held, .. } | Pending::Assign { held, .. }) = sub.pending.take() else { return };
         let (gateway, id) = (sub.gateway, sub.key.id.clone());
         self.push_all(gateway, vec![Item::Assigned(Reassigned { subscription_ids: vec![id] })]);
@@ -437,15 +437,15 @@ impl Machine {
     pub(super) fn on_assigned(&mut self, subs: Vec<SubscriptionIndex>, revision: Revision) {
         let mut by_target: BTreeMap<GatewayIndex, Vec<(SubscriptionIndex, Position)>> = BTreeMap::new();
         for index in subs {
-            let sub = &mut self.subs[index.0 as usize];
+            let sub = &mut self.subs[index.0];
             let Some(Pending::Assign { to, floor, assignment, .. }) = sub.pending.take() else { continue };
             let from = sub.gateway;
             self.note_withheld(index);
             self.leave_lanes(index);
             self.gateways[from.0].subs.remove(&index);
             // Acks of the one before have renewed it, and the next one needs time to.
-            let expires = self.expiry(self.subs[index.0 as usize].ttl_seconds);
-            let sub = &mut self.subs[index.0 as usize];
+            let expires = self.expiry(self.subs[index.0].ttl_seconds);
+            let sub = &mut self.subs[index.0];
             sub.begin_elsewhere(floor, revision, assignment);
             sub.expires = expires;
             sub.gateway = to;
@@ -457,7 +457,7 @@ impl Machine {
             by_target.entry(to).or_default().push((index, floor));
         }
         for (to, subs) in by_target {
-            let subscription_ids = subs.iter().map(|(sub, _)| self.subs[sub.0 as usize].key.id.clone()).collect();
+            let subscription_ids = subs.iter().map(|(sub, _)| self.subs[sub.0].key.id.clone()).collect();
             let lost: Vec<Item> = subs.iter().filter_map(|(sub, _)| self.lost_with(*sub)).collect();
             if !lost.is_empty() {
                 // Not heard before something later is acked.
@@ -486,7 +486,7 @@ impl Machine {
         let is_writing = |index: &GatewayIndex| {
             let gateway = &self.gateways[index.0];
             let pending = |sub: &SubscriptionIndex| {
-                let pending = &self.subs[sub.0 as usize].pending;
+                let pending = &self.subs[sub.0].pending;
                 pending.as_ref().is_some_and(|pending| !matches!(pending, Pending::Revoke { .. }))
             };
             let is_busy = gateway.record != RecordState::Free || gateway.removing.is_some();

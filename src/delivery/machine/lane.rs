@@ -17,6 +17,7 @@ use crate::delivery::body::SharedChange;
 use crate::delivery::outbox::{Item, LaneName};
 use crate::delivery::window::Entry;
 use crate::matching::{BloomUse, Match, Matcher, SubscriptionIndex};
+use crate::paged::Paged;
 use crate::position::Position;
 use crate::source::Gap;
 use crate::store::Revision;
@@ -117,7 +118,7 @@ impl Lane {
     }
 
     /// The messages that an entry of the stream makes for its members.
-    pub(super) fn items(&mut self, name: LaneName, entry: &Entry, subs: &Slab<Sub>, flags: Flags) -> Vec<Item> {
+    pub(super) fn items(&mut self, name: LaneName, entry: &Entry, subs: &Paged<Sub>, flags: Flags) -> Vec<Item> {
         match entry {
             Entry::Change(change) => self.change_items(name, change, subs, flags),
             Entry::Gap(gap, is_last) => {
@@ -131,7 +132,7 @@ impl Lane {
         &mut self,
         name: LaneName,
         change: &Arc<SharedChange>,
-        subs: &Slab<Sub>,
+        subs: &Paged<Sub>,
         flags: Flags,
     ) -> Vec<Item> {
         let mut matches = Vec::new();
@@ -141,7 +142,7 @@ impl Lane {
         let mut found = Vec::new();
         for hit in matches {
             let member = self.members[hit.subscription.0 as usize];
-            let sub = &subs[member.sub.0 as usize];
+            let sub = &subs[member.sub.0];
             let Some(segment) = sub.segments.iter().find(|segment| segment.generation == member.generation) else {
                 continue;
             };
@@ -156,7 +157,7 @@ impl Lane {
         compose(name, change, subs, &eligible, &found, flags)
     }
 
-    fn gap_items(&self, name: LaneName, gap: &Gap, subs: &Slab<Sub>) -> Vec<Item> {
+    fn gap_items(&self, name: LaneName, gap: &Gap, subs: &Paged<Sub>) -> Vec<Item> {
         let range = (gap.from(), gap.position);
         self.lost_items(name, gap, range, None, subs)
     }
@@ -168,7 +169,7 @@ impl Lane {
         gap: &Gap,
         range: (Position, Position),
         before: Option<Position>,
-        subs: &Slab<Sub>,
+        subs: &Paged<Sub>,
     ) -> Vec<Item> {
         let began = |members: &[usize]| {
             before.is_none_or(|before| members.iter().any(|member| self.members[*member].floor < before))
@@ -176,7 +177,7 @@ impl Lane {
         let of = self.by_sub.iter().filter(|(_, members)| began(members)).map(|(index, _)| *index);
         // Of what lies in part beyond where it is held the next member is told as well.
         let is_due = |sub: &Sub| sub.held().is_none_or(|held| range.0 < held) && concerned(gap, sub).is_some();
-        let of: Vec<_> = of.filter(|index| is_due(&subs[index.0 as usize])).collect();
+        let of: Vec<_> = of.filter(|index| is_due(&subs[index.0])).collect();
         if of.is_empty() {
             return Vec::new();
         }

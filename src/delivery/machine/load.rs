@@ -179,7 +179,7 @@ impl Machine {
         filter: Arc<Filter>,
     ) -> SubscriptionIndex {
         let (gateway, is_parked) = (sub.gateway, sub.parked.is_some());
-        let index = SubscriptionIndex(self.subs.insert(sub) as u32);
+        let index = SubscriptionIndex(self.subs.insert(sub));
         self.by_key.insert(key, index);
         self.gateways[gateway.0].subs.insert(index);
         self.enlist(index);
@@ -235,7 +235,7 @@ impl Machine {
     /// is served from where the loop begins, or later.
     fn settle_loaded(&mut self, index: GatewayIndex) {
         let (checkpoint, reached) = (self.checkpoint.stored.position, self.reached);
-        let active = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0 as usize]);
+        let active = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0]);
         let first_start = active.filter(|sub| sub.parked.is_none()).map(|sub| sub.start).min();
         // Even one that had taken everything is told that it goes on somewhere else.
         let is_broken_off = self.is_broken_off(self.gateways[index.0].place.position);
@@ -250,7 +250,7 @@ impl Machine {
         }
         let place = gateway.place.clone();
         let all_served = self.gateways[index.0].subs.iter().all(|sub| {
-            let sub = &self.subs[sub.0 as usize];
+            let sub = &self.subs[sub.0];
             let floor = self.floor(sub, &place);
             let is_unheard = floor <= sub.birth.0 && sub.assigned.as_ref().is_some_and(|it| it.lost_from.is_some());
             sub.parked.is_some() || (floor >= place.position && !sub.is_unripe(reached) && !is_unheard)

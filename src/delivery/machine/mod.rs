@@ -54,6 +54,7 @@ use tokio::sync::Notify;
 use wildmatch::WildMatch;
 
 use self::compose::{advancing, compose, concerned, resync_item};
+use self::leases::Sweep;
 use self::state::{Gateway, GatewayIndex, PageState, Sub, SubLane, WriteKind};
 use self::tenants::Tenants;
 use crate::change::{Change, Flags};
@@ -68,6 +69,7 @@ use crate::error::Problem;
 use crate::handle::{Registered, SubscriptionView};
 use crate::limits;
 use crate::matching::{BloomUse, Match, Matcher, SubscriptionIndex};
+use crate::paged::Paged;
 use crate::position::{PartitionId, Position};
 use crate::source::{Batch, Event, Gap};
 use crate::store::{Revision, Write};
@@ -219,7 +221,8 @@ pub struct Machine {
     matcher: Matcher,
     /// To be parked at the next opportunity: what they cost, or what this version thinks of them, is too much.
     too_costly: Vec<SubscriptionIndex>,
-    subs: Slab<Sub>,
+    subs: Paged<Sub>,
+    sweep: Sweep,
     by_key: BTreeMap<SubscriptionKey, SubscriptionIndex>,
     gateways: Slab<Gateway>,
     gateway_ids: HashMap<GatewayId, GatewayIndex>,
@@ -327,7 +330,8 @@ impl Machine {
             horizon: reached,
             matcher,
             too_costly: Vec::new(),
-            subs: Slab::new(),
+            subs: Paged::default(),
+            sweep: Sweep::default(),
             by_key: BTreeMap::new(),
             gateways: Slab::new(),
             gateway_ids: HashMap::new(),
@@ -435,12 +439,11 @@ impl Machine {
         self.counters.matches += matches.len() as u64;
         self.tenants.matched(change.scope.tenant.as_deref(), matches.len() as u64);
         // A stable order: by gateway, then by subscription.
-        matches.sort_by_key(|found| (self.subs[found.subscription.0 as usize].gateway, found.subscription));
+        matches.sort_by_key(|found| (self.subs[found.subscription.0].gateway, found.subscription));
         let mut rest = matches.as_slice();
         while let Some(first) = rest.first() {
-            let gateway = self.subs[first.subscription.0 as usize].gateway;
-            let count =
-                rest.iter().take_while(|found| self.subs[found.subscription.0 as usize].gateway == gateway).count();
+            let gateway = self.subs[first.subscription.0].gateway;
+            let count = rest.iter().take_while(|found| self.subs[found.subscription.0].gateway == gateway).count();
             let (group, others) = rest.split_at(count);
             self.deliver_live(gateway, &change, group);
             rest = others;
@@ -456,7 +459,7 @@ impl Machine {
         let serves_on = self.broken(Mistake::RevokedServesOn);
         let Some(session) = &gateway.session else {
             let concerned = group.iter().any(|found| {
-                let sub = &self.subs[found.subscription.0 as usize];
+                let sub = &self.subs[found.subscription.0];
                 sub.is_active() && sub.current().from < at
             });
             if concerned && gateway.quiet && at > gateway.place.position {
@@ -468,7 +471,7 @@ impl Machine {
             return;
         }
         let eligible = group.iter().filter(|found| {
-            let sub = &self.subs[found.subscription.0 as usize];
+            let sub = &self.subs[found.subscription.0];
             let is_due = sub.may_deliver(at) || keeps_old || (serves_on && sub.held().is_some());
             sub.lane == SubLane::Main && sub.is_active() && is_due
         });
@@ -477,8 +480,7 @@ impl Machine {
             return;
         }
         self.freeze(index, at.before_change());
-        let found: Vec<_> =
-            eligible.iter().map(|(sub, found)| (self.subs[sub.0 as usize].current(), found.verdict)).collect();
+        let found: Vec<_> = eligible.iter().map(|(sub, found)| (self.subs[sub.0].current(), found.verdict)).collect();
         let items = compose(LaneName::Main, change, &self.subs, &eligible, &found, Flags::none());
         self.push_all(index, items);
     }
@@ -502,7 +504,7 @@ impl Machine {
             let live = gateway.session.as_ref().is_some_and(|session| session.main.is_live());
             // Of what is held the next member is told; or this one, if it stays.
             let is_due = |sub: &SubscriptionIndex| {
-                let held = self.subs[sub.0 as usize].held();
+                let held = self.subs[sub.0].held();
                 held.is_none_or(|held| gap.position <= held)
             };
             let due: Vec<SubscriptionIndex> = concerned.into_iter().filter(is_due).collect();
@@ -518,7 +520,7 @@ impl Machine {
 
     fn concerned(&self, index: GatewayIndex, gap: &Gap) -> impl Iterator<Item = SubscriptionIndex> {
         self.gateways[index.0].subs.iter().copied().filter(move |sub| {
-            let sub = &self.subs[sub.0 as usize];
+            let sub = &self.subs[sub.0];
             !sub.is_of_another(gap.position)
                 && sub.is_active()
                 && sub.lane == SubLane::Main

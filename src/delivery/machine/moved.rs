@@ -141,7 +141,7 @@ impl Machine {
         }
         let (mut place, stored) = (self.in_epoch(place.clone()), self.effective(index));
         // Of what its maker did not know it has nothing.
-        let subs = gateway.subs.iter().map(|sub| &self.subs[sub.0 as usize]);
+        let subs = gateway.subs.iter().map(|sub| &self.subs[sub.0]);
         let known_then = subs.filter(|sub| sub.start_revision <= place.known);
         let named_anew: HashSet<Revision> = known_then.flat_map(|sub| sub.names_for(Revision(0))).collect();
         let is_known = |name: &Revision| *name <= place.known || named_anew.contains(name);

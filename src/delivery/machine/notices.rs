@@ -60,13 +60,13 @@ impl Machine {
     /// `subs` are one gateway's, parked by one write.
     pub(super) fn note_parked(&self, subs: &[(SubscriptionIndex, ParkedReason)]) {
         let Some(((first, reason), count)) = subs.first().zip(Some(subs.len())) else { return };
-        let sub = &self.subs[first.0 as usize];
+        let sub = &self.subs[first.0];
         let gateway = &self.gateways[sub.gateway.0].id;
         if *reason != ParkedReason::TooCostly {
             return tracing::info!(%gateway, reason = reason.name(), subscriptions = count, position = %self.reached, "subscriptions are parked");
         }
         for (index, _) in subs {
-            let subscription = &self.subs[index.0 as usize].key.id;
+            let subscription = &self.subs[index.0].key.id;
             tracing::warn!(%gateway, %subscription, reason = reason.name(), position = %self.reached, "a filter is too costly: its subscription is parked");
         }
     }

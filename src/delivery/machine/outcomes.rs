@@ -95,7 +95,7 @@ impl Machine {
             }
             WriteKind::Revive(subs) | WriteKind::Park(subs) | WriteKind::Remove(subs) => {
                 for index in subs {
-                    self.subs[index.0 as usize].pending = None;
+                    self.subs[index.0].pending = None;
                     self.settle_waiters(index, |_| Err(store_problem(error)));
                 }
             }
@@ -124,9 +124,9 @@ impl Machine {
         index: SubscriptionIndex,
         mut result: impl FnMut(&Sub) -> Result<Answer, Problem>,
     ) {
-        let sub = &mut self.subs[index.0 as usize];
+        let sub = &mut self.subs[index.0];
         for waiter in std::mem::take(&mut sub.waiters) {
-            let result = result(&self.subs[index.0 as usize]);
+            let result = result(&self.subs[index.0]);
             self.effects.push(Effect::Answer(waiter, result));
         }
     }

@@ -204,7 +204,7 @@ impl Machine {
 
     /// A place with a catch-up of which nothing is known any more counts from its lowest position.
     pub(super) fn normalized(&self, index: GatewayIndex, mut place: Place) -> Place {
-        let subs = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0 as usize]);
+        let subs = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0]);
         let names: HashSet<Revision> = subs.flat_map(|sub| sub.names_for(Revision(0))).collect();
         if self.broken(Mistake::UnknownCatchUpDone) {
             place.unfinished.clear();
@@ -212,7 +212,7 @@ impl Machine {
         let is_unknown = |name: &Revision| !names.contains(name);
         if place.unfinished.keys().any(is_unknown) {
             // Unless one that is still here may have had the name, and has another by now.
-            let mut own = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0 as usize]);
+            let mut own = self.gateways[index.0].subs.iter().map(|sub| &self.subs[sub.0]);
             let is_renamed = own.any(|sub| sub.birth.1 <= place.known && sub.start_revision > place.known);
             let gone = if is_renamed { HashSet::new() } else { self.gone_elsewhere(index) };
             place.unfinished.retain(|name, _| !(is_unknown(name) && gone.contains(name)));

@@ -129,7 +129,7 @@ impl Machine {
             expires: self.expiry(ttl_seconds),
             ttl_seconds,
         };
-        let index = SubscriptionIndex(self.subs.insert(sub) as u32);
+        let index = SubscriptionIndex(self.subs.insert(sub));
         self.by_key.insert(key, index);
         self.gateways[gateway.0].subs.insert(index);
         self.enlist(index);
@@ -138,7 +138,7 @@ impl Machine {
 
     fn register_again(&mut self, index: SubscriptionIndex, spec: &Spec, waiter: Waiter) -> Result<(), Problem> {
         let expires = self.expiry(spec.ttl_seconds);
-        let sub = &mut self.subs[index.0 as usize];
+        let sub = &mut self.subs[index.0];
         if !sub.current().spec.same_as(spec) {
             let detail = format!("subscription {} is there and asks for something else; PUT replaces it", sub.key.id);
             return Err(Problem::new(Code::SubscriptionExists, detail));
@@ -226,7 +226,7 @@ impl Machine {
     fn write_created(&mut self, gateway: GatewayIndex, subs: Vec<SubscriptionIndex>) {
         let mut writes = Vec::new();
         for index in subs {
-            writes.push((index, self.record_write(index, self.subs[index.0 as usize].record())));
+            writes.push((index, self.record_write(index, self.subs[index.0].record())));
         }
         for (part, mut writes) in packed(writes) {
             let born = self.birth(gateway, &mut writes);
@@ -259,7 +259,7 @@ impl Machine {
 
     pub(super) fn record_write(&mut self, index: SubscriptionIndex, mut record: SubscriptionRecord) -> Write {
         record.write = self.unique();
-        let sub = &self.subs[index.0 as usize];
+        let sub = &self.subs[index.0];
         let expect = if sub.revision == Revision(0) { Expect::Absent } else { Expect::At(sub.revision) };
         Write { key: self.store_key(&sub.key), expect, value: Some(record.encode()) }
     }
@@ -278,7 +278,7 @@ impl Machine {
         }
         let mut admitted = Vec::new();
         for index in subs {
-            let sub = &mut self.subs[index.0 as usize];
+            let sub = &mut self.subs[index.0];
             sub.pending = None;
             sub.revision = revision;
             sub.start_revision = revision;
@@ -291,7 +291,7 @@ impl Machine {
             self.matcher.insert(index, filter);
         }
         if let Some((first, _)) = admitted.first() {
-            let gateway = self.subs[first.0 as usize].gateway;
+            let gateway = self.subs[first.0].gateway;
             self.admit(gateway, &admitted);
         }
         if let Some(index) = born {

@@ -19,7 +19,7 @@ impl Machine {
         let Some(index) = self.by_key.get(key).copied() else {
             return self.answer(waiter, Err(no_subscription(key)));
         };
-        let sub = &mut self.subs[index.0 as usize];
+        let sub = &mut self.subs[index.0];
         match sub.pending {
             None => {}
             Some(Pending::Remove) => return sub.waiters.push(waiter),
@@ -32,7 +32,7 @@ impl Machine {
     }
 
     pub(super) fn removal_write(&self, index: SubscriptionIndex) -> Write {
-        let sub = &self.subs[index.0 as usize];
+        let sub = &self.subs[index.0];
         Write { key: self.store_key(&sub.key), expect: Expect::At(sub.revision), value: None }
     }
 
@@ -43,7 +43,7 @@ impl Machine {
         if self.matcher.contains(index) {
             self.matcher.remove(index);
         }
-        let sub = self.subs.remove(index.0 as usize);
+        let Some(sub) = self.subs.remove(index.0) else { return };
         self.strike(&sub.key.gateway, sub.gateway, index);
         self.by_key.remove(&sub.key);
         self.gateways[sub.gateway.0].subs.remove(&index);
@@ -74,7 +74,7 @@ impl Machine {
     /// Whether a write to one of its subscriptions is under way, or to one that it is to have.
     pub(super) fn is_awaiting_writes(&self, index: GatewayIndex) -> bool {
         !self.gateways[index.0].in_flight.is_empty()
-            || self.gateways[index.0].subs.iter().any(|sub| self.subs[sub.0 as usize].pending.is_some())
+            || self.gateways[index.0].subs.iter().any(|sub| self.subs[sub.0].pending.is_some())
     }
 
     /// Removes a gateway for whose record and subscriptions no write is under way.
@@ -85,7 +85,7 @@ impl Machine {
         self.member_leaves(&id);
         let subs: Vec<_> = self.gateways[index.0].subs.iter().copied().collect();
         for sub in &subs {
-            self.subs[sub.0 as usize].pending = Some(Pending::Remove);
+            self.subs[sub.0].pending = Some(Pending::Remove);
         }
         let chunks: Vec<&[SubscriptionIndex]> = subs.chunks(limits::store_txn_operations_max - 1).collect();
         let count = chunks.len().max(1);

@@ -26,8 +26,8 @@ impl Machine {
         let key = spec.key();
         let index = *self.by_key.get(&key).ok_or_else(|| no_subscription(&key))?;
         let (reached, horizon) = (self.reached, self.horizon);
-        let durable = self.effective(self.subs[index.0 as usize].gateway);
-        let sub = &self.subs[index.0 as usize];
+        let durable = self.effective(self.subs[index.0].gateway);
+        let sub = &self.subs[index.0];
         if sub.pending.is_some() {
             return Err(busy());
         }
@@ -43,7 +43,7 @@ impl Machine {
         }
         let tenant = Arc::clone(&spec.tenant);
         let forgets = self.broken(Mistake::ForgetSuperseded);
-        let sub = &mut self.subs[index.0 as usize];
+        let sub = &mut self.subs[index.0];
         let last = sub.segments.len() - 1;
         let mut position = 0;
         sub.segments.retain(|segment| {
@@ -76,7 +76,7 @@ impl Machine {
         if moves {
             self.tenants.count(&tenant);
         }
-        let sub = &mut self.subs[index.0 as usize];
+        let sub = &mut self.subs[index.0];
         sub.ttl_seconds = ttl;
         let (gateway, is_parked) = (sub.gateway, was_parked.is_some());
         self.note_withheld(index);
@@ -94,7 +94,7 @@ impl Machine {
 
     pub(super) fn on_replaced(&mut self, index: SubscriptionIndex, outcome: Result<Revision, CommitError>) {
         let forgets = self.broken(Mistake::ForgetSuperseded);
-        let sub = &mut self.subs[index.0 as usize];
+        let sub = &mut self.subs[index.0];
         let Some(Pending::Replace(next)) = sub.pending.take() else { return };
         let (at, gateway) = (next.from, sub.gateway);
         let was_parked = sub.parked;
@@ -102,7 +102,7 @@ impl Machine {
         if tenants.0 != tenants.1 {
             self.tenants.discount(if outcome.is_ok() { &tenants.0 } else { &tenants.1 });
         }
-        let sub = &mut self.subs[index.0 as usize];
+        let sub = &mut self.subs[index.0];
         match outcome {
             Ok(revision) => {
                 let mut next = *next;
@@ -120,8 +120,8 @@ impl Machine {
                 self.look_again(index);
                 self.matcher.insert(index, filter);
                 self.acquit(index);
-                let ttl = self.subs[index.0 as usize].ttl_seconds;
-                self.subs[index.0 as usize].expires = self.expiry(ttl);
+                let ttl = self.subs[index.0].ttl_seconds;
+                self.subs[index.0].expires = self.expiry(ttl);
                 let floor = was_parked.map_or(at, |(floor, ..)| floor);
                 self.admit(gateway, &[(index, floor)]);
                 let view = self.view(index);

@@ -105,7 +105,7 @@ impl Machine {
             gateway.session.is_none()
                 && gateway.record == RecordState::Free
                 && gateway.removing.is_none()
-                && gateway.subs.iter().any(|sub| self.subs[sub.0 as usize].is_active())
+                && gateway.subs.iter().any(|sub| self.subs[sub.0].is_active())
                 && self.mode(index) == DeliveryMode::Nats
         };
         let waiting = self.gateways.iter().filter(|(index, gateway)| waits(GatewayIndex(*index), gateway));

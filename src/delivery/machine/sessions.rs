@@ -246,7 +246,7 @@ impl Machine {
         }
         let owed = gateway.owed.inspect(|owed| self.note_owed(index, *owed)).map(|owed| self.owed_item(owed, &place));
         let unheard = |index: &&SubscriptionIndex| {
-            let sub = &self.subs[index.0 as usize];
+            let sub = &self.subs[index.0];
             self.floor(sub, &place) <= sub.birth.0
         };
         let with_subs = self.gateways[index.0].subs.iter().filter(unheard).filter_map(|sub| self.lost_with(*sub));
@@ -358,7 +358,7 @@ impl Machine {
     fn without_filter(&self, index: GatewayIndex, place: &Place) -> Vec<Item> {
         let mut ranges: BTreeMap<(Position, Position), Vec<SubscriptionIndex>> = BTreeMap::new();
         for sub_index in &self.gateways[index.0].subs {
-            let sub = &self.subs[sub_index.0 as usize];
+            let sub = &self.subs[sub_index.0];
             let oldest = sub.segments[0].from;
             let from = self.floor(sub, place).max(sub.birth.0);
             if sub.revision != Revision(0) && from < oldest {
@@ -374,7 +374,7 @@ impl Machine {
     fn say_parked(&mut self, index: GatewayIndex) {
         let mut by_reason: HashMap<ExpiredReason, Vec<_>> = HashMap::new();
         for sub in &self.gateways[index.0].subs {
-            let sub = &self.subs[sub.0 as usize];
+            let sub = &self.subs[sub.0];
             if let Some((_, reason, _)) = sub.parked {
                 by_reason.entry(expired_reason(reason)).or_default().push(sub.key.id.clone());
             }
@@ -395,13 +395,13 @@ impl Machine {
         let mut extra: Option<Lane> = None;
         let mut unfinished = CatchUps::default();
         let mut blocked = BTreeMap::new();
-        let unripe = members.iter().any(|sub| self.subs[sub.0 as usize].is_unripe(self.reached));
+        let unripe = members.iter().any(|sub| self.subs[sub.0].is_unripe(self.reached));
         let is_live = place.position >= self.reached && !unripe;
         for sub_index in members {
-            let floor = self.floor(&self.subs[sub_index.0 as usize], &place);
-            self.subs[sub_index.0 as usize].rewind_to(floor);
+            let floor = self.floor(&self.subs[sub_index.0], &place);
+            self.subs[sub_index.0].rewind_to(floor);
             self.note_withheld(sub_index);
-            let sub = &self.subs[sub_index.0 as usize];
+            let sub = &self.subs[sub_index.0];
             if sub.revision != Revision(0) {
                 blocked.extend(sub.withheld().map(|withheld| (sub_index, withheld)));
             }
@@ -418,7 +418,7 @@ impl Machine {
                 main.add(sub_index, sub, floor);
                 lowest = Some(lowest.map_or(floor, |lowest| lowest.min(floor)));
             }
-            self.subs[sub_index.0 as usize].lane = lane;
+            self.subs[sub_index.0].lane = lane;
         }
         // Where nobody has to be served there is nothing to read.
         main.at = main.at.max(lowest.unwrap_or(self.reached));
@@ -474,7 +474,7 @@ impl Machine {
             session.outbox.push(Item::Closed(reason));
         }
         for sub in &self.gateways[index.0].subs {
-            self.subs[sub.0 as usize].lane = SubLane::Main;
+            self.subs[sub.0].lane = SubLane::Main;
         }
     }
 

@@ -15,7 +15,7 @@ use crate::delivery::window::Entry;
 use crate::error::{Code, Problem};
 use crate::handle::{
     Costly, ExplainQuery, Explained, GatewayView, Lag, ListQuery, Page, SessionView, SubscriptionState,
-    SubscriptionView, Totals, Workload,
+    SubscriptionStates, SubscriptionView, Totals, Workload,
 };
 use crate::limits;
 use crate::matching::{Counts, Difference, SubscriptionIndex};
@@ -26,7 +26,7 @@ use crate::subscription::{GatewayId, SubscriptionKey};
 impl Machine {
     /// One subscription.
     pub fn subscription(&self, key: &SubscriptionKey) -> Result<SubscriptionView, Problem> {
-        let index = self.by_key.get(key).filter(|index| self.subs[index.0 as usize].revision != Revision(0));
+        let index = self.by_key.get(key).filter(|index| self.subs[index.0].revision != Revision(0));
         index.map(|index| self.view(*index)).ok_or_else(|| no_subscription(key))
     }
 
@@ -36,7 +36,7 @@ impl Machine {
         let mut subscriptions = Vec::new();
         let mut last: Option<&SubscriptionKey> = None;
         for (key, index) in self.by_key.range((after, Bound::Unbounded)) {
-            let sub = &self.subs[index.0 as usize];
+            let sub = &self.subs[index.0];
             let spec = &sub.current().spec;
             let wanted = query.gateway.as_ref().is_none_or(|gateway| *gateway == key.gateway)
                 && query.tenant.as_ref().is_none_or(|tenant| **tenant == *spec.tenant)
@@ -60,7 +60,7 @@ impl Machine {
     }
 
     pub(super) fn view(&self, index: SubscriptionIndex) -> SubscriptionView {
-        let sub = &self.subs[index.0 as usize];
+        let sub = &self.subs[index.0];
         let current = sub.current();
         let left = self.lease_end(sub).since(self.clock.now());
         SubscriptionView {
@@ -85,7 +85,7 @@ impl Machine {
             None => None,
             Some(key) => {
                 let view = self.subscription(key)?;
-                let sub = &self.subs[self.by_key[key].0 as usize];
+                let sub = &self.subs[self.by_key[key].0];
                 Some((view.parked_reason, sub.current().filter.explain(&query.change)))
             }
         };
@@ -93,7 +93,7 @@ impl Machine {
         let evaluated = self.matcher.trial(&query.change, &mut found);
         let micros = u64::try_from(self.clock.now().since(began).as_micros()).unwrap_or(u64::MAX);
         let mut matches: Vec<_> =
-            found.iter().map(|found| (self.subs[found.subscription.0 as usize].key.clone(), found.verdict)).collect();
+            found.iter().map(|found| (self.subs[found.subscription.0].key.clone(), found.verdict)).collect();
         matches.sort_by(|a, b| a.0.cmp(&b.0));
         let more = matches.len().saturating_sub(limits::explain_matches_max);
         matches.truncate(limits::explain_matches_max);
@@ -194,6 +194,19 @@ impl Machine {
         (changes.collect(), start, is_whole)
     }
 
+    /// How many are in which state.
+    pub(super) fn counted<'s>(&self, subs: impl Iterator<Item = &'s Sub>) -> SubscriptionStates {
+        let mut states = SubscriptionStates::default();
+        for sub in subs {
+            *match self.state(sub) {
+                SubscriptionState::Live => &mut states.live,
+                SubscriptionState::CatchingUp => &mut states.catching_up,
+                SubscriptionState::Parked => &mut states.parked,
+            } += 1;
+        }
+        states
+    }
+
     /// What there is, and what has been done, but for the costliest filters.
     pub fn workload(&self) -> Workload {
         let mut work = Workload {
@@ -201,13 +214,12 @@ impl Machine {
             window_bytes: self.window.bytes() as u64,
             ..Workload::default()
         };
-        for (_, sub) in &self.subs {
-            *match self.state(sub) {
-                SubscriptionState::Live => &mut work.subscriptions.live,
-                SubscriptionState::CatchingUp => &mut work.subscriptions.catching_up,
-                SubscriptionState::Parked => &mut work.subscriptions.parked,
-            } += 1;
-        }
+        // Of many, what the sweep has counted: each second anew it would hold the loop up.
+        let are_many = self.subs.len() > limits::subscriptions_swept_at_once_max;
+        work.subscriptions = self.sweep.counted.filter(|_| are_many).unwrap_or_else(|| {
+            let all = self.subs.iter().map(|(_, sub)| sub);
+            self.counted(all)
+        });
         for (index, gateway) in &self.gateways {
             *match self.gateway_state(gateway) {
                 "live" => &mut work.gateways.live,
@@ -219,7 +231,7 @@ impl Machine {
             work.sessions += 1;
             work.outbox_bytes += session.outbox.bytes() as u64;
             // To whom nothing is owed need not ack.
-            if gateway.subs.iter().all(|sub| self.subs[sub.0 as usize].parked.is_some()) {
+            if gateway.subs.iter().all(|sub| self.subs[sub.0].parked.is_some()) {
                 continue;
             }
             let at = self.effective(GatewayIndex(index)).position.time.seconds();
@@ -254,15 +266,14 @@ impl Machine {
     pub fn costliest(&self) -> Vec<Costly> {
         let costliest = self.matcher.costliest(limits::costliest_shown_max).into_iter();
         let costly = |(index, average_micros, evaluations): (SubscriptionIndex, f64, u64)| {
-            let subscription = self.subs[index.0 as usize].key.clone();
+            let subscription = self.subs[index.0].key.clone();
             Costly { subscription, average_micros, evaluations }
         };
         costliest.map(costly).collect()
     }
 
     fn gateway_state(&self, gateway: &Gateway) -> &'static str {
-        let all_parked =
-            !gateway.subs.is_empty() && gateway.subs.iter().all(|sub| self.subs[sub.0 as usize].parked.is_some());
+        let all_parked = !gateway.subs.is_empty() && gateway.subs.iter().all(|sub| self.subs[sub.0].parked.is_some());
         match &gateway.session {
             _ if all_parked => "parked",
             None => "offline",
