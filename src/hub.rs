@@ -149,6 +149,7 @@ impl Hub {
                 let (handle, health, partitions) = (seat.handle, seat.health.clone(), seat.partitions);
                 let sabotage = sabotage == Some(Sabotage::Forget);
                 let limits = limits.subscribe();
+                let tenants_named_max = usize::from(config.metrics.tenants_max);
                 move |source| PartitionConfig {
                     machine,
                     limits,
@@ -164,6 +165,7 @@ impl Hub {
                     health,
                     grace,
                     heartbeat_writes,
+                    tenants_named_max,
                     sabotage,
                 }
             };
@@ -452,7 +454,6 @@ fn machine_config(config: &Config, partition: PartitionId, sabotage: Option<Sabo
         nats_gateways: config.nats.gateways.iter().map(|pattern| WildMatch::new(pattern)).collect(),
         bloom: if config.matching.bloom { BloomUse::From(1) } else { BloomUse::Off },
         shadow_every: config.matching.shadow_every,
-        tenants_named_max: config.metrics.tenants_max as usize,
         seed: rand::random(),
         mistake: sabotage.and_then(Sabotage::of_machine),
     }

@@ -134,6 +134,7 @@ struct Partition {
     openings: [Openings; 2],
     /// What counters have been told of this tenure.
     told: HashMap<(&'static str, Option<Arc<str>>), u64>,
+    tenants_named_max: usize,
     /// How many more backtests there may be.
     backtests: Arc<Semaphore>,
     replays: Replays,

@@ -118,13 +118,20 @@ pub(super) async fn admit(State(door): State<Door>, request: Request, next: Next
             return problem.into_response();
         }
     };
-    let is_word = access == Access::Operator && changes_something(request.method(), route);
-    let called = is_word.then(|| (request.method().clone(), request.uri().path().to_owned()));
+    // Where nobody is asked who he is, a gateway's own calls are anybody's.
+    let is_operator = access == Access::Operator || (matches!(caller, Caller::Known(_)) && caller.is_operator());
+    let mut word = (is_operator && changes_something(request.method(), route)).then(|| Word {
+        caller: caller.clone(),
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        status: None,
+    });
     request.extensions_mut().insert(caller.clone());
     let response = next.run(request).await;
-    if let Some((method, path)) = called {
-        tracing::info!(caller = caller.name(), %method, path, status = response.status().as_u16(), "an operator's call");
+    if let Some(word) = &mut word {
+        word.status = Some(response.status().as_u16());
     }
+    drop(word);
     if !is_stream {
         return response;
     }
@@ -132,10 +139,37 @@ pub(super) async fn admit(State(door): State<Door>, request: Request, next: Next
     response.map(|body| Body::from_stream(body.into_data_stream().take_until(caller.revoked())))
 }
 
-/// Changes that are ingested are no word about the hub, and would fill the log; what is asked by POST changes nothing.
+/// A call by which an operator changes something. It is logged when it ends, also if its caller does not wait for that.
+struct Word {
+    caller: Caller,
+    method: Method,
+    path: String,
+    status: Option<u16>,
+}
+
+impl Drop for Word {
+    fn drop(&mut self) {
+        let Self { caller, method, path, status } = self;
+        // Without a status nobody has waited for the answer; it may be done all the same.
+        tracing::info!(caller = caller.name(), %method, path, status, "an operator's call");
+    }
+}
+
+/// Changes that are ingested, registrations and what renews them are no word about the hub, and would fill the log; what
+/// is asked by POST changes nothing.
 fn changes_something(method: &Method, route: Option<&str>) -> bool {
-    const OTHERS: [&str; 3] = ["/v1/events", "/v1/events/batch", "/v1/explain"];
-    !method.is_safe() && route.is_some_and(|route| !OTHERS.contains(&route))
+    const OTHERS: [&str; 7] = [
+        "/v1/events",
+        "/v1/events/batch",
+        "/v1/explain",
+        "/v1/backtest",
+        "/v1/subscriptions",
+        "/v1/subscriptions/batch",
+        "/v1/gateways/{gateway}/subscriptions/{subscription}",
+    ];
+    let is_said =
+        |route: &str| !OTHERS.contains(&route) && !["/heartbeat", "/ack"].iter().any(|end| route.ends_with(end));
+    !method.is_safe() && route.is_some_and(is_said)
 }
 
 /// Whether it was sent by a program, or by a page of this hub: browsers send what any page wants to whatever listens on

@@ -46,12 +46,18 @@ pub(super) async fn ready(State(state): State<ApiState>, caller: Caller) -> Resp
 pub(super) async fn prometheus(State(state): State<ApiState>, headers: HeaderMap) -> Response {
     // Prometheus names it before all else; who merely takes everything wants the plain text.
     let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let (media, text) = if accepts.into_iter().any(|accept| accept.contains("application/openmetrics-text")) {
+    let (media, text) = if accepts.into_iter().any(wants_open_metrics) {
         ("application/openmetrics-text; version=1.0.0; charset=utf-8", state.metrics.render_open())
     } else {
         ("text/plain; version=0.0.4; charset=utf-8", state.metrics.render())
     };
     ([(header::CONTENT_TYPE, media)], text).into_response()
+}
+
+/// Whether it is among what is accepted, and not as what is not.
+fn wants_open_metrics(accept: &str) -> bool {
+    let mut wanted = accept.split(',').map(str::trim).filter(|one| one.starts_with("application/openmetrics-text"));
+    wanted.any(|one| !one.split(';').any(|parameter| matches!(parameter.trim(), "q=0" | "q=0.0")))
 }
 
 /// `GET /v1/openapi.json`.

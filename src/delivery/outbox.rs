@@ -400,6 +400,11 @@ impl Outbox {
         self.lock().has_taken
     }
 
+    /// Whose it is.
+    pub(super) fn gateway(&self) -> &GatewayId {
+        &self.identity.gateway
+    }
+
     /// Whether its gateway has still to be told of something parked.
     pub(super) fn has_expired(&self) -> bool {
         self.lock().queue.iter().any(|item| matches!(item, Item::Expired(_)))

@@ -116,7 +116,8 @@ impl Starting {
     pub(super) fn spawn(self) -> oneshot::Receiver<Result<(), StartError>> {
         let (told, first_try) = oneshot::channel();
         let (tasks, name) = (self.tasks.clone(), self.id.to_string());
-        let span = tracing::info_span!("in", partition = name);
+        // Of the highest level, so that whatever is logged says it.
+        let span = tracing::error_span!("in", partition = name);
         tasks.spawn(Kind::Partition, name, self.run(told).instrument(span));
         first_try
     }

@@ -84,7 +84,8 @@ fn exemplar_of<'k>(kept: &'k Kept, line: &str) -> Option<&'k Exemplar> {
 
 /// Names of partitions have nothing in them that is escaped.
 fn label<'l>(labels: &'l str, name: &str) -> Option<&'l str> {
-    labels.split(name).nth(1)?.strip_prefix("=\"")?.split('"').next()
+    let mut pairs = labels.split(',').filter_map(|pair| pair.split_once("=\""));
+    pairs.find(|(known, _)| *known == name)?.1.split('"').next()
 }
 
 #[cfg(test)]
@@ -99,12 +100,14 @@ mod tests {
         note("streamer_of_a_test_seconds", "default/0", at(1), 0.002, when);
         note("streamer_of_a_test_seconds", "default/0", at(2), 0.0021, when);
         note("streamer_of_a_test_seconds", "default/0", at(3), 11.0, when);
+        note("streamer_of_a_test_seconds", "sales/0", at(4), 0.5, when);
         let text = "# HELP streamer_of_a_test_total Of a test.\n# TYPE streamer_of_a_test_total counter\nstreamer_of_a_test_total{partition=\"default/0\"} 3\n\n\
                     # TYPE streamer_of_a_test_seconds histogram\n\
                     streamer_of_a_test_seconds_bucket{partition=\"default/0\",le=\"0.001\"} 0\n\
                     streamer_of_a_test_seconds_bucket{partition=\"default/0\",le=\"0.0025\"} 2\n\
                     streamer_of_a_test_seconds_bucket{partition=\"default/1\",le=\"0.0025\"} 2\n\
                     streamer_of_a_test_seconds_bucket{partition=\"default/0\",le=\"+Inf\"} 3\n\
+                    streamer_of_a_test_seconds_bucket{partition=\"sales/0\",le=\"0.5\"} 1\n\
                     streamer_of_a_test_seconds_sum{partition=\"default/0\"} 11.0041\n\n";
         let exemplar =
             |position: Position, seconds: &str| format!(" # {{trace_id=\"{position}\"}} {seconds} 1700000000.250");
@@ -119,6 +122,8 @@ mod tests {
             "streamer_of_a_test_seconds_bucket{partition=\"default/1\",le=\"0.0025\"} 2".to_owned(),
             "streamer_of_a_test_seconds_bucket{partition=\"default/0\",le=\"+Inf\"} 3".to_owned()
                 + &exemplar(at(3), "11"),
+            "streamer_of_a_test_seconds_bucket{partition=\"sales/0\",le=\"0.5\"} 1".to_owned()
+                + &exemplar(at(4), "0.5"),
             "streamer_of_a_test_seconds_sum{partition=\"default/0\"} 11.0041".to_owned(),
             "# EOF".to_owned(),
         ];

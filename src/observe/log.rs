@@ -99,11 +99,11 @@ mod tests {
         ] {
             let lines = Lines::default();
             let writer = lines.clone();
-            let subscriber = subscriber(format, "info", move || writer.clone()).unwrap();
+            let subscriber = subscriber(format, "warn", move || writer.clone()).unwrap();
             let _default = tracing::dispatcher::set_default(&subscriber);
             let tasks = crate::tasks::Tasks::new();
-            tracing::info_span!("in", partition = "default/1").in_scope(|| {
-                tasks.spawn(crate::tasks::Kind::Reading, "a task of its own", async { tracing::info!("said there") });
+            tracing::error_span!("in", partition = "default/1").in_scope(|| {
+                tasks.spawn(crate::tasks::Kind::Reading, "a task of its own", async { tracing::warn!("said there") });
             });
             tasks.drain(std::time::Duration::from_secs(5)).await;
             let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();

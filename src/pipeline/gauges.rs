@@ -3,7 +3,8 @@
 //! Owns the way from the loop's state to metrics. At a node that does not own the partition nothing but that is said:
 //! gauges that stay behind would be somebody else's past.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -16,6 +17,9 @@ use crate::observe::metrics as names;
 use crate::observe::trace::{Part, tracer};
 use crate::position::{PartitionId, Position};
 use crate::source::Batch;
+
+/// Of each partition the tenants that have series of their own.
+static NAMED: LazyLock<Mutex<BTreeMap<PartitionId, BTreeSet<Arc<str>>>>> = LazyLock::new(Mutex::default);
 
 /// All states that a partition can be in.
 const STATES: [&str; 5] = ["reading", "catching_up", "paused", "backoff", "history_lost"];
@@ -143,6 +147,7 @@ impl Partition {
             let step = self.step(name, None, total);
             counter!(name, "partition" => partition.clone()).increment(step);
         }
+        self.name_tenants();
         let tenants: Vec<_> = self.machine.tenants().map(|(name, totals)| (name.cloned(), totals)).collect();
         for (tenant, totals) in tenants {
             for (name, total) in [(names::TENANT_CHANGES, totals.changes), (names::TENANT_MATCHES, totals.matches)] {
@@ -156,6 +161,22 @@ impl Partition {
         }
         let rate = self.machine.matching().bloom.false_positive_rate();
         gauge!(names::BLOOM_FALSE_POSITIVE_RATE, "partition" => partition).set(rate);
+    }
+
+    /// Tenants get a name as long as there is room, and keep it as long as the process lives, through hand-overs and
+    /// reloads: a series that has begun goes on, and there are never more.
+    fn name_tenants(&mut self) {
+        if self.tenants_named_max == 0 {
+            return;
+        }
+        let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = named.entry(self.machine.partition().clone()).or_default();
+        if named.len() < self.tenants_named_max {
+            let new: Vec<_> =
+                self.machine.present_tenants().filter(|tenant| !named.contains(*tenant)).cloned().collect();
+            named.extend(new.into_iter().take(self.tenants_named_max - named.len()));
+        }
+        self.machine.name_tenants(named.iter().take(self.tenants_named_max).cloned());
     }
 
     /// How far a counter has come since it was told last: a tenure counts from zero, and a counter never goes back.

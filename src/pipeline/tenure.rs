@@ -67,6 +67,8 @@ pub struct PartitionConfig {
     pub grace: Duration,
     /// Whether the source is written to while it is idle and someone waits.
     pub heartbeat_writes: bool,
+    /// So many tenants have series of their own.
+    pub tenants_named_max: usize,
     /// For the drill's own test: the hub forgets its cursors and starts at the present.
     pub sabotage: bool,
 }
@@ -240,6 +242,7 @@ fn partition(config: &PartitionConfig, loaded: Loaded, fence: Fence) -> Partitio
         waiting: Waiting::default(),
         openings: [Openings::new(config.clock.clone()), Openings::new(config.clock.clone())],
         told: HashMap::new(),
+        tenants_named_max: config.tenants_named_max,
         backtests: Arc::new(Semaphore::new(limits::backtests_max)),
         replays: super::Replays::new(Arc::clone(&config.source), config.tasks.clone(), config.machine.rides_max),
         outcomes: mpsc::channel(OUTCOMES_MAX),

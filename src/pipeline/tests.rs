@@ -52,7 +52,6 @@ fn machine() -> MachineConfig {
         nats_gateways: Vec::new(),
         bloom: BloomUse::default(),
         shadow_every: 1,
-        tenants_named_max: 2,
         seed: 1,
         mistake: None,
     }
@@ -90,6 +89,7 @@ async fn a_source_that_does_not_answer_holds_up_nothing_else() {
         health,
         grace,
         heartbeat_writes: false,
+        tenants_named_max: 2,
         sabotage: false,
     };
     tasks.spawn(Kind::Partition, "default/0", run(config, commands));

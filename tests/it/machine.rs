@@ -44,7 +44,6 @@ pub(super) fn config() -> MachineConfig {
         nats_gateways: Vec::new(),
         bloom: BloomUse::default(),
         shadow_every: 0,
-        tenants_named_max: 2,
         seed: 1,
         mistake: None,
     }

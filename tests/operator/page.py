@@ -95,7 +95,7 @@ class Page:
         def tried(_driver):
             try:
                 return condition()
-            except (StaleElementReferenceException, IndexError, ValueError):
+            except (StaleElementReferenceException, IndexError, ValueError, TypeError, OSError):
                 return False
 
         try:

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::clock::Clock;
 use crate::store;
 
 /// Arguments of `streamer admin bump-revision`.
@@ -15,17 +16,16 @@ pub struct BumpArgs {
     /// The file, while no hub runs on it
     #[arg(long, value_name = "FILE")]
     pub store: PathBuf,
-    /// By more than it can have gone on since the copy was made
-    #[arg(long, value_name = "N", default_value_t = 1_000_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
-    pub by: u64,
 }
 
-/// Raises it.
+/// Raises it by the milliseconds since 1970: more than it can have gone on since any copy, also one that was restored and
+/// raised before.
 ///
 /// # Errors
 /// A file that is not there, that a hub holds, or that is no store.
 pub(super) fn run(args: &BumpArgs) -> anyhow::Result<()> {
-    let (from, to) = store::bump(&args.store, args.by)?;
+    let by = Clock::system().wall().timestamp_millis().unsigned_abs();
+    let (from, to) = store::bump(&args.store, by)?;
     println!("revision {from} is {to} now");
     Ok(())
 }

@@ -122,8 +122,6 @@ pub struct MachineConfig {
     pub bloom: BloomUse,
     /// Every so manyth change is matched a second time by the reference; none if 0.
     pub shadow_every: u32,
-    /// Tenants that metrics may name.
-    pub tenants_named_max: usize,
     /// How long a session's start, a PUT and the like may wait for the store before the caller is told.
     pub seed: u64,
     /// A deliberate mistake, for the simulation to find.
@@ -318,7 +316,6 @@ impl Machine {
         let budget = Arc::new(Budget::new(config.memory_bytes_max));
         let latency = Arc::new(Latency::new(clock.clone(), &config.partition));
         let matcher = Matcher::watched(config.bloom, clock.clone(), config.shadow_every);
-        let tenants = Tenants::new(config.tenants_named_max);
         let pages = (0..limits::cursor_pages).map(|_| PageState::default()).collect();
         Self {
             window: Window::new(reached, config.window_bytes_max),
@@ -335,7 +332,7 @@ impl Machine {
             by_key: BTreeMap::new(),
             gateways: Slab::new(),
             gateway_ids: HashMap::new(),
-            tenants,
+            tenants: Tenants::default(),
             groups: BTreeMap::new(),
             revoking: BTreeSet::new(),
             confirmed: Revision(0),

@@ -5,11 +5,12 @@
 use super::Machine;
 use super::state::GatewayIndex;
 use crate::delivery::frame::CloseReason;
+use crate::delivery::outbox::Item;
 use crate::handle::DeliveryMode;
 use crate::matching::SubscriptionIndex;
 use crate::source::Gap;
-use crate::store::gateways::Owed;
 use crate::store::subscriptions::ParkedReason;
+use crate::subscription::GatewayId;
 
 impl Machine {
     pub(super) fn note_begun(&self, index: GatewayIndex) {
@@ -45,16 +46,16 @@ impl Machine {
         tracing::warn!(gateway = %self.gateways[index.0].id, position = %self.reached, "too slow: its session goes on as a catch-up");
     }
 
-    pub(super) fn note_owed(&self, index: GatewayIndex, owed: Owed) {
-        tracing::warn!(gateway = %self.gateways[index.0].id, reason = owed.reason.name(), position = %self.reached, "a gateway is told to read everything anew");
-    }
-
     pub(super) fn note_unissued(&self, index: GatewayIndex) {
-        tracing::error!(gateway = %self.gateways[index.0].id, position = %self.reached, "a cursor is of a session that the store has not had yet: was the store restored and its revision not raised?");
+        tracing::error!(gateway = %self.gateways[index.0].id, position = %self.reached, "a cursor is of a session that the store has not had yet: was the store restored? going on from where the store has the gateway");
     }
 
-    pub(super) fn note_gap(&self, gap: &Gap, told: usize) {
-        tracing::warn!(reason = gap.reason.name(), from = %gap.from(), position = %gap.position, gateways = told, "gateways are told to read a range anew");
+    /// So many gateways have something that it is about.
+    pub(super) fn note_gap(&self, gap: &Gap, gateways: usize) {
+        let (reason, from, position) = (gap.reason.name(), gap.from(), gap.position);
+        if gateways > 0 {
+            tracing::warn!(reason, %from, %position, gateways, "gateways are told to read a range anew");
+        }
     }
 
     /// `subs` are one gateway's, parked by one write.
@@ -72,7 +73,7 @@ impl Machine {
     }
 
     pub(super) fn note_moved(&self, index: GatewayIndex) {
-        tracing::info!(gateway = %self.gateways[index.0].id, position = %self.gateways[index.0].place.position, "an operator has moved a gateway's cursor");
+        tracing::info!(gateway = %self.gateways[index.0].id, position = %self.gateways[index.0].place.position, "a gateway's cursor is moved");
     }
 
     pub(super) fn note_removed(&self, index: GatewayIndex) {
@@ -88,4 +89,11 @@ impl Machine {
         let at = self.effective(index).position.time.seconds();
         self.reached.time.seconds().saturating_sub(at)
     }
+}
+
+/// One gateway is told of a loss that is its own.
+pub(super) fn note_resync(gateway: &GatewayId, item: &Item) {
+    let Item::Resync(resync) = item else { return };
+    let (reason, from, position) = (resync.reason.name(), resync.from.map(tracing::field::display), resync.to);
+    tracing::warn!(%gateway, reason, from, %position, "a gateway is told to read anew");
 }

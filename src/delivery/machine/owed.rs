@@ -21,20 +21,21 @@ pub(super) fn still_owed(owed: Option<Owed>, serial: Serial) -> Option<Owed> {
     owed.filter(|owed| serial.session < owed.since || serial.written < FIRST_SERIAL)
 }
 
-/// Whether the store cannot have given the number of this cursor's session yet: it has been restored from a copy that
-/// knows less. What it has given since then it gives again, and so a cursor says nothing of what is there now.
-pub(super) fn is_unissued(cursor: &Cursor, hello: &Hello) -> bool {
-    cursor.serial.session > hello.number
-}
-
 impl Machine {
+    /// Whether the store has not had this cursor's session yet: it has been restored from a copy that knows less. What has been
+    /// changed since the copy is undone, parkings and moves between members among it, and of that the cursor knows nothing;
+    /// so the place counts that the copy has.
+    pub(super) fn is_unissued(&self, index: GatewayIndex, cursor: &Cursor) -> bool {
+        let is_newer = cursor.serial.session > self.gateways[index.0].sessions;
+        is_newer && self.of_this_life(index, cursor).is_some()
+    }
+
     /// What the next session is owed if it presents this cursor.
     pub(super) fn owed_by_next(&self, index: GatewayIndex, cursor: Option<&Cursor>, hello: &Hello) -> Option<Owed> {
         let gateway = &self.gateways[index.0];
         let since = hello.number;
         let own = self.own(index, cursor);
-        let says_nothing = |cursor: &Cursor| self.of_this_life(index, cursor).is_none() || is_unissued(cursor, hello);
-        if cursor.is_some_and(says_nothing) {
+        if cursor.is_some_and(|cursor| self.of_this_life(index, cursor).is_none()) {
             return Some(Owed { since, reason: ResyncReason::Forgotten });
         }
         if self.is_broken_off(self.start(index, cursor).0.position) {

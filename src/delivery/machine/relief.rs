@@ -53,6 +53,7 @@ impl Machine {
             }
             return;
         }
+        self.note_overflow(index);
         self.restart_session(index);
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::compose::owned;
 use super::lane::{Lane, Mode};
+use super::notices::note_resync;
 use super::state::GatewayIndex;
 use super::{Effect, Machine, Mistake, ReplayId};
 use crate::change::{Flags, ResyncReason};
@@ -259,6 +260,7 @@ impl Machine {
         let gap = Gap { position: to, scope: Default::default(), reason: ResyncReason::HistoryLost };
         for item in lane.lost_items(name, &gap, (from, to), Some(to), &self.subs) {
             self.counters.resyncs += 1;
+            note_resync(outbox.gateway(), &item);
             outbox.push(item);
         }
         lane.at = to;

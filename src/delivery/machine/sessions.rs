@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::compose::resync_item;
 use super::lane::{Lane, Mode};
+use super::notices::note_resync;
 use super::outcomes::unanswered;
-use super::owed::is_unissued;
 use super::state::{Gateway, GatewayIndex, OpenRequest, RecordRequest, RecordState, Session, SubLane, WriteKind};
 use super::{Answer, Machine, Mistake, Waiter};
 use crate::change::ResyncReason;
@@ -121,14 +121,14 @@ impl Machine {
             self.answer(request.waiter, Ok(Answer::Over(reason, request.hello.number)));
             return self.next_request(index);
         }
+        if request.cursor.as_ref().is_some_and(|cursor| self.is_unissued(index, cursor)) {
+            self.note_unissued(index);
+            request.cursor = None;
+        }
         if request.cursor.is_none() && request.hello.transport.mode() == DeliveryMode::Stream {
             self.begin_at_floor(index, &mut request);
         }
         request.owed = self.owed_by_next(index, request.cursor.as_ref(), &request.hello);
-        if request.cursor.as_ref().is_some_and(|cursor| is_unissued(cursor, &request.hello)) {
-            self.note_unissued(index);
-            request.cursor = None;
-        }
         let own = self.own(index, request.cursor.as_ref());
         let has_a_say = own.is_some();
         let presented = request.hello.cursor.as_ref().filter(|_| has_a_say).map(ToString::to_string);
@@ -244,7 +244,7 @@ impl Machine {
             // What it stands for from now on: becoming quiet goes by this place alone.
             gateway.place = place.clone();
         }
-        let owed = gateway.owed.inspect(|owed| self.note_owed(index, *owed)).map(|owed| self.owed_item(owed, &place));
+        let owed = gateway.owed.map(|owed| self.owed_item(owed, &place));
         let unheard = |index: &&SubscriptionIndex| {
             let sub = &self.subs[index.0];
             self.floor(sub, &place) <= sub.birth.0
@@ -253,6 +253,7 @@ impl Machine {
         let lost = owed.into_iter().chain(with_subs).chain(self.without_filter(index, &place));
         let lost: Vec<Item> = lost.collect();
         let gateway = &self.gateways[index.0];
+        lost.iter().for_each(|item| note_resync(&gateway.id, item));
         let node = hello.node.as_ref().unwrap_or(&self.config.node);
         let identity = Identity {
             gateway: gateway.id.clone(),

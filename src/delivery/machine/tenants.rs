@@ -1,6 +1,6 @@
 //! Tenants: how many subscriptions each has, and, for those that metrics may name, what comes of them.
 //!
-//! Owns the quota of tenants and the bound on names in metrics.
+//! Owns the quota of tenants. Who may be named, and how many, is decided by whoever tells the metrics.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,18 +16,24 @@ pub struct TenantTotals {
     pub matches: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Tenants {
     subscriptions: HashMap<Arc<str>, usize>,
-    /// So many have a name in metrics: the first that have subscriptions. It stays, so that no counter goes away.
-    named_max: usize,
     named: BTreeMap<Arc<str>, TenantTotals>,
     others: TenantTotals,
 }
 
 impl Tenants {
-    pub(super) fn new(named_max: usize) -> Self {
-        Self { subscriptions: HashMap::new(), named_max, named: BTreeMap::new(), others: TenantTotals::default() }
+    /// From now on what comes of these is counted for each by itself.
+    pub(super) fn name(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
+        for name in names {
+            self.named.entry(name).or_default();
+        }
+    }
+
+    /// Those that have subscriptions.
+    pub(super) fn present(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.subscriptions.keys()
     }
 
     /// Whether the tenant may have one more subscription.
@@ -42,9 +48,6 @@ impl Tenants {
     /// Counts a subscription under its tenant.
     pub(super) fn count(&mut self, tenant: &Arc<str>) {
         *self.subscriptions.entry(Arc::clone(tenant)).or_default() += 1;
-        if self.named.len() < self.named_max {
-            self.named.entry(Arc::clone(tenant)).or_default();
-        }
     }
 
     pub(super) fn discount(&mut self, tenant: &Arc<str>) {
@@ -58,7 +61,7 @@ impl Tenants {
 
     /// A change of this tenant has been matched.
     pub(super) fn matched(&mut self, tenant: Option<&str>, matches: u64) {
-        if self.named_max == 0 {
+        if self.named.is_empty() {
             return;
         }
         let named = tenant.and_then(|tenant| self.named.get_mut(tenant));
@@ -67,9 +70,9 @@ impl Tenants {
         totals.matches += matches;
     }
 
-    /// Those that metrics name, and, without a name, all others together; nothing where none is named.
+    /// Those that are named, and, without a name, all others together; nothing where none is named.
     pub(super) fn totals(&self) -> impl Iterator<Item = (Option<&Arc<str>>, TenantTotals)> {
-        let others = (self.named_max > 0).then_some((None, self.others));
+        let others = (!self.named.is_empty()).then_some((None, self.others));
         self.named.iter().map(|(name, totals)| (Some(name), *totals)).chain(others)
     }
 }
@@ -79,14 +82,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_names_than_are_allowed_and_all_others_together() {
+    fn those_that_are_named_are_counted_by_themselves_and_all_others_together() {
         let name = |tenant: &str| Arc::<str>::from(tenant);
-        let mut tenants = Tenants::new(2);
+        let mut tenants = Tenants::default();
         for tenant in ["a", "a", "b", "c"] {
             tenants.count(&name(tenant));
         }
+        tenants.matched(Some("a"), 1);
+        assert_eq!(tenants.totals().count(), 0, "none is named");
+        tenants.name([name("a"), name("b")]);
+        tenants.name([name("a")]);
         tenants.discount(&name("b"));
-        tenants.count(&name("d"));
         for (tenant, matches) in [(Some("a"), 2), (Some("b"), 0), (Some("c"), 1), (Some("d"), 1), (None, 0)] {
             tenants.matched(tenant, matches);
         }
@@ -94,13 +100,6 @@ mod tests {
         let told: Vec<_> = tenants.totals().map(|(tenant, totals)| (tenant.map(|it| &**it), totals)).collect();
         assert_eq!(told, [(Some("a"), totals(1, 2)), (Some("b"), totals(1, 0)), (None, totals(3, 2))]);
         assert!(tenants.check("a", 2).is_err() && tenants.check("a", 3).is_ok() && tenants.check("b", 1).is_ok());
-    }
-
-    #[test]
-    fn none_is_named_unless_it_is_wanted() {
-        let mut tenants = Tenants::new(0);
-        tenants.count(&Arc::from("a"));
-        tenants.matched(Some("a"), 1);
-        assert_eq!(tenants.totals().count(), 0);
+        assert_eq!(tenants.present().count(), 2);
     }
 }

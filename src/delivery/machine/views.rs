@@ -21,6 +21,7 @@ use crate::limits;
 use crate::matching::{Counts, Difference, SubscriptionIndex};
 use crate::position::{PartitionId, Position};
 use crate::store::Revision;
+use crate::store::subscriptions::ParkedReason;
 use crate::subscription::{GatewayId, SubscriptionKey};
 
 impl Machine {
@@ -230,8 +231,11 @@ impl Machine {
             let Some(session) = &gateway.session else { continue };
             work.sessions += 1;
             work.outbox_bytes += session.outbox.bytes() as u64;
-            // To whom nothing is owed need not ack.
-            if gateway.subs.iter().all(|sub| self.subs[sub.0].parked.is_some()) {
+            // To whom nothing is owed need not ack. Whose leases have run out is stalled all the more.
+            let is_put_aside = |sub: &SubscriptionIndex| {
+                self.subs[sub.0].parked.is_some_and(|(_, reason, _)| reason != ParkedReason::Lease)
+            };
+            if gateway.subs.iter().all(is_put_aside) {
                 continue;
             }
             let at = self.effective(GatewayIndex(index)).position.time.seconds();
@@ -257,7 +261,17 @@ impl Machine {
         work
     }
 
-    /// What has come of the tenants that metrics may name, and of all others together.
+    /// Tenants that have subscriptions.
+    pub fn present_tenants(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.tenants.present()
+    }
+
+    /// From now on counts what comes of these for each by itself.
+    pub fn name_tenants(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
+        self.tenants.name(names);
+    }
+
+    /// What has come of the tenants that are named, and of all others together.
     pub fn tenants(&self) -> impl Iterator<Item = (Option<&Arc<str>>, TenantTotals)> {
         self.tenants.totals()
     }

@@ -65,7 +65,6 @@ impl Hub {
             nats_gateways: Vec::new(),
             bloom: BloomUse::Off,
             shadow_every: 0,
-            tenants_named_max: 2,
             seed: 1,
             mistake: None,
         };

@@ -134,7 +134,6 @@ impl World {
             nats_gateways: Vec::new(),
             bloom: BloomUse::From(0),
             shadow_every: 7,
-            tenants_named_max: 2,
             seed,
             mistake,
         };
