@@ -159,6 +159,49 @@ fn with_two_leases(clock: &Clock) -> (Machine, u64) {
     (machine, revision)
 }
 
+/// Of very many, a part each time, so that the loop is not held up; and all of them in the end.
+#[test]
+fn leases_of_many_run_out_part_by_part() {
+    const PART: usize = streamer::limits::subscriptions_swept_at_once_max;
+    const MANY: usize = 2 * PART + 10;
+    let clock = Clock::manual();
+    let at = Position::boundary(Epoch(1), ClusterTime::new(10, 0));
+    let entries = (0..MANY).map(|number| {
+        let id = format!("s-{number}");
+        Entry {
+            key: subscriptions::key(&PartitionId::new("default", 0), &key(&id)),
+            value: record(asked(&id).to_stored(), at).encode(),
+            revision: Revision(5),
+        }
+    });
+    let stored =
+        Stored { subscriptions: entries.collect(), gateways: Vec::new(), cursors: Vec::new(), revision: Revision(5) };
+    let checkpointed = Checkpointed { position: at, definition: "d".into(), ..Checkpointed::default() };
+    let mut machine = Machine::load(config(), clock.clone(), at, at, checkpointed, stored).expect("loads");
+    let states = |machine: &Machine| {
+        let states = machine.workload().subscriptions;
+        (states.live as usize, states.parked as usize)
+    };
+    assert_eq!(states(&machine), (MANY, 0));
+    clock.advance(Duration::from_secs(301));
+    let mut revision = 6;
+    let mut parked = Vec::new();
+    for _ in 0..3 {
+        machine.expire();
+        let mut count = 0;
+        for (id, writes) in writes(&mut machine) {
+            count += writes.len();
+            revision += 1;
+            machine.on_outcome(id, Outcome::Done(Revision(revision)));
+        }
+        parked.push(count);
+    }
+    assert_eq!(parked, [PART, PART, 10]);
+    assert_eq!(states(&machine), (MANY, 0), "as they were when they were looked at");
+    (0..3).for_each(|_| machine.expire());
+    assert_eq!(states(&machine), (0, MANY));
+}
+
 /// A session of `gw`, and its number.
 fn open(machine: &mut Machine, cursor: Option<CursorText>, revision: &mut u64) -> (Arc<Outbox>, u64) {
     machine.on_open(Hello { cursor, ..hello("gw") }, Waiter { token: 3, slot: 0 });

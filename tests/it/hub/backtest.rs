@@ -96,7 +96,9 @@ const ON_OCCASION: [&str; 12] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_works_tells_every_metric() {
     let site = Site::new().await;
-    let hub = Running::start(&site.config(), Clock::system()).await;
+    let mut config = site.config();
+    config.metrics.tenants_max = 1;
+    let hub = Running::start(&config, Clock::system()).await;
     assert_eq!(hub.call(Method::POST, "/v1/subscriptions", Some(&candidate(7))).await.0, 201);
     let mut session = hub.open(Transport::Sse, "gw", None).await;
     write(&site, 30).await;
@@ -125,6 +127,7 @@ async fn a_hub_that_works_tells_every_metric() {
     })
     .await;
     assert!(told.contains("streamer_partition_state{partition=\"default/0\",state=\"paused\"}"));
+    assert!(told.contains("streamer_tenant_matches_total{partition=\"default/0\",tenant=\"acme\"}"));
     let overview = until("an overview that has it all", async || {
         let (_, overview) = hub.get("/v1/overview").await;
         (overview["partitions"][0]["totals"]["delivered"] == 3).then_some(overview)
