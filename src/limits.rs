@@ -183,8 +183,8 @@ pub const source_batch_changes_max: usize = 1_000;
 pub const store_txn_operations_max: usize = 127;
 /// Positions of which it is remembered that the source has lost them.
 pub const lost_positions_max: usize = 1_024;
-/// Subscriptions that are looked at in one turn for whether their leases have run out: all of them within half a minute, if
-/// there are a million, and no turn longer than a millisecond.
+/// Subscriptions that are looked at in one turn for whether their leases have run out, so that a turn is short: of a million
+/// each is looked at every half a minute.
 pub const subscriptions_swept_at_once_max: usize = 32_768;
 /// Gateways that are forgotten at once, for each is a transaction or more.
 pub const gateways_forgotten_at_once_max: usize = 100;

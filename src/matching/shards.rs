@@ -3,7 +3,7 @@
 //! Small ones are one table, whose growth is quick; larger ones are many, which grow one by one.
 
 use hashbrown::HashTable;
-use hashbrown::hash_table::{Entry, OccupiedEntry};
+use hashbrown::hash_table::Entry;
 
 /// Tables of a large one.
 const SHARDS: usize = 1 << 8;
@@ -78,7 +78,7 @@ impl<T> Shards<T> {
         let at = shard(hash, self.shards.len());
         let Some(Ok(mut entry)) = self.shards.get_mut(at).map(|table| table.find_entry(hash, is)) else { return };
         if is_over(entry.get_mut()) {
-            let _ = OccupiedEntry::remove(entry);
+            entry.remove();
             self.len -= 1;
         }
     }

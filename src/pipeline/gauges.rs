@@ -152,10 +152,8 @@ impl Partition {
         for (tenant, totals) in tenants {
             for (name, total) in [(names::TENANT_CHANGES, totals.changes), (names::TENANT_MATCHES, totals.matches)] {
                 let step = self.step(name, tenant.clone(), total);
-                let labels =
-                    [("partition", Some(partition.clone())), ("tenant", tenant.as_ref().map(ToString::to_string))];
-                let labels: Vec<_> =
-                    labels.into_iter().filter_map(|(key, value)| Some(Label::new(key, value?))).collect();
+                let mut labels = vec![Label::new("partition", partition.clone())];
+                labels.extend(tenant.as_ref().map(|tenant| Label::new("tenant", tenant.to_string())));
                 counter!(name, labels).increment(step);
             }
         }

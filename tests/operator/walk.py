@@ -13,6 +13,8 @@ pictures of the documentation that it shows are written anew.
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -29,9 +31,9 @@ import tempfile
 import termios
 import threading
 import time
-import fcntl
 import urllib.parse
 import urllib.request
+from importlib.machinery import SourceFileLoader
 
 import pyte
 from bson import Timestamp
@@ -40,7 +42,10 @@ from selenium.webdriver.common.keys import Keys
 
 from page import Hub, Page, browser
 
+sys.dont_write_bytecode = True
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+SERVICES = ROOT / "scripts" / "services"
+find = SourceFileLoader("services", str(SERVICES)).load_module().find
 RUNBOOK = ROOT / "docs" / "operations.md"
 TENANT, COLLECTION = "acme", "messages"
 PATIENCE = 60
@@ -219,15 +224,14 @@ class Gateway:
 class Night:
     """All of it, and the steps through it."""
 
-    def __init__(self, streamer, folder, write):
-        self.folder, self.write, self.stops = folder, write, []
+    def __init__(self, streamer, folder, write, stops):
+        self.folder, self.write = folder, write
         self.env = {**os.environ, "PATH": f"{streamer.parent}:{os.environ['PATH']}"}
         self.env.pop("STREAMER_TOKEN", None)
         run = folder / "services"
-        services = [str(ROOT / "scripts" / "services")]
         env = {**os.environ, "STREAMER_SERVICES_RUN": str(run)}
-        self.stops.append(lambda: subprocess.run([*services, "down"], env=env, stdout=subprocess.DEVNULL))
-        subprocess.run([*services, "up"], env=env, stdout=subprocess.DEVNULL, check=True)
+        stops.callback(subprocess.run, [SERVICES, "down"], env=env, stdout=subprocess.DEVNULL)
+        subprocess.run([SERVICES, "up"], env=env, stdout=subprocess.DEVNULL, check=True)
         self.servers = dict(re.findall(r"^export (\w+)=(.*)$", (run / "env").read_text(), flags=re.M))
         self.servers = {name: shlex.split(value)[0] for name, value in self.servers.items()}
         uri = self.servers["STREAMER_TEST_MONGODB"]
@@ -274,18 +278,14 @@ ratio = 1.0
         self.log = folder / "hub.log"
         serve = ["streamer", "serve", "--config", str(folder / "streamer.toml")]
         self.serving = subprocess.Popen(serve, env=self.env, stdout=open(self.log, "wb"), stderr=subprocess.STDOUT)
-        self.stops.append(self.end_hub)
+        stops.callback(self.end_hub)
         until(lambda: self.serving.poll() is None and self.is_ready(), "the hub is ready")
-        program = shlex.split(subprocess.run([sys.executable, "-c", (
-            "from importlib.machinery import SourceFileLoader; "
-            f"print(SourceFileLoader('services', {services[0]!r}).load_module().find('prometheus') or '')"
-        )], capture_output=True, text=True, check=True).stdout)
-        assert program, "Prometheus is missing: scripts/services install"
-        self.prometheus = Prometheus(program[0], folder, f"127.0.0.1:{ports['http']}", folder / "operator.token")
-        self.stops.append(self.prometheus.process.kill)
+        # `up` has fetched it.
+        self.prometheus = Prometheus(find("prometheus"), folder, f"127.0.0.1:{ports['http']}", folder / "operator.token")
+        stops.callback(self.prometheus.process.kill)
         until(lambda: urllib.request.urlopen(self.prometheus.base + "/-/ready", timeout=5).status == 200, "Prometheus is ready")
         driver = browser()
-        self.stops.append(driver.quit)
+        stops.callback(driver.quit)
         self.page = Page(self.hub.base, driver)
         self.top = Terminal([str(streamer), "top", "--url", self.hub.base, "--token-file", str(folder / "operator.token"), "--interval", "0.5"], self.env)
         self.written = 0
@@ -335,6 +335,18 @@ ratio = 1.0
     def partition(self, number):
         return next(one for one in self.hub.call("GET", "/v1/partitions")["partitions"] if one["partition"] == f"default/{number}")
 
+    def metric(self, name, **labels):
+        """The values of a metric in `/metrics`, by partition."""
+        with urllib.request.urlopen(self.hub.request("GET", "/metrics"), timeout=10) as answer:
+            text = answer.read().decode()
+        found = {}
+        for line in text.splitlines():
+            if match := re.fullmatch(name + r"\{(.*)\} (\S+)", line):
+                have = dict(re.findall(r'(\w+)="([^"]*)"', match.group(1)))
+                if labels.items() <= have.items():
+                    found[have["partition"]] = float(match.group(2))
+        return found
+
     # --- the steps ---
 
     def all_is_well(self):
@@ -368,8 +380,7 @@ ratio = 1.0
         free = self.insert(1, chatId="c1")
         for chat in self.chats:
             chat.has([free])
-        lag = lambda row: float(row["Lag, s"].replace("▲", "").replace(",", ""))  # noqa: E731
-        self.page.until(lambda: lag(self.page.row("#partitions", "default/0")) >= 100, "the dashboard shows the lag", PATIENCE)
+        self.page.until(lambda: seconds(self.page.row("#partitions", "default/0")) >= 100, "the dashboard shows the lag", PATIENCE)
         row = self.page.row("#partitions", "default/0")
         assert row["Lag, s"].startswith("▲") and "catching up" in row["State"], row
         assert not self.page.row("#partitions", "default/1")["Lag, s"].startswith("▲"), "the other one stands out"
@@ -422,8 +433,7 @@ ratio = 1.0
         for chat in self.chats:
             chat.has(owed + later)
         self.page.go("gateways")
-        lag = lambda row: float(row["Lag, s"].replace("▲", "").replace(",", ""))  # noqa: E731
-        self.page.until(lambda: lag(self.page.row("#gateway-table", "report-1")) >= 500, "the dashboard shows its lag", PATIENCE)
+        self.page.until(lambda: seconds(self.page.row("#gateway-table", "report-1")) >= 500, "the dashboard shows its lag", PATIENCE)
         first = self.page.all("#gateway-table tbody th")[0].text
         assert first == "report-1", f"{first} comes first"
         self.page.until(lambda: not self.page.row("#gateway-table", "chat-1")["Lag, s"].startswith("▲"), "those that ack are not marked", PATIENCE)
@@ -538,18 +548,6 @@ ratio = 1.0
 
     # --- pictures ---
 
-    def metric(self, name, **labels):
-        """The values of a metric in `/metrics`, by partition."""
-        with urllib.request.urlopen(self.hub.request("GET", "/metrics"), timeout=10) as answer:
-            text = answer.read().decode()
-        found = {}
-        for line in text.splitlines():
-            if match := re.fullmatch(name + r"\{(.*)\} (\S+)", line):
-                have = dict(re.findall(r'(\w+)="([^"]*)"', match.group(1)))
-                if labels.items() <= have.items():
-                    found[have["partition"]] = float(match.group(2))
-        return found
-
     def shoot(self, name):
         if self.write:
             self.page.width(1280, 800)
@@ -565,9 +563,11 @@ ratio = 1.0
 
         writer = threading.Thread(target=write)
         writer.start()
-        shown = self.shell("streamer top --url $HUB --token-file operator.token --once --interval 2")
-        written.set()
-        writer.join()
+        try:
+            shown = self.shell("streamer top --url $HUB --token-file operator.token --once --interval 2")
+        finally:
+            written.set()
+            writer.join()
         assert re.search(r"!! default/0 +hub-1 catching_up", shown), shown
         if self.write:
             page = self.write / "top.md"
@@ -583,6 +583,11 @@ def commands(text):
             line = line.strip()
             if line and not re.match(r"#|\w+=", line):
                 yield line
+
+
+def seconds(row):
+    """The lag that a row of the dashboard shows."""
+    return float(row["Lag, s"].replace("▲", "").replace(",", ""))
 
 
 def tools_of(command):
@@ -601,30 +606,26 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="operator-", ignore_cleanup_errors=True) as folder:
         folder = pathlib.Path(folder)
-        night = Night.__new__(Night)
+        name = "before the first step"
         try:
-            night.__init__(given.streamer.resolve(), folder, given.write)
-            for step in (
-                night.all_is_well, night.a_partition_lags, night.a_partition_was_paused, night.a_gateway_is_stalled,
-                night.a_filter_matches_nothing, night.the_runbook_runs, night.the_night_is_over,
-            ):
-                name = step.__name__
-                step()
-                print(f"ok  {name.replace('_', ' ')}", flush=True)
+            # Whatever does not stop, the others do.
+            with contextlib.ExitStack() as stops:
+                night = Night(given.streamer.resolve(), folder, given.write, stops)
+                for step in (
+                    night.all_is_well, night.a_partition_lags, night.a_partition_was_paused, night.a_gateway_is_stalled,
+                    night.a_filter_matches_nothing, night.the_runbook_runs, night.the_night_is_over,
+                ):
+                    name = step.__name__
+                    step()
+                    print(f"ok  {name.replace('_', ' ')}", flush=True)
+                name = "stopping"
         except Exception as error:
-            print(f"FAILED {locals().get('name', 'before the first step')}: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"FAILED {name}: {type(error).__name__}: {error}", file=sys.stderr)
             if (log := folder / "hub.log").exists():
                 print("the hub's last lines:\n" + "\n".join(log.read_text().splitlines()[-15:]), file=sys.stderr)
             if os.environ.get("STREAMER_TRACE"):
                 raise
             return 1
-        finally:
-            for stop in reversed(night.stops):
-                # Whatever does not stop, the others do.
-                try:
-                    stop()
-                except Exception as error:
-                    print(f"while stopping: {type(error).__name__}: {error}", file=sys.stderr)
     return 0
 
 

@@ -22,7 +22,7 @@ impl Machine {
             transport = session.transport.name(),
             node = %session.node,
             position = %session.main.at,
-            behind_seconds = self.seconds_behind(index),
+            behind_seconds = self.seconds_behind(self.effective(index).position),
             "a session begins"
         );
     }
@@ -31,13 +31,14 @@ impl Machine {
     pub(super) fn note_ended(&self, index: GatewayIndex, reason: CloseReason) {
         let gateway = &self.gateways[index.0];
         let Some(session) = &gateway.session else { return };
+        let position = self.effective(index).position;
         tracing::info!(
             gateway = %gateway.id,
             session = session.number,
             // Nobody is told anything who is gone.
             reason = if session.outbox.is_abandoned() { "disconnected" } else { reason.name() },
-            position = %self.effective(index).position,
-            behind_seconds = self.seconds_behind(index),
+            %position,
+            behind_seconds = self.seconds_behind(position),
             "a session ends"
         );
     }
@@ -83,11 +84,6 @@ impl Machine {
 
     pub(super) fn note_served(&self, index: GatewayIndex, mode: DeliveryMode) {
         tracing::info!(gateway = %self.gateways[index.0].id, delivery = ?mode, position = %self.reached, "a gateway is served another way");
-    }
-
-    fn seconds_behind(&self, index: GatewayIndex) -> u32 {
-        let at = self.effective(index).position.time.seconds();
-        self.reached.time.seconds().saturating_sub(at)
     }
 }
 

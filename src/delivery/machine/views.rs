@@ -152,10 +152,15 @@ impl Machine {
         index.map(|index| self.gateway_view(*index)).ok_or_else(missing)
     }
 
+    /// How far behind the loop a position is.
+    pub(super) fn seconds_behind(&self, position: Position) -> u32 {
+        self.reached.time.seconds().saturating_sub(position.time.seconds())
+    }
+
     fn gateway_view(&self, index: GatewayIndex) -> GatewayView {
         let gateway = &self.gateways[index.0];
         let place = self.effective(index);
-        let behind = f64::from(self.reached.time.seconds().saturating_sub(place.position.time.seconds()));
+        let behind = f64::from(self.seconds_behind(place.position));
         let changes = self.window.reaches(place.position).then(|| self.window.count_after(place.position) as u64);
         let cursor = Cursor {
             incarnation: gateway.incarnation,
@@ -238,8 +243,7 @@ impl Machine {
             if gateway.subs.iter().all(is_put_aside) {
                 continue;
             }
-            let at = self.effective(GatewayIndex(index)).position.time.seconds();
-            let behind = f64::from(self.reached.time.seconds().saturating_sub(at));
+            let behind = f64::from(self.seconds_behind(self.effective(GatewayIndex(index)).position));
             work.gateway_lag_max_seconds = work.gateway_lag_max_seconds.max(behind);
         }
         let (counters, matching) = (self.counters, self.matcher.counts());
