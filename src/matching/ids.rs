@@ -90,8 +90,9 @@ impl Ids {
         }
     }
 
+    /// All of them, if they are few; else none.
     #[inline]
-    fn few(&self) -> &[u32] {
+    pub(super) fn few(&self) -> &[u32] {
         match self {
             Self::One(few) => few,
             Self::Two(few) => few,

@@ -5,33 +5,30 @@
 //! it. Whoever is found is evaluated in full, so the tables only ever save work: results are exactly
 //! those of evaluating every filter.
 
-use std::collections::BTreeSet;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
-use super::access::{self, Access, Cover};
 use super::bloom::{BloomCounts, BloomUse};
 use super::filter::Filter;
 use super::images::{Images, Shared};
 use super::keys::Keys;
 use super::meter::Meter;
-use super::names::{Names, Walk};
-use super::programs::{EVERYWHERE, Programs, ShelfId};
-use super::residual::Residual;
-use super::shadow::{self, Difference, Shadow, ShadowCounts};
-use super::table::{Finds, Spot};
-use super::verdict::{Image, Side};
-use super::{Match, ProgramId, SubscriptionIndex};
-use crate::change::{Change, Operation, Scope};
+use super::names::Walk;
+use super::programs::{Programs, ShelfId};
+use super::search::{Search, Searching, Visit};
+use super::shadow::{Difference, Shadow, ShadowCounts};
+use super::shelf::Shelf;
+use super::verdict::Side;
+use super::{Match, Matches, ProgramId, SubscriptionIndex};
+use crate::change::{Change, Scope};
 use crate::clock::Clock;
 
 /// The live subscriptions of one partition.
 #[derive(Default, Debug)]
 pub struct Matcher {
-    tenants: HashMap<Arc<str>, Shelves, FxBuildHasher>,
+    tenants: Tenants,
     programs: Programs,
     keys: Keys,
     search: Search,
@@ -57,31 +54,6 @@ pub struct Counts {
     pub bloom: BloomCounts,
     /// The shadow check's part.
     pub shadow: ShadowCounts,
-}
-
-/// The programs of one tenant and collection.
-#[derive(Debug)]
-struct Shelf {
-    id: ShelfId,
-    names: Names,
-    all: BTreeSet<ProgramId>,
-    /// Those that nothing leads to.
-    scanned: BTreeSet<ProgramId>,
-    /// How many look at pre-images.
-    transitions: usize,
-}
-
-/// Programs that are noted together, but for those that one key leads to.
-const LEADS_MAX: usize = 4_096;
-
-/// What is reused from one change to the next.
-#[derive(Default, Debug)]
-struct Search {
-    number: u32,
-    found: Vec<ProgramId>,
-    walks: [Walk; 2],
-    finds: Finds,
-    leads: Vec<ProgramId>,
 }
 
 impl Matcher {
@@ -184,11 +156,37 @@ impl Matcher {
     /// Whom a change concerns, and how, in the order of the subscriptions' numbers. `out` is cleared.
     pub fn matches(&mut self, change: &Change, out: &mut Vec<Match>) {
         out.clear();
-        self.counts.changes += 1;
-        let mut meter = self.meter.take();
-        let mut shadow = std::mem::take(&mut self.shadow);
-        let (is_checked, began) = (shadow.is_due(change), meter.as_ref().map(Meter::now));
-        self.search(change, |shelf, side, programs, found, images| {
+        self.run([change], out, |_| ());
+    }
+
+    /// The same of several changes, which is quicker than one by one. `out` is cleared.
+    pub fn matches_of<'c>(&mut self, changes: impl IntoIterator<Item = &'c Change>, out: &mut Matches) {
+        out.clear();
+        let Matches { all, ends } = out;
+        self.run(changes, all, |end| ends.push(end));
+    }
+
+    /// Adds whom each change concerns, and calls `ended` with where that ends.
+    fn run<'c>(
+        &mut self,
+        changes: impl IntoIterator<Item = &'c Change>,
+        out: &mut Vec<Match>,
+        ended: impl FnMut(usize),
+    ) {
+        let (mut meter, mut shadow) = (self.meter.take(), std::mem::take(&mut self.shadow));
+        let began = meter.as_ref().map(Meter::now);
+        let mut counts = self.counts;
+        let mut ledger = Ledger { number: 0, start: out.len(), out, ended };
+        let (mut checked, mut shared) = (None, Shared::default());
+        let each = |visit: &Visit<'_>, programs: &Programs, found: &[ProgramId], walks: &[Walk; 2]| {
+            let Visit { number, change, shelf, side, .. } = *visit;
+            if checked.is_none_or(|(last, _)| last != number) {
+                ledger.begin(number);
+                checked = Some((number, shadow.is_due(change)));
+                shared = Shared::default();
+            }
+            counts.candidates += found.len() as u64;
+            let images = &mut Images::new(change, Some((&shelf.names, walks)), &mut shared);
             for id in found {
                 let Some(program) = programs.get(*id) else { continue };
                 let timed = meter.as_mut().filter(|meter| meter.is_close());
@@ -198,16 +196,18 @@ impl Matcher {
                     meter.ran(*id, began);
                 }
                 if let Some(verdict) = verdict {
-                    program.subscriptions(|subscription| out.push(Match { subscription, verdict }));
+                    program.subscriptions(|subscription| ledger.out.push(Match { subscription, verdict }));
                 }
             }
-            if is_checked {
-                shelf.check(programs, found, change, out, &mut shadow);
+            if checked.is_some_and(|(_, is_checked)| is_checked) {
+                shelf.check(programs, found, change, &ledger.out[ledger.start..], &mut shadow);
             }
-        });
-        out.sort_unstable_by_key(|found| found.subscription);
-        self.counts.matches += out.len() as u64;
-        self.shadow = shadow;
+        };
+        let passed = self.search(changes, each);
+        ledger.begin(passed);
+        counts.changes += passed as u64;
+        counts.matches += ledger.out.len() as u64;
+        (self.counts, self.shadow) = (counts, shadow);
         if let (Some(mut meter), Some(began)) = (meter, began) {
             for program in meter.matched(began).into_iter().filter_map(|program| self.programs.get(program)) {
                 program.subscriptions(|subscription| self.too_costly.push(subscription));
@@ -243,188 +243,65 @@ impl Matcher {
     /// How many programs have to be evaluated for a change: what the tables leave over.
     pub fn candidates(&mut self, change: &Change) -> usize {
         let mut candidates = 0;
-        self.search(change, |_, _, _, found, _| candidates += found.len());
+        self.search([change], |_, _, found, _| candidates += found.len());
         candidates
     }
 
-    /// Calls `each` for every shelf with the programs there that a change may concern, each once.
-    fn search(
+    /// Calls `each` for every shelf that one of the changes may concern, in the order of the changes, with the programs
+    /// there that may be true, each once, and what was found in its bodies. How many changes there were.
+    fn search<'c>(
         &mut self,
-        change: &Change,
-        mut each: impl FnMut(&Shelf, Side, &Programs, &[ProgramId], &mut Images<'_>),
-    ) {
-        let Self { tenants, programs, keys, search, counts, .. } = self;
-        search.begin(programs);
-        let (document, before) = (change.document.as_deref(), change.before.as_deref());
-        let is_delete = change.operation == Operation::Delete;
-        // Not to be evaluated: it goes to everyone in its scope.
-        let unseen = if is_delete { before.is_none() } else { document.is_none() };
-        let mut shared = Shared::default();
-        let mut visit = |shelf: &Shelf, side: Side| {
-            let is_here = side == Side::Here;
-            search.found.clear();
-            if is_here && unseen {
-                search.note_all(shelf.id, &shelf.all, programs);
-            } else {
-                let bodies = [document.filter(|_| is_here), before.filter(|_| is_delete || shelf.transitions > 0)];
-                search.note_all(shelf.id, &shelf.scanned, programs);
-                search.look(shelf, keys, programs, bodies.map(|body| body.map(|body| body.as_bytes())));
+        changes: impl IntoIterator<Item = &'c Change>,
+        each: impl FnMut(&Visit<'_>, &Programs, &[ProgramId], &[Walk; 2]),
+    ) -> usize {
+        let Self { tenants, programs, keys, search, .. } = self;
+        let mut searching = Searching { search, keys, programs, visits: Vec::new(), each };
+        let mut passed = 0;
+        for (number, change) in changes.into_iter().enumerate() {
+            each_shelf(tenants, &change.scope, &mut |shelf| searching.visit(number, change, shelf, Side::Here));
+            if let Some(left) = &change.left {
+                each_shelf(tenants, left, &mut |shelf| searching.visit(number, change, shelf, Side::Left));
             }
-            counts.candidates += search.found.len() as u64;
-            let walked = Some((&shelf.names, &search.walks));
-            each(shelf, side, programs, &search.found, &mut Images::new(change, walked, &mut shared));
-        };
-        each_shelf(tenants, &change.scope, &mut |shelf| visit(shelf, Side::Here));
-        if let Some(left) = &change.left {
-            each_shelf(tenants, left, &mut |shelf| visit(shelf, Side::Left));
+            passed = number + 1;
+        }
+        searching.end();
+        passed
+    }
+}
+
+/// Matches as they come, change by change.
+struct Ledger<'a, E> {
+    /// The change whose matches come, and where they start.
+    number: usize,
+    start: usize,
+    out: &'a mut Vec<Match>,
+    ended: E,
+}
+
+impl<E: FnMut(usize)> Ledger<'_, E> {
+    /// Those of this change come next.
+    fn begin(&mut self, number: usize) {
+        while self.number < number {
+            self.out[self.start..].sort_unstable_by_key(|found| found.subscription);
+            self.start = self.out.len();
+            self.number += 1;
+            (self.ended)(self.start);
         }
     }
 }
 
+type Tenants = HashMap<Arc<str>, Shelves, FxBuildHasher>;
 type Shelves = HashMap<Arc<str>, Shelf, FxBuildHasher>;
 
 /// Calls `each` with the shelves that a scope is, or may be.
-fn each_shelf(tenants: &HashMap<Arc<str>, Shelves, FxBuildHasher>, scope: &Scope, each: &mut impl FnMut(&Shelf)) {
-    let mut of_tenant = |shelves: &Shelves| match &scope.collection {
+fn each_shelf<'a>(tenants: &'a Tenants, scope: &Scope, each: &mut impl FnMut(&'a Shelf)) {
+    let mut of_tenant = |shelves: &'a Shelves| match &scope.collection {
         Some(collection) => shelves.get(&**collection).into_iter().for_each(&mut *each),
         None => shelves.values().for_each(&mut *each),
     };
     match &scope.tenant {
         Some(tenant) => tenants.get(&**tenant).into_iter().for_each(of_tenant),
         None => tenants.values().for_each(&mut of_tenant),
-    }
-}
-
-impl Search {
-    fn begin(&mut self, programs: &mut Programs) {
-        self.number = self.number.wrapping_add(1);
-        if self.number == 0 {
-            programs.forget_searches();
-            self.number = 1;
-        }
-    }
-
-    /// Programs that are to be evaluated, or not to be, whatever the bodies.
-    fn note_all(&mut self, shelf: ShelfId, all: &BTreeSet<ProgramId>, programs: &mut Programs) {
-        all.iter().for_each(|program| note(&mut self.found, programs, *program, (self.number, shelf, EVERYWHERE)));
-    }
-
-    /// Walks over the bodies and follows what stands there. Step by step for all that was found, because what a step
-    /// looks up lies far apart in memory: looked up together, one need not wait for the other.
-    fn look(&mut self, shelf: &Shelf, keys: &mut Keys, programs: &mut Programs, bodies: [Option<&[u8]>; 2]) {
-        let Self { walks, finds, leads, number, found } = self;
-        for ((walk, body), image) in walks.iter_mut().zip(bodies).zip([Image::Post, Image::Pre]) {
-            let Some(body) = body else { continue };
-            walk.run(&shelf.names, body);
-            for (node, value) in walk.found(body) {
-                shelf.names.table(node).find(keys, Spot(shelf.id, node), value, finds);
-            }
-            finds.forget_repeated_keys();
-            finds.filed.extend(finds.keys.drain(..).filter_map(|key| keys.find(key)));
-            let by = (*number, shelf.id, 1 << image as u8);
-            for filed in finds.filed.drain(..) {
-                keys.programs(filed, |program| leads.push(program));
-                if leads.len() > LEADS_MAX {
-                    leads.drain(..).for_each(|program| note(found, programs, program, by));
-                }
-            }
-            leads.drain(..).for_each(|program| note(found, programs, program, by));
-        }
-        finds.give_back();
-        leads.shrink_to(2 * LEADS_MAX);
-    }
-}
-
-/// A program was found, perhaps again: by this search, on this shelf, in these images.
-#[inline]
-fn note(
-    found: &mut Vec<ProgramId>,
-    programs: &mut Programs,
-    program: ProgramId,
-    (search, shelf, images): (u32, ShelfId, u8),
-) {
-    if programs.get_mut(program).is_some_and(|known| known.found_by(search, shelf, images)) {
-        found.push(program);
-    }
-}
-
-impl Shelf {
-    fn new(id: ShelfId) -> Self {
-        let (all, scanned) = (BTreeSet::new(), BTreeSet::new());
-        Self { id, names: Names::default(), all, scanned, transitions: 0 }
-    }
-
-    /// Files a program under the conjunct that lets the fewest changes through, by what is known by now.
-    /// What is left to evaluate once it is found comes back with the conjunct's number.
-    fn file(&mut self, keys: &mut Keys, program: ProgramId, filter: &Filter) -> (Option<u16>, Residual) {
-        self.all.insert(program);
-        self.transitions += usize::from(filter.concern.asks.transitions);
-        filter.formula.paths(&mut |path| {
-            self.names.add(path);
-        });
-        let covers: Vec<(usize, Cover)> = access::covers(filter.formula.conjuncts()).collect();
-        let cheapest = access::cheapest(&covers, |access| self.share(keys, access));
-        for access in covers.iter().flat_map(|(_, cover)| cover) {
-            if let Some(node) = self.names.find(&access.path) {
-                self.names.table_mut(node).note(keys, Spot(self.id, node), &access.by);
-            }
-        }
-        let Some((conjunct, cover)) = cheapest.map(|at| &covers[at]) else {
-            self.scanned.insert(program);
-            return (None, Residual::of(filter, &[], &self.names));
-        };
-        for access in cover {
-            if let Some(node) = self.names.find(&access.path) {
-                self.names.table_mut(node).insert(keys, Spot(self.id, node), &access.by, program);
-            }
-        }
-        (u16::try_from(*conjunct).ok(), Residual::of(filter, cover, &self.names))
-    }
-
-    /// The share of changes that this is expected to let through; among equals, the less crowded has less.
-    fn share(&self, keys: &Keys, access: &Access) -> f64 {
-        let Some(node) = self.names.find(&access.path) else { return 1.0 };
-        let table = self.names.table(node);
-        access.share(table.keys_seen()) * (1.0 + table.crowd(keys, Spot(self.id, node), &access.by) as f64 * 1e-6)
-    }
-
-    /// Evaluates some of the programs that were found, and some that were not, by the reference.
-    fn check(&self, programs: &Programs, found: &[ProgramId], change: &Change, out: &[Match], shadow: &mut Shadow) {
-        let after = shadow.at.map_or(Bound::Unbounded, Bound::Excluded);
-        let others: Vec<_> = self.all.range((after, Bound::Unbounded)).take(shadow::PROGRAMS_MAX).copied().collect();
-        shadow.at = if others.len() < shadow::PROGRAMS_MAX { None } else { others.last().copied() };
-        for program in found.iter().take(shadow::PROGRAMS_MAX).chain(&others) {
-            let Some(program) = programs.get(*program) else { continue };
-            let is_its = |found: &&Match| program.subscription() == Some(found.subscription);
-            let found = out.iter().find(is_its).map(|found| found.verdict);
-            let expected = program.filter.evaluate(change);
-            shadow.counts.checks += 1;
-            if found != expected {
-                shadow.differs(|| Difference {
-                    program: program.filter.text(),
-                    shape: shadow::shape(change.document.as_deref().or(change.before.as_deref())),
-                    expected,
-                    found,
-                });
-            }
-        }
-    }
-
-    fn unfile(&mut self, keys: &mut Keys, program: ProgramId, filter: &Filter, conjunct: Option<u16>) {
-        self.all.remove(&program);
-        self.transitions -= usize::from(filter.concern.asks.transitions);
-        let is_filed = |(number, _): &(usize, Cover)| Some(*number) == conjunct.map(usize::from);
-        match access::covers(filter.formula.conjuncts()).find(is_filed) {
-            None => drop(self.scanned.remove(&program)),
-            Some((_, cover)) => {
-                for access in &cover {
-                    if let Some(node) = self.names.find(&access.path) {
-                        self.names.table_mut(node).remove(keys, Spot(self.id, node), &access.by, program);
-                    }
-                }
-            }
-        }
-        filter.formula.paths(&mut |path| self.names.remove(path));
     }
 }
 

@@ -183,6 +183,18 @@ impl Keys {
         }
     }
 
+    /// Calls `each` with every program there, if they are few; whether they are.
+    #[inline]
+    pub(super) fn few(&self, filed: Filed, mut each: impl FnMut(ProgramId)) -> bool {
+        if filed.0 & LIST == 0 {
+            each(ProgramId(filed.0));
+            return true;
+        }
+        let few = self.lists.get(filed.0 & !LIST).map_or(&[][..], Ids::few);
+        few.iter().for_each(|program| each(ProgramId(*program)));
+        !few.is_empty()
+    }
+
     /// How many programs are filed under a key.
     pub(super) fn crowd(&self, key: KeyHash) -> usize {
         let tag = key.tag();

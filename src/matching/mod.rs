@@ -32,8 +32,10 @@ mod ranges;
 mod raw;
 mod reference;
 mod residual;
+mod search;
 mod shadow;
 mod shards;
+mod shelf;
 mod spans;
 mod table;
 mod term;
@@ -125,4 +127,25 @@ pub struct Match {
     pub subscription: SubscriptionIndex,
     /// How.
     pub verdict: Verdict,
+}
+
+/// Whom each of several changes concerns, in their order; memory to be reused.
+#[derive(Default, Debug)]
+pub struct Matches {
+    all: Vec<Match>,
+    /// Where those of each change end.
+    ends: Vec<usize>,
+}
+
+impl Matches {
+    fn clear(&mut self) {
+        self.all.clear();
+        self.ends.clear();
+    }
+
+    /// For each change whom it concerns.
+    pub fn iter(&self) -> impl Iterator<Item = &[Match]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.all[start..*end])
+    }
 }

@@ -67,6 +67,11 @@ impl Default for Names {
 }
 
 impl Names {
+    /// How many steps its paths have ever had at a time.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The node of a path that is named.
     pub(super) fn find(&self, path: &Path) -> Option<NodeId> {
         path.0.iter().try_fold(ROOT, |node, step| self.child(node, step.as_bytes()))

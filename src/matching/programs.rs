@@ -161,6 +161,18 @@ fn is_same(a: &Arc<Filter>, b: &Arc<Filter>) -> bool {
 }
 
 impl Program {
+    /// Whether it is filed on this shelf.
+    #[inline]
+    pub(super) fn is_on(&self, shelf: ShelfId) -> bool {
+        self.shelf == shelf
+    }
+
+    /// Fetches what is evaluated of it, for it to be at hand later.
+    #[inline]
+    pub(super) fn fetch(&self) {
+        self.residual.fetch();
+    }
+
     /// A search of its shelf found it in these images; whether for the first time. What another shelf's search has found is not
     /// meant: two keys have met in the table.
     #[inline]

@@ -12,7 +12,7 @@ use super::names::{Names, NodeId};
 use super::path::Found;
 use super::raw::{OBJECT_ID, Raw, hex};
 use super::spans::{number_key, time_key};
-use super::term::{Term, Test};
+use super::term::{Term, Test, is_error};
 use super::value::Value;
 use super::verdict::Image;
 use crate::subscription::Operator;
@@ -31,12 +31,16 @@ pub(super) enum Residual {
 pub(super) enum Check {
     /// The value is this text.
     Text { node: NodeId, text: Short },
+    /// It is one of these.
+    Texts { node: NodeId, texts: Box<[Short]> },
     /// It is this ObjectId, or its digits as a text.
     Id { node: NodeId, id: [u8; 12] },
     /// It is a number between these keys.
     Numbers { node: NodeId, start: u64, stop: u64 },
     /// It is a date between these.
     Times { node: NodeId, start: u64, stop: u64 },
+    /// It is there.
+    Present { node: NodeId },
     /// The conjunct of this number, which is a term of this node.
     Term { node: NodeId, conjunct: u16 },
     /// The conjunct of this number, whatever it is.
@@ -65,6 +69,20 @@ impl Short {
     }
 }
 
+/// Of an `in`, so many at most stand here.
+const SHORT_MAX: usize = 16;
+
+/// Whether a value counts as a text, and as one that `is`.
+#[inline]
+fn is_text(value: Raw<'_>, is: impl Fn(&[u8]) -> bool) -> bool {
+    match value {
+        Raw::Text(found) => is(found),
+        // Some of the rarer types.
+        Raw::Other(..) => matches!(value.value(), Value::Text(found) if is(found.as_bytes())),
+        _ => false,
+    }
+}
+
 /// The ObjectId that has these digits.
 fn id_of(digits: &str) -> Option<[u8; 12]> {
     let id = bson::oid::ObjectId::parse_str(digits).ok()?.bytes();
@@ -87,10 +105,20 @@ impl Residual {
                 checks.push(check);
             }
         }
+        // What needs nothing but itself comes first.
+        checks.sort_by_key(|check| matches!(check, Check::Texts { .. } | Check::Term { .. } | Check::Part { .. }));
         match checks.len() {
             0 => Self::Nothing,
             1 => checks.pop().map_or(Self::Nothing, Self::One),
             _ => Self::All(checks.into()),
+        }
+    }
+
+    /// Fetches what is looked at first, for it to be at hand later.
+    #[inline]
+    pub(super) fn fetch(&self) {
+        if let Self::All(checks) = self {
+            std::hint::black_box(checks.first().map(std::mem::discriminant));
         }
     }
 
@@ -116,6 +144,17 @@ impl Check {
 
     /// A test that needs nothing but what stands in it.
     fn quick(term: &Term, node: NodeId) -> Option<Self> {
+        if let Test::Exists(true) = term.test {
+            return Some(Self::Present { node });
+        }
+        if let Test::Compare(Operator::In, Value::List(list)) = &term.test {
+            let short = |value: &Value| match value {
+                Value::Text(text) if id_of(text).is_none() => Short::of(text),
+                _ => None,
+            };
+            let few = Some(list).filter(|list| list.len() <= SHORT_MAX)?;
+            return Some(Self::Texts { node, texts: few.iter().map(short).collect::<Option<_>>()? });
+        }
         if let Test::Compare(Operator::Equal, value) = &term.test {
             return match value {
                 Value::Text(text) => match id_of(text) {
@@ -154,13 +193,16 @@ impl Check {
     fn holds(&self, filter: &Filter, image: Image, images: &mut Images<'_>) -> bool {
         match self {
             Self::Text { node, text } => match images.at(image, *node) {
-                Found::Value(Raw::Text(found)) => text.is(found),
-                // Some of the rarer types count as texts.
-                Found::Value(other @ Raw::Other(..)) => {
-                    matches!(other.value(), Value::Text(found) if text.is(found.as_bytes()))
-                }
+                Found::Value(value) => is_text(value, |found| text.is(found)),
                 _ => false,
             },
+            Self::Texts { node, texts } => match images.at(image, *node) {
+                Found::Value(value) => is_text(value, |found| texts.iter().any(|text| text.is(found))),
+                _ => false,
+            },
+            Self::Present { node } => {
+                matches!(images.checked_at(image, *node), Found::Value(value) if !is_error(value))
+            }
             Self::Id { node, id } => match images.at(image, *node) {
                 Found::Value(Raw::Other(OBJECT_ID, found)) => found == id,
                 Found::Value(Raw::Text(found)) => found == hex(*id),

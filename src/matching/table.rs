@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 
 use super::ProgramId;
 use super::access::{By, KEYS_UNKNOWN, Key, KeyRef, with_key};
-use super::keys::{Filed, KeyHash, Keys};
+use super::keys::{KeyHash, Keys};
 use super::programs::ShelfId;
 use super::ranges::Ranges;
 use super::raw::Raw;
+use super::search::Finds;
 use super::spans::{Spans, number_key, time_key};
 use super::value::Value;
 
@@ -34,33 +35,6 @@ struct Ordered {
     texts: Ranges<[u8]>,
     present: BTreeSet<ProgramId>,
 }
-
-/// What values have led to so far; memory to be reused.
-#[derive(Default, Debug)]
-pub(super) struct Finds {
-    /// To be looked up.
-    pub(super) keys: Vec<KeyHash>,
-    pub(super) filed: Vec<Filed>,
-}
-
-impl Finds {
-    /// A document may have a value a million times.
-    pub(super) fn forget_repeated_keys(&mut self) {
-        if self.keys.len() > MANY {
-            self.keys.sort_unstable();
-            self.keys.dedup();
-        }
-    }
-
-    /// What a large document took is not kept for small ones.
-    pub(super) fn give_back(&mut self) {
-        self.keys.shrink_to(4 * MANY);
-        self.filed.shrink_to(4 * MANY);
-    }
-}
-
-/// Keys that are worth sorting.
-const MANY: usize = 1_024;
 
 /// Which table: scope and node.
 #[derive(Clone, Copy, Hash, Debug)]
@@ -166,7 +140,11 @@ impl Table {
     /// Adds each program filed here by a range that this value is in, and the keys that it has.
     #[inline]
     pub(super) fn find(&self, keys: &Keys, spot: Spot, value: Raw<'_>, found: &mut Finds) {
-        let mut look = |of, value| found.keys.extend(with_key(value, |key| hash(keys, spot, of, key)));
+        let mut look = |of, value| {
+            if let Some(key) = with_key(value, |key| hash(keys, spot, of, key)) {
+                found.key(key);
+            }
+        };
         if self.equal > 0 {
             look(Of::Value, value);
         }
@@ -179,7 +157,7 @@ impl Table {
             }
         }
         if let Some(ordered) = &self.ordered {
-            ordered.find(value, &mut |program| found.filed.push(program.into()));
+            ordered.find(value, &mut |program| found.program(program));
         }
     }
 }

@@ -115,7 +115,8 @@ impl Term {
     }
 }
 
-fn is_error(value: Raw<'_>) -> bool {
+/// Whether to look at it is an error.
+pub(super) fn is_error(value: Raw<'_>) -> bool {
     matches!(value, Raw::Time(_) | Raw::Error) && value.value() == Value::Error
 }
 

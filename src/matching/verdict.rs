@@ -67,7 +67,7 @@ impl Home {
 }
 
 /// One of a change's two images, as a filter sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Image {
     /// The document as it is now; `before` is the pre-image.
     Post,

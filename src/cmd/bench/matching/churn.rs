@@ -86,13 +86,9 @@ pub(super) fn interleaved<C: Contender>(
             let before = cpu_nanos();
             let mut sum = 0;
             if figures.rounds == 0 {
-                for event in chunk {
-                    counts.push(contender.look_up(event)? as u32);
-                }
+                contender.look_up_all(chunk, |count| counts.push(count as u32))?;
             } else {
-                for event in chunk {
-                    sum += contender.look_up(event)?;
-                }
+                contender.look_up_all(chunk, |count| sum += count)?;
             }
             std::hint::black_box(sum);
             nanos += cpu_nanos() - before;

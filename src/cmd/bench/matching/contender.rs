@@ -62,6 +62,17 @@ pub trait Contender: Sized {
     /// # Errors
     /// A change that it cannot read.
     fn look_up(&mut self, event: &Event) -> anyhow::Result<usize>;
+
+    /// The same of several at once, for those to whom that makes a difference.
+    ///
+    /// # Errors
+    /// A change that it cannot read.
+    fn look_up_all(&mut self, events: &[Event], mut each: impl FnMut(usize)) -> anyhow::Result<()> {
+        events.iter().try_for_each(|event| {
+            each(self.look_up(event)?);
+            Ok(())
+        })
+    }
 }
 
 /// A contender as a measurement calls it.

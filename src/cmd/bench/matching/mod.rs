@@ -91,12 +91,13 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// The contenders of the product's own binary.
 pub fn contenders() -> Vec<Entry> {
     vec![
-        Entry::of::<engine::Engine<false>>(),
+        Entry::of::<engine::Engine<{ engine::BATCHES }>>(),
         Entry::of::<walk::BareWalk>(),
         Entry::of::<floor::HashLookUp>(),
         Entry::of::<floor::Grid>(),
         Entry::of::<naive::NaiveCel>(),
-        Entry::of::<engine::Engine<true>>(),
+        Entry::of::<engine::Engine<{ engine::BLOOM }>>(),
+        Entry::of::<engine::Engine<{ engine::SINGLY }>>(),
     ]
 }
 

@@ -1,0 +1,202 @@
+//! Searches: from changes to the programs that may be true of them.
+//!
+//! Owns the steps and their order: the walk over the bodies, the keys of what stands there, what is filed under those, the
+//! programs. What a step looks up lies far apart in memory, so each is taken for several changes before the next is
+//! taken for the first: looked up together, one need not wait for the other.
+
+use super::ProgramId;
+use super::keys::{Filed, KeyHash, Keys};
+use super::names::Walk;
+use super::programs::{EVERYWHERE, Program, Programs};
+use super::shelf::Shelf;
+use super::table::Spot;
+use super::verdict::{Image, Side};
+use crate::change::{Change, Operation};
+
+/// Changes whose steps are taken together.
+const TOGETHER: usize = 16;
+/// Or fewer, where they have so many keys.
+const KEYS_MANY: usize = 4_096;
+/// What a walk remembers is as large as the tree of names, and of a large one it is remembered once.
+const NAMES_MANY: usize = 4_096;
+/// Keys of one body that are worth sorting.
+const REPEATED: usize = 1_024;
+
+/// What is reused from one search to the next.
+#[derive(Default, Debug)]
+pub(super) struct Search {
+    pub(super) number: u32,
+    lanes: Vec<Lane>,
+    finds: Finds,
+    found: Vec<ProgramId>,
+}
+
+/// What one visit has found so far.
+#[derive(Default, Debug)]
+struct Lane {
+    walks: [Walk; 2],
+    /// Programs, and in which image each was found: a bit for it.
+    leads: Vec<(ProgramId, u8)>,
+    /// The same of keys with many programs.
+    crowds: Vec<(Filed, u8)>,
+}
+
+/// What values have led to.
+#[derive(Default, Debug)]
+pub(super) struct Finds {
+    /// Whose they are: lane and image.
+    of: Of,
+    /// To be looked up.
+    keys: Vec<(KeyHash, Of)>,
+    filed: Vec<(Filed, Of)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Of(u8, Image);
+
+impl Default for Of {
+    fn default() -> Self {
+        Self(0, Image::Post)
+    }
+}
+
+impl Finds {
+    /// To be looked up.
+    #[inline]
+    pub(super) fn key(&mut self, key: KeyHash) {
+        self.keys.push((key, self.of));
+    }
+
+    /// It is filed where the value is.
+    #[inline]
+    pub(super) fn program(&mut self, program: ProgramId) {
+        self.filed.push((program.into(), self.of));
+    }
+
+    /// A document may have a value a million times.
+    fn forget_repeated_keys(&mut self, start: usize) {
+        if self.keys.len() - start > REPEATED {
+            let mut keys = self.keys.split_off(start);
+            keys.sort_unstable();
+            keys.dedup();
+            self.keys.append(&mut keys);
+        }
+    }
+}
+
+/// A change at a shelf that it concerns.
+pub(super) struct Visit<'a> {
+    /// Which of the changes it is.
+    pub(super) number: usize,
+    pub(super) change: &'a Change,
+    pub(super) shelf: &'a Shelf,
+    pub(super) side: Side,
+    /// There is no body to go by: it goes to everyone there.
+    is_unseen: bool,
+}
+
+/// A search under way: visits are taken in, and `each` is called for them, in their order, with the programs that may be
+/// true, each once, and with what the walks found; for some at once, for the others at the end.
+pub(super) struct Searching<'s, 'a, E> {
+    pub(super) search: &'s mut Search,
+    pub(super) keys: &'s mut Keys,
+    pub(super) programs: &'s mut Programs,
+    pub(super) visits: Vec<Visit<'a>>,
+    pub(super) each: E,
+}
+
+impl<'a, E> Searching<'_, 'a, E>
+where
+    E: FnMut(&Visit<'a>, &Programs, &[ProgramId], &[Walk; 2]),
+{
+    /// A change, the one of this number, may concern a shelf.
+    pub(super) fn visit(&mut self, number: usize, change: &'a Change, shelf: &'a Shelf, side: Side) {
+        let (document, before) = (change.document.as_deref(), change.before.as_deref());
+        let (is_here, is_delete) = (side == Side::Here, change.operation == Operation::Delete);
+        let is_unseen = is_here && if is_delete { before.is_none() } else { document.is_none() };
+        let is_large = shelf.names.len() > NAMES_MANY;
+        if is_large && !self.visits.is_empty() {
+            self.end();
+        }
+        if !is_unseen {
+            let bodies = [document.filter(|_| is_here), before.filter(|_| is_delete || shelf.transitions > 0)];
+            self.walk(shelf, bodies.map(|body| body.map(|body| body.as_bytes())));
+        }
+        self.visits.push(Visit { number, change, shelf, side, is_unseen });
+        if is_large || self.visits.len() >= TOGETHER || self.search.finds.keys.len() > KEYS_MANY {
+            self.end();
+        }
+    }
+
+    /// Goes over the bodies for what is named on the shelf.
+    fn walk(&mut self, shelf: &Shelf, bodies: [Option<&[u8]>; 2]) {
+        let (lane, Search { lanes, finds, .. }) = (self.visits.len(), &mut *self.search);
+        if lanes.len() <= lane {
+            lanes.push(Lane::default());
+        }
+        for ((walk, body), image) in lanes[lane].walks.iter_mut().zip(bodies).zip([Image::Post, Image::Pre]) {
+            let Some(body) = body else { continue };
+            finds.of = Of(lane as u8, image);
+            let start = finds.keys.len();
+            walk.run(&shelf.names, body);
+            for (node, value) in walk.found(body) {
+                shelf.names.table(node).find(self.keys, Spot(shelf.id, node), value, finds);
+            }
+            finds.forget_repeated_keys(start);
+        }
+    }
+
+    /// Takes all other steps for the visits so far.
+    pub(super) fn end(&mut self) {
+        let Self { search: Search { number, lanes, finds, found }, keys, programs, visits, each } = self;
+        let filed = finds.keys.drain(..).filter_map(|(key, of)| Some((keys.find(key)?, of)));
+        finds.filed.extend(filed);
+        for (filed, Of(lane, image)) in finds.filed.drain(..) {
+            let lane = &mut lanes[usize::from(lane)];
+            let image = 1 << image as u8;
+            if !keys.few(filed, |program| lane.leads.push((program, image))) {
+                lane.crowds.push((filed, image));
+            }
+        }
+        // What another shelf's programs have filed under a key that meets one of ours goes, and all others are at hand.
+        for (visit, lane) in visits.iter().zip(&mut *lanes) {
+            let shelf = visit.shelf.id;
+            lane.leads.retain(|(program, _)| programs.get(*program).is_some_and(|program| program.is_on(shelf)));
+        }
+        for (program, _) in lanes.iter().flat_map(|lane| &lane.leads) {
+            programs.get(*program).into_iter().for_each(Program::fetch);
+        }
+        for (visit, lane) in visits.drain(..).zip(&mut *lanes) {
+            *number = number.wrapping_add(1);
+            if *number == 0 {
+                programs.forget_searches();
+                *number = 1;
+            }
+            found.clear();
+            let mut note = |program: ProgramId, images: u8| {
+                if programs.get_mut(program).is_some_and(|known| known.found_by(*number, visit.shelf.id, images)) {
+                    found.push(program);
+                }
+            };
+            // Programs that are to be evaluated, or not to be, whatever the bodies.
+            let all = if visit.is_unseen { &visit.shelf.all } else { &visit.shelf.scanned };
+            all.iter().for_each(|program| note(*program, EVERYWHERE));
+            lane.leads.drain(..).for_each(|(program, image)| note(program, image));
+            for (filed, image) in lane.crowds.drain(..) {
+                keys.programs(filed, |program| note(program, image));
+            }
+            each(&visit, programs, found, &lane.walks);
+            lane.give_back();
+        }
+        // What a large document took is not kept for small ones.
+        finds.keys.shrink_to(4 * REPEATED);
+        finds.filed.shrink_to(4 * REPEATED);
+    }
+}
+
+impl Lane {
+    fn give_back(&mut self) {
+        self.leads.shrink_to(4 * REPEATED);
+        self.crowds.shrink_to(4 * REPEATED);
+    }
+}
