@@ -15,13 +15,12 @@ use super::filter::Filter;
 use super::images::{Images, Shared};
 use super::keys::Keys;
 use super::meter::Meter;
-use super::names::Walk;
 use super::programs::{Programs, ShelfId};
-use super::search::{Search, Searching, Visit};
+use super::search::{Found, Search, Searching, Visit};
 use super::shadow::{Difference, Shadow, ShadowCounts};
 use super::shelf::Shelf;
 use super::verdict::Side;
-use super::{Match, Matches, ProgramId, SubscriptionIndex};
+use super::{Match, Matches, ProgramId, SubscriptionIndex, Verdict};
 use crate::change::{Change, Scope};
 use crate::clock::Clock;
 
@@ -108,17 +107,31 @@ impl Matcher {
         self.remove(subscription);
         let (program, is_new) = self.programs.add(subscription, Arc::clone(&filter));
         if !is_new {
+            self.share(program);
             return;
         }
         let home = &filter.concern.home;
         let tenant = self.tenants.entry(Arc::clone(home.tenant())).or_default();
         let shelf = tenant.entry(Arc::clone(home.collection())).or_insert_with(|| {
             self.shelves_made = self.shelves_made.wrapping_add(1);
-            Shelf::new(ShelfId(self.shelves_made))
+            Shelf::new(ShelfId(self.shelves_made), home.clone())
         });
-        let (conjunct, residual) = shelf.file(&mut self.keys, program, &filter);
+        let filed = shelf.file(&mut self.keys, (program, subscription), &filter);
         if let Some(program) = self.programs.get_mut(program) {
-            program.filed(shelf.id, conjunct, residual);
+            program.filed(shelf.id, filed);
+        }
+    }
+
+    /// Another has this program, too.
+    fn share(&mut self, id: ProgramId) {
+        let Some(program) = self.programs.get_mut(id) else { return };
+        if !program.was_direct() {
+            return;
+        }
+        let home = &program.filter.concern.home;
+        let shelf = self.tenants.get_mut(&**home.tenant()).and_then(|shelves| shelves.get_mut(&**home.collection()));
+        if let Some(shelf) = shelf {
+            shelf.lead_to_program(&mut self.keys, id, &program.filter, program.conjunct());
         }
     }
 
@@ -178,7 +191,7 @@ impl Matcher {
         let mut counts = self.counts;
         let mut ledger = Ledger { number: 0, start: out.len(), out, ended };
         let (mut checked, mut shared) = (None, Shared::default());
-        let each = |visit: &Visit<'_>, programs: &Programs, found: &[ProgramId], walks: &[Walk; 2]| {
+        let each = |visit: &Visit<'_>, programs: &Programs, found: Found<'_>| {
             let Visit { number, change, shelf, side, .. } = *visit;
             if checked.is_none_or(|(last, _)| last != number) {
                 ledger.begin(number);
@@ -186,8 +199,10 @@ impl Matcher {
                 shared = Shared::default();
             }
             counts.candidates += found.len() as u64;
-            let images = &mut Images::new(change, Some((&shelf.names, walks)), &mut shared);
-            for id in found {
+            let matched = found.matched.iter().map(|it| Match { subscription: *it, verdict: Verdict::MATCH });
+            ledger.out.extend(matched);
+            let images = &mut Images::new(change, Some((&shelf.names, found.walks)), &mut shared);
+            for id in found.programs {
                 let Some(program) = programs.get(*id) else { continue };
                 let timed = meter.as_mut().filter(|meter| meter.is_close());
                 let began = timed.as_ref().map(|meter| meter.now());
@@ -200,7 +215,7 @@ impl Matcher {
                 }
             }
             if checked.is_some_and(|(_, is_checked)| is_checked) {
-                shelf.check(programs, found, change, &ledger.out[ledger.start..], &mut shadow);
+                shelf.check(programs, found.programs, change, &ledger.out[ledger.start..], &mut shadow);
             }
         };
         let passed = self.search(changes, each);
@@ -243,7 +258,7 @@ impl Matcher {
     /// How many programs have to be evaluated for a change: what the tables leave over.
     pub fn candidates(&mut self, change: &Change) -> usize {
         let mut candidates = 0;
-        self.search([change], |_, _, found, _| candidates += found.len());
+        self.search([change], |_, _, found| candidates += found.len());
         candidates
     }
 
@@ -252,7 +267,7 @@ impl Matcher {
     fn search<'c>(
         &mut self,
         changes: impl IntoIterator<Item = &'c Change>,
-        each: impl FnMut(&Visit<'_>, &Programs, &[ProgramId], &[Walk; 2]),
+        each: impl FnMut(&Visit<'_>, &Programs, Found<'_>),
     ) -> usize {
         let Self { tenants, programs, keys, search, .. } = self;
         let mut searching = Searching { search, keys, programs, visits: Vec::new(), each };
@@ -260,7 +275,11 @@ impl Matcher {
         for (number, change) in changes.into_iter().enumerate() {
             each_shelf(tenants, &change.scope, &mut |shelf| searching.visit(number, change, shelf, Side::Here));
             if let Some(left) = &change.left {
-                each_shelf(tenants, left, &mut |shelf| searching.visit(number, change, shelf, Side::Left));
+                each_shelf(tenants, left, &mut |shelf| {
+                    if !shelf.home.is(&change.scope) {
+                        searching.visit(number, change, shelf, Side::Left);
+                    }
+                });
             }
             passed = number + 1;
         }
@@ -310,7 +329,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::change::Flags;
+    use crate::change::{Flags, Operation};
     use crate::position::{ClusterTime, Epoch, Position};
     use crate::subscription::Spec;
 
@@ -426,12 +445,11 @@ mod tests {
         let (one, mut out) = (change(&bson::doc! {"tags": vec![1; 5_000]}), Vec::new());
         matcher.matches(&one, &mut out);
         assert_eq!(out.len(), 300);
-        let Search { finds, leads, .. } = &matcher.search;
-        let kept = (finds.keys.capacity(), finds.filed.capacity(), leads.capacity());
-        assert!(kept.0 <= 4_096 && kept.1 <= 64 && kept.2 <= 512, "{kept:?}");
+        let kept = matcher.search.kept();
+        assert!(kept <= 4_700, "{kept}");
         // All their programs are under each of these keys, too.
         matcher.matches(&change(&bson::doc! {"tags": (0..5_000).map(|n| n % 302).collect::<Vec<i32>>()}), &mut out);
-        assert!(out.len() == 300 && matcher.search.leads.capacity() <= 2 * LEADS_MAX);
+        assert!(out.len() == 300 && matcher.search.kept() <= 20_000);
     }
 
     #[test]

@@ -144,8 +144,12 @@ impl Matches {
     }
 
     /// For each change whom it concerns.
-    pub fn iter(&self) -> impl Iterator<Item = &[Match]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| &self.all[start..*end])
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut [Match]> {
+        let (mut rest, mut start) = (self.all.as_mut_slice(), 0);
+        self.ends.iter().map(move |end| {
+            let (found, others) = std::mem::take(&mut rest).split_at_mut(end - start);
+            (rest, start) = (others, *end);
+            found
+        })
     }
 }

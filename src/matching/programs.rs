@@ -51,10 +51,40 @@ pub(super) struct Program {
     shelf: ShelfId,
     /// Under which of its conjuncts it is filed; scanned if under none.
     conjunct: u16,
+    /// What it is filed under leads to its subscription, too.
+    is_direct: bool,
     pub(super) filter: Arc<Filter>,
 }
 
 const _: () = assert!(size_of::<Option<Program>>() == 64, "a program is to be one line of memory");
+
+/// Whom it leads to: a program; and if to be found is all that it asks and nobody else has it, its subscription, so that
+/// the program need not be looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Lead {
+    pub(super) program: ProgramId,
+    only: u32,
+}
+
+impl Lead {
+    const NOT_ONLY: u32 = u32::MAX;
+
+    /// To a program of which no more is known.
+    pub(super) const fn to(program: ProgramId) -> Self {
+        Self { program, only: Self::NOT_ONLY }
+    }
+
+    /// To a program and its one subscription.
+    pub(super) const fn only(program: ProgramId, subscription: SubscriptionIndex) -> Self {
+        Self { program, only: subscription.0 }
+    }
+
+    /// The one subscription.
+    #[inline]
+    pub(super) fn subscription(self) -> Option<SubscriptionIndex> {
+        (self.only != Self::NOT_ONLY).then_some(SubscriptionIndex(self.only))
+    }
+}
 
 /// Filed under no conjunct.
 const SCANNED: u16 = u16::MAX;
@@ -122,7 +152,8 @@ impl Programs {
         let asks = filter.concern.asks;
         let (residual, subscriptions) = (Residual::Nothing, Ids::one(subscription.0));
         let (conjunct, shelf, found_by, found_in) = (SCANNED, ShelfId(0), 0, 0);
-        let program = Program { residual, subscriptions, found_by, found_in, asks, shelf, conjunct, filter };
+        let is_direct = false;
+        let program = Program { residual, subscriptions, found_by, found_in, asks, shelf, conjunct, is_direct, filter };
         let program = ProgramId(all.insert(program));
         self.known[shard].insert_unique(hash, Known { digest, program }, |known| place(known.digest).1);
         self.put(subscription, program);
@@ -150,6 +181,16 @@ impl Programs {
         }
         Some((program, Some(last)))
     }
+}
+
+/// How a program is filed.
+pub(super) struct Filed {
+    /// Under which of its conjuncts; none if scanned.
+    pub(super) conjunct: Option<u16>,
+    /// What is left to evaluate.
+    pub(super) residual: Residual,
+    /// Whether that leads to its subscription, too.
+    pub(super) is_direct: bool,
 }
 
 /// A shelf's number within its matcher.
@@ -188,9 +229,15 @@ impl Program {
         is_first
     }
 
-    /// It is filed on this shelf under this conjunct, none if scanned, and this is left to evaluate.
-    pub(super) fn filed(&mut self, shelf: ShelfId, conjunct: Option<u16>, residual: Residual) {
+    /// It is filed on this shelf.
+    pub(super) fn filed(&mut self, shelf: ShelfId, Filed { conjunct, residual, is_direct }: Filed) {
         (self.shelf, self.conjunct, self.residual) = (shelf, conjunct.unwrap_or(SCANNED), residual);
+        self.is_direct = is_direct;
+    }
+
+    /// Others have it now: what it is filed under must not lead to one of them. Whether it did.
+    pub(super) fn was_direct(&mut self) -> bool {
+        std::mem::take(&mut self.is_direct)
     }
 
     /// Under which of its conjuncts it is filed; scanned if under none.

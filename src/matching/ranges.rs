@@ -87,7 +87,7 @@ impl<K: Ord + Clone> Node<K> {
 
 /// Ends of intervals in their order.
 #[derive(Debug)]
-pub(super) enum Sorted<K> {
+enum Sorted<K> {
     Few(Vec<(K, ProgramId)>),
     Many(BTreeSet<(K, ProgramId)>),
 }

@@ -114,6 +114,11 @@ impl Residual {
         }
     }
 
+    /// Whether to be found is enough.
+    pub(super) const fn is_nothing(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
+
     /// Fetches what is looked at first, for it to be at hand later.
     #[inline]
     pub(super) fn fetch(&self) {

@@ -4,13 +4,13 @@
 //! programs. What a step looks up lies far apart in memory, so each is taken for several changes before the next is
 //! taken for the first: looked up together, one need not wait for the other.
 
-use super::ProgramId;
 use super::keys::{Filed, KeyHash, Keys};
 use super::names::Walk;
-use super::programs::{EVERYWHERE, Program, Programs};
+use super::programs::{EVERYWHERE, Lead, Program, Programs};
 use super::shelf::Shelf;
 use super::table::Spot;
 use super::verdict::{Image, Side};
+use super::{ProgramId, SubscriptionIndex};
 use crate::change::{Change, Operation};
 
 /// Changes whose steps are taken together.
@@ -39,6 +39,7 @@ struct Lane {
     leads: Vec<(ProgramId, u8)>,
     /// The same of keys with many programs.
     crowds: Vec<(Filed, u8)>,
+    matched: Vec<SubscriptionIndex>,
 }
 
 /// What values have led to.
@@ -49,6 +50,8 @@ pub(super) struct Finds {
     /// To be looked up.
     keys: Vec<(KeyHash, Of)>,
     filed: Vec<(Filed, Of)>,
+    /// Subscriptions that matter if the image does.
+    only: Vec<(SubscriptionIndex, Of)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -69,8 +72,11 @@ impl Finds {
 
     /// It is filed where the value is.
     #[inline]
-    pub(super) fn program(&mut self, program: ProgramId) {
-        self.filed.push((program.into(), self.of));
+    pub(super) fn lead(&mut self, lead: Lead) {
+        match lead.subscription() {
+            Some(subscription) => self.only.push((subscription, self.of)),
+            None => self.filed.push((lead.program.into(), self.of)),
+        }
     }
 
     /// A document may have a value a million times.
@@ -81,6 +87,16 @@ impl Finds {
             keys.dedup();
             self.keys.append(&mut keys);
         }
+    }
+}
+
+#[cfg(test)]
+impl Search {
+    /// For how many things memory is kept.
+    pub(super) fn kept(&self) -> usize {
+        let finds = self.finds.keys.capacity() + self.finds.filed.capacity() + self.finds.only.capacity();
+        let of_lane = |lane: &Lane| lane.leads.capacity() + lane.crowds.capacity() + lane.matched.capacity();
+        finds + self.lanes.iter().map(of_lane).sum::<usize>()
     }
 }
 
@@ -95,8 +111,32 @@ pub(super) struct Visit<'a> {
     is_unseen: bool,
 }
 
-/// A search under way: visits are taken in, and `each` is called for them, in their order, with the programs that may be
-/// true, each once, and with what the walks found; for some at once, for the others at the end.
+impl Visit<'_> {
+    /// The image that decides about a filter that asks for nothing but the document.
+    fn decisive(&self) -> Option<Image> {
+        let image = if self.change.operation == Operation::Delete { Image::Pre } else { Image::Post };
+        (self.side == Side::Here && !self.is_unseen).then_some(image)
+    }
+}
+
+/// What a visit found.
+pub(super) struct Found<'a> {
+    /// To be evaluated, each once.
+    pub(super) programs: &'a [ProgramId],
+    /// Those that nothing is left to evaluate of, each once.
+    pub(super) matched: &'a [SubscriptionIndex],
+    pub(super) walks: &'a [Walk; 2],
+}
+
+impl Found<'_> {
+    /// How many programs it led to.
+    pub(super) fn len(&self) -> usize {
+        self.programs.len() + self.matched.len()
+    }
+}
+
+/// A search under way: visits are taken in, and `each` is called for them, in their order, with what was found; for some
+/// at once, for the others at the end.
 pub(super) struct Searching<'s, 'a, E> {
     pub(super) search: &'s mut Search,
     pub(super) keys: &'s mut Keys,
@@ -107,7 +147,7 @@ pub(super) struct Searching<'s, 'a, E> {
 
 impl<'a, E> Searching<'_, 'a, E>
 where
-    E: FnMut(&Visit<'a>, &Programs, &[ProgramId], &[Walk; 2]),
+    E: FnMut(&Visit<'a>, &Programs, Found<'_>),
 {
     /// A change, the one of this number, may concern a shelf.
     pub(super) fn visit(&mut self, number: usize, change: &'a Change, shelf: &'a Shelf, side: Side) {
@@ -117,6 +157,9 @@ where
         let is_large = shelf.names.len() > NAMES_MANY;
         if is_large && !self.visits.is_empty() {
             self.end();
+        }
+        if self.search.lanes.len() <= self.visits.len() {
+            self.search.lanes.push(Lane::default());
         }
         if !is_unseen {
             let bodies = [document.filter(|_| is_here), before.filter(|_| is_delete || shelf.transitions > 0)];
@@ -131,9 +174,6 @@ where
     /// Goes over the bodies for what is named on the shelf.
     fn walk(&mut self, shelf: &Shelf, bodies: [Option<&[u8]>; 2]) {
         let (lane, Search { lanes, finds, .. }) = (self.visits.len(), &mut *self.search);
-        if lanes.len() <= lane {
-            lanes.push(Lane::default());
-        }
         for ((walk, body), image) in lanes[lane].walks.iter_mut().zip(bodies).zip([Image::Post, Image::Pre]) {
             let Some(body) = body else { continue };
             finds.of = Of(lane as u8, image);
@@ -156,6 +196,12 @@ where
             let image = 1 << image as u8;
             if !keys.few(filed, |program| lane.leads.push((program, image))) {
                 lane.crowds.push((filed, image));
+            }
+        }
+        for (subscription, Of(lane, image)) in finds.only.drain(..) {
+            let lane = usize::from(lane);
+            if visits[lane].decisive() == Some(image) {
+                lanes[lane].matched.push(subscription);
             }
         }
         // What another shelf's programs have filed under a key that meets one of ours goes, and all others are at hand.
@@ -185,12 +231,13 @@ where
             for (filed, image) in lane.crowds.drain(..) {
                 keys.programs(filed, |program| note(program, image));
             }
-            each(&visit, programs, found, &lane.walks);
+            each(&visit, programs, Found { programs: found, matched: &lane.matched, walks: &lane.walks });
             lane.give_back();
         }
         // What a large document took is not kept for small ones.
         finds.keys.shrink_to(4 * REPEATED);
         finds.filed.shrink_to(4 * REPEATED);
+        finds.only.shrink_to(4 * REPEATED);
     }
 }
 
@@ -198,5 +245,7 @@ impl Lane {
     fn give_back(&mut self) {
         self.leads.shrink_to(4 * REPEATED);
         self.crowds.shrink_to(4 * REPEATED);
+        self.matched.clear();
+        self.matched.shrink_to(4 * REPEATED);
     }
 }

@@ -5,21 +5,23 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-use super::access::{self, Access, Cover};
+use super::access::{self, Access, By, Cover};
 use super::filter::Filter;
 use super::keys::Keys;
 use super::names::Names;
-use super::programs::{Programs, ShelfId};
+use super::programs::{Filed, Lead, Programs, ShelfId};
 use super::residual::Residual;
 use super::shadow::{self, Difference, Shadow};
 use super::table::Spot;
-use super::{Match, ProgramId};
+use super::verdict::Home;
+use super::{Match, ProgramId, SubscriptionIndex};
 use crate::change::Change;
 
 /// The programs of one tenant and collection.
 #[derive(Debug)]
 pub(super) struct Shelf {
     pub(super) id: ShelfId,
+    pub(super) home: Home,
     pub(super) names: Names,
     pub(super) all: BTreeSet<ProgramId>,
     /// Those that nothing leads to.
@@ -29,14 +31,19 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    pub(super) fn new(id: ShelfId) -> Self {
+    pub(super) fn new(id: ShelfId, home: Home) -> Self {
         let (all, scanned) = (BTreeSet::new(), BTreeSet::new());
-        Self { id, names: Names::default(), all, scanned, transitions: 0 }
+        Self { id, home, names: Names::default(), all, scanned, transitions: 0 }
     }
 
     /// Files a program under the conjunct that lets the fewest changes through, by what is known by now.
-    /// What is left to evaluate once it is found comes back with the conjunct's number.
-    pub(super) fn file(&mut self, keys: &mut Keys, program: ProgramId, filter: &Filter) -> (Option<u16>, Residual) {
+    /// It has one subscription so far.
+    pub(super) fn file(
+        &mut self,
+        keys: &mut Keys,
+        (program, subscription): (ProgramId, SubscriptionIndex),
+        filter: &Filter,
+    ) -> Filed {
         self.all.insert(program);
         self.transitions += usize::from(filter.concern.asks.transitions);
         filter.formula.paths(&mut |path| {
@@ -51,14 +58,44 @@ impl Shelf {
         }
         let Some((conjunct, cover)) = cheapest.map(|at| &covers[at]) else {
             self.scanned.insert(program);
-            return (None, Residual::of(filter, &[], &self.names));
+            return Filed { conjunct: None, residual: Residual::of(filter, &[], &self.names), is_direct: false };
         };
+        let residual = Residual::of(filter, cover, &self.names);
+        let is_enough = residual.is_nothing() && filter.concern.asks.is_plain();
+        let is_direct = is_enough && matches!(cover.as_slice(), [Access { by: By::Numbers(..) | By::Times(..), .. }]);
+        let lead = if is_direct { Lead::only(program, subscription) } else { Lead::to(program) };
+        self.lead(keys, cover, lead);
+        Filed { conjunct: u16::try_from(*conjunct).ok(), residual, is_direct }
+    }
+
+    fn lead(&mut self, keys: &mut Keys, cover: &Cover, lead: Lead) {
         for access in cover {
             if let Some(node) = self.names.find(&access.path) {
-                self.names.table_mut(node).insert(keys, Spot(self.id, node), &access.by, program);
+                self.names.table_mut(node).insert(keys, Spot(self.id, node), &access.by, lead);
             }
         }
-        (u16::try_from(*conjunct).ok(), Residual::of(filter, cover, &self.names))
+    }
+
+    /// What a program is filed under leads to the program alone from now on.
+    pub(super) fn lead_to_program(
+        &mut self,
+        keys: &mut Keys,
+        program: ProgramId,
+        filter: &Filter,
+        conjunct: Option<u16>,
+    ) {
+        if let Some(cover) = cover(filter, conjunct) {
+            self.forget(keys, &cover, program);
+            self.lead(keys, &cover, Lead::to(program));
+        }
+    }
+
+    fn forget(&mut self, keys: &mut Keys, cover: &Cover, program: ProgramId) {
+        for access in cover {
+            if let Some(node) = self.names.find(&access.path) {
+                self.names.table_mut(node).remove(keys, Spot(self.id, node), &access.by, program);
+            }
+        }
     }
 
     /// The share of changes that this is expected to let through; among equals, the less crowded has less.
@@ -100,17 +137,16 @@ impl Shelf {
     pub(super) fn unfile(&mut self, keys: &mut Keys, program: ProgramId, filter: &Filter, conjunct: Option<u16>) {
         self.all.remove(&program);
         self.transitions -= usize::from(filter.concern.asks.transitions);
-        let is_filed = |(number, _): &(usize, Cover)| Some(*number) == conjunct.map(usize::from);
-        match access::covers(filter.formula.conjuncts()).find(is_filed) {
+        match cover(filter, conjunct) {
             None => drop(self.scanned.remove(&program)),
-            Some((_, cover)) => {
-                for access in &cover {
-                    if let Some(node) = self.names.find(&access.path) {
-                        self.names.table_mut(node).remove(keys, Spot(self.id, node), &access.by, program);
-                    }
-                }
-            }
+            Some(cover) => self.forget(keys, &cover, program),
         }
         filter.formula.paths(&mut |path| self.names.remove(path));
     }
+}
+
+/// What stands for the conjunct of this number.
+fn cover(filter: &Filter, conjunct: Option<u16>) -> Option<Cover> {
+    let wanted = conjunct.map(usize::from)?;
+    access::covers(filter.formula.conjuncts()).find(|(number, _)| *number == wanted).map(|(_, cover)| cover)
 }

@@ -1,204 +1,265 @@
 //! Spans: which of many intervals of numbers a number lies in.
 //!
-//! The same tree as in `ranges`, over digits of four bits: an interval is filed under the digits that its two
-//! ends share, at the first digit in which they differ. A look-up costs a probe for each digit position
-//! in use, of which there are at most 17 and seldom more than six, and its matches. What is filed at a node is searched as it
-//! stands while it is little; when it is more it fans out by that digit: a number takes those that begin in its
-//! own digit at or below it, those that end in its own digit at or above it, and all that begin before and end
-//! after that digit. Insertion and removal touch one node, and nothing is balanced or rebuilt.
-
-use std::collections::BTreeSet;
-use std::hash::BuildHasher;
-
-use hashbrown::DefaultHashBuilder;
+//! A segment tree (Bentley 1977) over digits of four bits that grows only where intervals end: an interval is kept with each
+//! run of digits that it contains whole, and beyond those in the two leaves that its ends are in. A leaf keeps its
+//! intervals as they come while they are few, and is divided by the next digit when they are more. A look-up goes down
+//! along the number's digits, one line of memory for each, takes all that is kept with a run that its digit is in,
+//! and looks through one leaf. Insertion and removal touch the two ways to the ends; nothing is balanced, copied or rebuilt.
 
 use super::ProgramId;
-use super::ranges::Sorted;
-use super::shards::Shards;
+use super::ids::Ids;
+use super::programs::Lead;
 
-/// Digits in a key.
-const DIGITS: u32 = 16;
+/// Digits have four bits.
+const DIGITS: usize = 16;
+/// More than these in a leaf are divided.
+const FEW: usize = 32;
 
 /// A set of intervals between keys, both ends included, each of a program.
 #[derive(Default, Debug)]
 pub(super) struct Spans {
-    /// Where two ends differ first, and what is filed there; in order. Past the last digit they are equal.
-    levels: Vec<(u32, Shards<Node>)>,
-    hashing: DefaultHashBuilder,
+    root: Place,
 }
 
+/// All keys that begin with some digits, and the intervals that have an end there.
 #[derive(Debug)]
-struct Node {
-    /// The digits before.
-    prefix: u64,
-    held: Held,
-}
-
-#[derive(Debug)]
-enum Held {
-    Few(Vec<Span>),
-    Many(Box<Fan>),
+enum Place {
+    Leaf(Vec<Span>),
+    Fork(Box<Fork>),
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Span {
     start: u64,
     stop: u64,
-    program: ProgramId,
+    lead: Lead,
 }
 
-/// Intervals by their digits.
+impl Span {
+    /// Whether it is the same program's.
+    fn is_of(self, other: Self) -> bool {
+        (self.start, self.stop, self.lead.program) == (other.start, other.stop, other.lead.program)
+    }
+}
+
+/// A place divided by the next digit.
 #[derive(Default, Debug)]
-struct Fan([Rib; DIGITS as usize]);
-
-/// What a number with this digit has to look at.
-#[derive(Default, Debug)]
-struct Rib {
-    /// Those that begin here.
-    begin: Sorted<u64>,
-    /// Those that end here.
-    end: Sorted<u64>,
-    /// Those that begin before and end after.
-    pass: BTreeSet<ProgramId>,
+struct Fork {
+    /// Which runs of digits have something, a bit for each.
+    kept: u32,
+    /// What contains all keys of a run and not of a longer one, in order of the runs.
+    runs: Vec<(u8, Ids)>,
+    places: [Place; DIGITS],
 }
 
-/// More than these fan out.
-const FEW: usize = 48;
-
-#[inline]
-fn level_of(start: u64, stop: u64) -> u32 {
-    (start ^ stop).leading_zeros() / 4
+/// The keys that begin with as many digits as the level says, of which the lowest is `low`.
+#[derive(Clone, Copy, Debug)]
+struct Region {
+    low: u64,
+    level: u32,
 }
 
-#[inline]
-fn prefix(key: u64, level: u32) -> u64 {
-    key.checked_shr(64 - 4 * level).unwrap_or(0)
+impl Region {
+    const ALL: Self = Self { low: 0, level: 0 };
+
+    fn high(self) -> u64 {
+        self.low | u64::MAX.checked_shr(4 * self.level).unwrap_or(0)
+    }
+
+    /// The part with this next digit.
+    fn part(self, digit: usize) -> Self {
+        Self { low: self.low | (digit as u64) << (60 - 4 * self.level), level: self.level + 1 }
+    }
+
+    fn is_in(self, span: Span) -> bool {
+        span.start <= self.low && self.high() <= span.stop
+    }
+
+    /// The first and the last digit that an interval touches.
+    fn touched(self, span: Span) -> (usize, usize) {
+        (digit(span.start.max(self.low), self.level), digit(span.stop.min(self.high()), self.level))
+    }
+
+    /// The parts that an interval has an end in, and the digits of those that it contains whole.
+    fn divide(self, span: Span) -> (impl Iterator<Item = usize>, std::ops::Range<usize>) {
+        let (first, last) = self.touched(span);
+        let is_cut = |at: usize| !self.part(at).is_in(span);
+        let (starts, stops) = (is_cut(first), is_cut(last));
+        let ends = starts.then_some(first).into_iter().chain((stops && last != first).then_some(last));
+        (ends, first + usize::from(starts)..(last + usize::from(!stops)).max(first + usize::from(starts)))
+    }
 }
 
-/// The digit at a level; past the last there is but one.
 #[inline]
 fn digit(key: u64, level: u32) -> usize {
-    60_u32.checked_sub(4 * level).map_or(0, |shift| (key >> shift) as usize % 16)
+    (key >> (60 - 4 * level)) as usize % DIGITS
+}
+
+/// The fewest runs that make up some digits. A run is a node of the binary tree over all digits, 1 its root; the two below
+/// a node `n` are `2n` and `2n + 1`.
+fn runs(digits: std::ops::Range<usize>) -> impl Iterator<Item = u8> {
+    let (mut start, mut stop) = (digits.start + DIGITS, digits.end + DIGITS);
+    let next = move || {
+        while start < stop {
+            if start % 2 == 1 {
+                start += 1;
+                return Some((start - 1) as u8);
+            }
+            if stop % 2 == 1 {
+                stop -= 1;
+                return Some(stop as u8);
+            }
+            (start, stop) = (start / 2, stop / 2);
+        }
+        None
+    };
+    std::iter::from_fn(next)
+}
+
+/// The runs that a digit is in, a bit for each.
+const RUNS_OF: [u32; DIGITS] = {
+    let mut of = [0; DIGITS];
+    let mut digit = 0;
+    while digit < DIGITS {
+        let mut run = digit + DIGITS;
+        while run > 0 {
+            of[digit] |= 1 << run;
+            run /= 2;
+        }
+        digit += 1;
+    }
+    of
+};
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Leaf(Vec::new())
+    }
 }
 
 impl Spans {
     pub(super) fn is_empty(&self) -> bool {
-        self.levels.is_empty()
+        self.root.is_empty()
     }
 
     /// Adds an interval; one that ends before it starts contains nothing.
-    pub(super) fn insert(&mut self, start: u64, stop: u64, program: ProgramId) {
-        if start > stop {
-            return;
+    pub(super) fn insert(&mut self, start: u64, stop: u64, lead: Lead) {
+        if start <= stop {
+            self.root.insert(Region::ALL, Span { start, stop, lead });
         }
-        let level = level_of(start, stop);
-        let at = self.levels.binary_search_by_key(&level, |(level, _)| *level).unwrap_or_else(|at| {
-            self.levels.insert(at, (level, Shards::default()));
-            at
-        });
-        let (prefix, hashing) = (prefix(start, level), &self.hashing);
-        let is = |node: &Node| node.prefix == prefix;
-        let make = || Node { prefix, held: Held::Few(Vec::new()) };
-        let hash_of = |node: &Node| hashing.hash_one(node.prefix);
-        let node = self.levels[at].1.find_or_insert(hashing.hash_one(prefix), is, make, hash_of);
-        node.held.insert(Span { start, stop, program }, level);
     }
 
     /// Takes an interval out that was added with these ends.
     pub(super) fn remove(&mut self, start: u64, stop: u64, program: ProgramId) {
-        if start > stop {
-            return;
-        }
-        let level = level_of(start, stop);
-        let Ok(at) = self.levels.binary_search_by_key(&level, |(level, _)| *level) else { return };
-        let (prefix, nodes) = (prefix(start, level), &mut self.levels[at].1);
-        let is = |node: &Node| node.prefix == prefix;
-        let is_over = |node: &mut Node| node.held.remove(Span { start, stop, program }, level);
-        nodes.change(self.hashing.hash_one(prefix), is, is_over);
-        if nodes.is_empty() {
-            self.levels.remove(at);
+        if start <= stop {
+            self.root.remove(Region::ALL, Span { start, stop, lead: Lead::to(program) });
         }
     }
 
-    /// Calls `found` with the program of each interval that contains the key.
+    /// Calls `found` with what each interval that contains the key leads to.
     #[inline]
-    pub(super) fn stab(&self, key: u64, found: &mut impl FnMut(ProgramId)) {
-        for (level, nodes) in &self.levels {
-            let prefix = prefix(key, *level);
-            let Some(node) = nodes.find(self.hashing.hash_one(prefix), |node| node.prefix == prefix) else { continue };
-            match &node.held {
-                Held::Few(spans) => {
-                    let inside = spans.iter().filter(|span| span.start <= key && key <= span.stop);
-                    inside.for_each(|span| found(span.program));
+    pub(super) fn stab(&self, key: u64, found: &mut impl FnMut(Lead)) {
+        let (mut place, mut level) = (&self.root, 0);
+        loop {
+            match place {
+                Place::Fork(fork) => {
+                    let digit = digit(key, level);
+                    let runs = fork.kept & RUNS_OF[digit];
+                    if runs != 0 {
+                        let found_in =
+                            |(_, programs): &(u8, Ids)| programs.each(|program| found(Lead::to(ProgramId(program))));
+                        fork.runs.iter().filter(|(run, _)| runs & 1 << run != 0).for_each(found_in);
+                    }
+                    (place, level) = (&fork.places[digit], level + 1);
                 }
-                Held::Many(fan) => fan.0[digit(key, *level)].stab(key, found),
+                Place::Leaf(spans) => {
+                    // Which of them contain it nobody can foresee, a processor neither.
+                    let (mut inside, mut count) = ([Lead::to(ProgramId(0)); FEW], 0);
+                    for span in spans.iter().take(FEW) {
+                        inside[count] = span.lead;
+                        count += usize::from(span.start <= key && key <= span.stop);
+                    }
+                    inside[..count].iter().for_each(|lead| found(*lead));
+                    return;
+                }
             }
         }
     }
 }
 
-impl Held {
-    fn insert(&mut self, span: Span, level: u32) {
+impl Place {
+    fn is_empty(&self) -> bool {
         match self {
-            Self::Many(fan) => fan.insert(span, level),
-            Self::Few(spans) if spans.contains(&span) => {}
-            Self::Few(spans) if spans.len() < FEW => {
-                // Most nodes have one: a vector's own choice would be four.
+            Self::Leaf(spans) => spans.is_empty(),
+            Self::Fork(_) => false,
+        }
+    }
+
+    /// Adds an interval that has something of this region.
+    fn insert(&mut self, region: Region, span: Span) {
+        match self {
+            Self::Fork(fork) => fork.insert(region, span),
+            Self::Leaf(spans) if spans.iter().any(|known| known.is_of(span)) => {}
+            Self::Leaf(spans) if spans.len() < FEW => {
+                // Most have few: a vector's own choice would be four.
                 spans.reserve_exact(if spans.len() < 4 { 1 } else { spans.len() / 2 });
                 spans.push(span);
             }
-            Self::Few(spans) => {
-                let mut fan = Box::<Fan>::default();
-                spans.iter().chain([&span]).for_each(|span| fan.insert(*span, level));
-                *self = Self::Many(fan);
+            Self::Leaf(spans) => {
+                let mut fork = Box::<Fork>::default();
+                spans.iter().chain([&span]).for_each(|span| fork.insert(region, *span));
+                *self = Self::Fork(fork);
             }
         }
     }
 
-    /// Whether nothing is left.
-    fn remove(&mut self, span: Span, level: u32) -> bool {
+    fn remove(&mut self, region: Region, span: Span) {
         match self {
-            Self::Few(spans) => {
-                if let Some(at) = spans.iter().position(|known| *known == span) {
+            Self::Leaf(spans) => {
+                if let Some(at) = spans.iter().position(|known| known.is_of(span)) {
                     spans.swap_remove(at);
                 }
-                spans.is_empty()
+                if spans.is_empty() {
+                    *spans = Vec::new();
+                }
             }
-            Self::Many(fan) => {
-                fan.remove(span, level);
-                // Nothing passes that does not begin.
-                fan.0.iter().all(|rib| rib.begin.is_empty() && rib.end.is_empty())
+            Self::Fork(fork) => {
+                fork.remove(region, span);
+                if fork.kept == 0 && fork.places.iter().all(Self::is_empty) {
+                    *self = Self::default();
+                }
             }
         }
     }
 }
 
-impl Fan {
-    fn insert(&mut self, span: Span, level: u32) {
-        let (first, last) = (digit(span.start, level), digit(span.stop, level));
-        self.0[first].begin.insert((span.start, span.program));
-        self.0[last].end.insert((span.stop, span.program));
-        for rib in self.0[first..last].iter_mut().skip(1) {
-            rib.pass.insert(span.program);
+impl Fork {
+    fn insert(&mut self, region: Region, span: Span) {
+        let (ends, whole) = region.divide(span);
+        ends.for_each(|digit| self.places[digit].insert(region.part(digit), span));
+        for run in runs(whole) {
+            match self.runs.binary_search_by_key(&run, |(run, _)| *run) {
+                Ok(at) => self.runs[at].1.insert(span.lead.program.0),
+                Err(at) => {
+                    self.runs.reserve_exact(1);
+                    self.runs.insert(at, (run, Ids::one(span.lead.program.0)));
+                }
+            }
+            self.kept |= 1 << run;
         }
     }
 
-    fn remove(&mut self, span: Span, level: u32) {
-        let (first, last) = (digit(span.start, level), digit(span.stop, level));
-        self.0[first].begin.remove(&(span.start, span.program));
-        self.0[last].end.remove(&(span.stop, span.program));
-        for rib in self.0[first..last].iter_mut().skip(1) {
-            rib.pass.remove(&span.program);
+    fn remove(&mut self, region: Region, span: Span) {
+        let (ends, whole) = region.divide(span);
+        ends.for_each(|digit| self.places[digit].remove(region.part(digit), span));
+        for run in runs(whole) {
+            if let Ok(at) = self.runs.binary_search_by_key(&run, |(run, _)| *run)
+                && self.runs[at].1.remove(span.lead.program.0)
+            {
+                self.runs.remove(at);
+                self.kept &= !(1 << run);
+            }
         }
-    }
-}
-
-impl Rib {
-    /// What begins and ends here both is at the last level, where all keys are equal; found twice, it is found.
-    fn stab(&self, key: u64, found: &mut impl FnMut(ProgramId)) {
-        self.begin.iter().take_while(|(start, _)| *start <= key).for_each(|(_, program)| found(*program));
-        self.end.iter().rev().take_while(|(stop, _)| *stop >= key).for_each(|(_, program)| found(*program));
-        self.pass.iter().for_each(|program| found(*program));
     }
 }
 
@@ -241,7 +302,7 @@ mod tests {
         ) {
             let mut spans = Spans::default();
             for (number, (start, stop, _)) in intervals.iter().enumerate() {
-                spans.insert(*start, *stop, ProgramId(number as u32));
+                spans.insert(*start, *stop, Lead::to(ProgramId(number as u32)));
             }
             for (number, (start, stop, stays)) in intervals.iter().enumerate() {
                 if !stays {
@@ -250,9 +311,8 @@ mod tests {
             }
             for key in keys.iter().chain(intervals.iter().flat_map(|(start, stop, _)| [start, stop])) {
                 let mut found = Vec::new();
-                spans.stab(*key, &mut |program| found.push(program.0));
+                spans.stab(*key, &mut |lead| found.push(lead.program.0));
                 found.sort_unstable();
-                found.dedup();
                 let is_inside = |(_, (start, stop, stays)): &(usize, &(u64, u64, bool))| *stays && start <= key && key <= stop;
                 let inside = intervals.iter().enumerate().filter(is_inside);
                 let expected: Vec<u32> = inside.map(|(number, _)| number as u32).collect();

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::ProgramId;
 use super::access::{By, KEYS_UNKNOWN, Key, KeyRef, with_key};
 use super::keys::{KeyHash, Keys};
-use super::programs::ShelfId;
+use super::programs::{Lead, ShelfId};
 use super::ranges::Ranges;
 use super::raw::Raw;
 use super::search::Finds;
@@ -53,8 +53,8 @@ fn hash(keys: &Keys, spot: Spot, of: Of, key: KeyRef<'_>) -> KeyHash {
 }
 
 impl Table {
-    pub(super) fn insert(&mut self, keys: &mut Keys, spot: Spot, by: &By, program: ProgramId) {
-        let mut file = |of, key: &Key| keys.insert(hash(keys, spot, of, key.as_ref()), program);
+    pub(super) fn insert(&mut self, keys: &mut Keys, spot: Spot, by: &By, lead: Lead) {
+        let mut file = |of, key: &Key| keys.insert(hash(keys, spot, of, key.as_ref()), lead.program);
         match by {
             By::Equal(key) => {
                 self.equal += 1;
@@ -68,10 +68,10 @@ impl Table {
                 self.member += list.len() as u32;
                 list.iter().for_each(|key| file(Of::Member, key));
             }
-            By::Numbers(start, stop) => self.ordered().numbers.insert(*start, *stop, program),
-            By::Times(start, stop) => self.ordered().times.insert(*start, *stop, program),
-            By::Texts(start, stop) => self.ordered().texts.insert(start, stop, program),
-            By::Present => drop(self.ordered().present.insert(program)),
+            By::Numbers(start, stop) => self.ordered().numbers.insert(*start, *stop, lead),
+            By::Times(start, stop) => self.ordered().times.insert(*start, *stop, lead),
+            By::Texts(start, stop) => self.ordered().texts.insert(start, stop, lead.program),
+            By::Present => drop(self.ordered().present.insert(lead.program)),
         }
     }
 
@@ -157,7 +157,7 @@ impl Table {
             }
         }
         if let Some(ordered) = &self.ordered {
-            ordered.find(value, &mut |program| found.program(program));
+            ordered.find(value, &mut |lead| found.lead(lead));
         }
     }
 }
@@ -168,8 +168,8 @@ impl Ordered {
         ranges && self.present.is_empty()
     }
 
-    fn find(&self, value: Raw<'_>, found: &mut impl FnMut(ProgramId)) {
-        self.present.iter().for_each(|program| found(*program));
+    fn find(&self, value: Raw<'_>, found: &mut impl FnMut(Lead)) {
+        self.present.iter().for_each(|program| found(Lead::to(*program)));
         match value {
             // Found is true: what is an error to look at must not be.
             Raw::Time(time) if !Value::is_time(time) => {}
@@ -177,11 +177,11 @@ impl Ordered {
             Raw::Time(time) => self.times.stab(time_key(time), found),
             Raw::Int(number) => self.numbers.stab(number_key(number as f64).unwrap_or_default(), found),
             Raw::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(*key, found)),
-            Raw::Text(text) => self.texts.stab(text, found),
+            Raw::Text(text) => self.texts.stab(text, &mut |program| found(Lead::to(program))),
             // Some of the rarer types count as numbers or as texts.
             Raw::Other(..) if !self.texts.is_empty() || !self.numbers.is_empty() => match value.value() {
                 Value::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(*key, found)),
-                Value::Text(text) => self.texts.stab(text.as_bytes(), found),
+                Value::Text(text) => self.texts.stab(text.as_bytes(), &mut |program| found(Lead::to(program))),
                 _ => {}
             },
             Raw::Null | Raw::Bool(_) | Raw::List(_) | Raw::Map(_) | Raw::Other(..) | Raw::Error => {}

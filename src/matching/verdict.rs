@@ -29,6 +29,13 @@ pub(super) struct Asks {
     pub(super) transitions: bool,
 }
 
+impl Asks {
+    /// Whether a change that has the document in the image that counts, and nothing else, is a match.
+    pub(super) fn is_plain(self) -> bool {
+        !self.transitions && self.operations == Operations::ALL
+    }
+}
+
 /// What a filter's home is to a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Side {

@@ -68,7 +68,7 @@ use crate::delivery::window::{Entry, Window};
 use crate::error::Problem;
 use crate::handle::{Registered, SubscriptionView};
 use crate::limits;
-use crate::matching::{BloomUse, Match, Matcher, SubscriptionIndex};
+use crate::matching::{BloomUse, Match, Matcher, Matches, SubscriptionIndex};
 use crate::paged::Paged;
 use crate::position::{PartitionId, Position};
 use crate::source::{Batch, Event, Gap};
@@ -80,6 +80,9 @@ pub use self::load::{LoadError, Stored};
 pub use self::mistakes::Mistake;
 pub use self::moved::Target;
 pub use self::outcomes::Outcome;
+
+/// Changes that are matched at once: enough for it to be quicker, and few enough for their matches to fit.
+const MATCHED_TOGETHER: usize = 16;
 
 /// What a machine needs to know from the start.
 #[derive(Clone, Debug)]
@@ -250,7 +253,7 @@ pub struct Machine {
     /// Told by outboxes that have room again.
     drained: Arc<Notify>,
     counters: Counters,
-    scratch: Vec<Match>,
+    scratch: Matches,
 }
 
 /// Totals since start.
@@ -349,7 +352,7 @@ impl Machine {
             latency,
             drained: Arc::new(Notify::new()),
             counters: Counters::default(),
-            scratch: Vec::new(),
+            scratch: Matches::default(),
         }
     }
 
@@ -394,13 +397,14 @@ impl Machine {
     pub fn on_batch(&mut self, batch: Batch) {
         self.checkpoint.witness = batch.witness().or(self.checkpoint.witness);
         let mut events = batch.events.into_iter().peekable();
+        let mut changes = Vec::new();
         while let Some(event) = events.next() {
             match event {
                 Event::Change(change) => {
-                    assert!(change.position > self.reached, "{:?} after {:?}", change.position, self.reached);
-                    self.reached = change.position;
-                    let change = self.shared(change);
-                    self.on_change(change);
+                    changes.push(self.shared(change));
+                    if changes.len() >= MATCHED_TOGETHER || !matches!(events.peek(), Some(Event::Change(_))) {
+                        self.on_changes(&mut changes);
+                    }
                 }
                 Event::Resync(gap) => {
                     assert!(gap.position >= self.reached, "{:?} after {:?}", gap.position, self.reached);
@@ -428,16 +432,26 @@ impl Machine {
         Arc::new(SharedChange::new(change))
     }
 
-    fn on_change(&mut self, change: Arc<SharedChange>) {
+    /// Changes with nothing between them. No delivery adds or removes a subscription, so all may be matched beforehand.
+    fn on_changes(&mut self, changes: &mut Vec<Arc<SharedChange>>) {
         let mut matches = std::mem::take(&mut self.scratch);
-        self.matcher.matches(&change, &mut matches);
+        self.matcher.matches_of(changes.iter().map(|change| &***change), &mut matches);
+        for (change, found) in changes.drain(..).zip(matches.iter_mut()) {
+            assert!(change.position > self.reached, "{:?} after {:?}", change.position, self.reached);
+            self.reached = change.position;
+            self.on_change(change, found);
+        }
+        self.scratch = matches;
+    }
+
+    fn on_change(&mut self, change: Arc<SharedChange>, matches: &mut [Match]) {
         self.counters.changes += 1;
         self.counters.change_bytes += change.size_bytes() as u64;
         self.counters.matches += matches.len() as u64;
         self.tenants.matched(change.scope.tenant.as_deref(), matches.len() as u64);
         // A stable order: by gateway, then by subscription.
         matches.sort_by_key(|found| (self.subs[found.subscription.0].gateway, found.subscription));
-        let mut rest = matches.as_slice();
+        let mut rest = &*matches;
         while let Some(first) = rest.first() {
             let gateway = self.subs[first.subscription.0].gateway;
             let count = rest.iter().take_while(|found| self.subs[found.subscription.0].gateway == gateway).count();
@@ -445,7 +459,6 @@ impl Machine {
             self.deliver_live(gateway, &change, group);
             rest = others;
         }
-        self.scratch = matches;
         self.window.push(Entry::Change(change));
     }
 

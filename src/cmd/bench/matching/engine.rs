@@ -69,7 +69,7 @@ impl<const HOW: u8> Contender for Engine<HOW> {
         }
         for batch in events.chunks(BATCH) {
             self.matcher.matches_of(batch.iter().map(|event| &event.change), &mut self.all);
-            self.all.iter().for_each(|found| each(found.len()));
+            self.all.iter_mut().for_each(|found| each(found.len()));
         }
         Ok(())
     }
