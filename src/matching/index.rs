@@ -1,9 +1,7 @@
 //! The matcher: all live subscriptions of a partition, filed so that a change meets few of them.
 //!
-//! Owns the scopes and the order of things: a change goes to the shelf of its tenant and collection,
-//! is walked once for the names of that shelf, and what stands there leads to the programs filed under
-//! it. Whoever is found is evaluated in full, so the tables only ever save work: results are exactly
-//! those of evaluating every filter.
+//! Owns the scopes, and what becomes of what a search finds there. Whoever is found is evaluated in whatever finding it does not
+//! decide, so the tables only ever save work: results are exactly those of evaluating every filter.
 
 use std::sync::Arc;
 

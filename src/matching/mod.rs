@@ -8,10 +8,10 @@
 //! `formula` is the fast one: plain Boolean logic over atoms, of which `term` evaluates those that test
 //! one path, whether they come from `filters` or from CEL. `cel` has the interpreter and its defences.
 //!
-//! A change's way: `index` goes to its scope, whose `names` are looked for in one walk over each image;
+//! A change's way: `index` has a `search` go to its scope's `shelf`, whose `names` are looked for in one walk over each image;
 //! what stands there leads through `table`, by hash (`keys`) and by `ranges` and `spans`, to the `programs` filed there under
 //! what `access` chose; what is then left of each (`residual`) is evaluated over what was found (`images`), and it stands
-//! for its subscriptions (`ids`).
+//! for its subscriptions (`ids`). Each step is taken for several changes before the next one is.
 
 mod access;
 mod bloom;

@@ -5,10 +5,10 @@
 //! taken for the first: looked up together, one need not wait for the other.
 
 use super::keys::{Filed, KeyHash, Keys};
-use super::names::Walk;
+use super::names::{NodeId, Walk};
 use super::programs::{EVERYWHERE, Lead, Program, Programs};
 use super::shelf::Shelf;
-use super::table::Spot;
+use super::table::{Kind, Spot, Table};
 use super::verdict::{Image, Side};
 use super::{ProgramId, SubscriptionIndex};
 use crate::change::{Change, Operation};
@@ -49,6 +49,7 @@ pub(super) struct Finds {
     of: Of,
     /// To be looked up.
     keys: Vec<(KeyHash, Of)>,
+    spans: Vec<(NodeId, Kind, u64, Of)>,
     filed: Vec<(Filed, Of)>,
     /// Subscriptions that matter if the image does.
     only: Vec<(SubscriptionIndex, Of)>,
@@ -70,6 +71,12 @@ impl Finds {
         self.keys.push((key, self.of));
     }
 
+    /// To be looked up among the intervals of a node.
+    #[inline]
+    pub(super) fn span(&mut self, node: NodeId, kind: Kind, key: u64) {
+        self.spans.push((node, kind, key, self.of));
+    }
+
     /// It is filed where the value is.
     #[inline]
     pub(super) fn lead(&mut self, lead: Lead) {
@@ -77,6 +84,24 @@ impl Finds {
             Some(subscription) => self.only.push((subscription, self.of)),
             None => self.filed.push((lead.program.into(), self.of)),
         }
+    }
+
+    /// Looks up what is to be looked up among intervals; `table` is whose they are.
+    fn look_up_spans<'a>(&mut self, table: impl Fn(usize, NodeId) -> &'a Table) {
+        let spans = std::mem::take(&mut self.spans);
+        let mut leaves = Vec::with_capacity(spans.len());
+        for (node, kind, key, of) in &spans {
+            let Some(spans) = table(usize::from(of.0), *node).spans(*kind) else { continue };
+            self.of = *of;
+            leaves.push((spans.descend(*key, &mut |lead| self.lead(lead)), *of));
+        }
+        leaves.iter().for_each(|(leaf, _)| leaf.fetch());
+        for (leaf, of) in leaves {
+            self.of = of;
+            leaf.stab(&mut |lead| self.lead(lead));
+        }
+        self.spans = spans;
+        self.spans.clear();
     }
 
     /// A document may have a value a million times.
@@ -189,6 +214,9 @@ where
     /// Takes all other steps for the visits so far.
     pub(super) fn end(&mut self) {
         let Self { search: Search { number, lanes, finds, found }, keys, programs, visits, each } = self;
+        if !finds.spans.is_empty() {
+            finds.look_up_spans(|lane, node| visits[lane].shelf.names.table(node));
+        }
         let filed = finds.keys.drain(..).filter_map(|(key, of)| Some((keys.find(key)?, of)));
         finds.filed.extend(filed);
         for (filed, Of(lane, image)) in finds.filed.drain(..) {
@@ -238,6 +266,7 @@ where
         finds.keys.shrink_to(4 * REPEATED);
         finds.filed.shrink_to(4 * REPEATED);
         finds.only.shrink_to(4 * REPEATED);
+        finds.spans.shrink_to(4 * REPEATED);
     }
 }
 

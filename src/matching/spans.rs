@@ -156,9 +156,9 @@ impl Spans {
         }
     }
 
-    /// Calls `found` with what each interval that contains the key leads to.
+    /// Goes down to the leaf that the key is in, and calls `found` with what the intervals on the way lead to, which contain it.
     #[inline]
-    pub(super) fn stab(&self, key: u64, found: &mut impl FnMut(Lead)) {
+    pub(super) fn descend(&self, key: u64, found: &mut impl FnMut(Lead)) -> Leaf<'_> {
         let (mut place, mut level) = (&self.root, 0);
         loop {
             match place {
@@ -172,18 +172,35 @@ impl Spans {
                     }
                     (place, level) = (&fork.places[digit], level + 1);
                 }
-                Place::Leaf(spans) => {
-                    // Which of them contain it nobody can foresee, a processor neither.
-                    let (mut inside, mut count) = ([Lead::to(ProgramId(0)); FEW], 0);
-                    for span in spans.iter().take(FEW) {
-                        inside[count] = span.lead;
-                        count += usize::from(span.start <= key && key <= span.stop);
-                    }
-                    inside[..count].iter().for_each(|lead| found(*lead));
-                    return;
-                }
+                Place::Leaf(spans) => return Leaf { spans, key },
             }
         }
+    }
+}
+
+/// What a key was led to.
+pub(super) struct Leaf<'a> {
+    spans: &'a [Span],
+    key: u64,
+}
+
+impl Leaf<'_> {
+    /// Fetches what is looked at first, for it to be at hand later.
+    #[inline]
+    pub(super) fn fetch(&self) {
+        std::hint::black_box(self.spans.first().map(|span| span.start));
+    }
+
+    /// Calls `found` with what those intervals lead to that contain the key.
+    #[inline]
+    pub(super) fn stab(&self, found: &mut impl FnMut(Lead)) {
+        // Which of them do nobody can foresee, a processor neither.
+        let (mut inside, mut count) = ([Lead::to(ProgramId(0)); FEW], 0);
+        for span in self.spans.iter().take(FEW) {
+            inside[count] = span.lead;
+            count += usize::from(span.start <= self.key && self.key <= span.stop);
+        }
+        inside[..count].iter().for_each(|lead| found(*lead));
     }
 }
 
@@ -311,7 +328,8 @@ mod tests {
             }
             for key in keys.iter().chain(intervals.iter().flat_map(|(start, stop, _)| [start, stop])) {
                 let mut found = Vec::new();
-                spans.stab(*key, &mut |lead| found.push(lead.program.0));
+                let mut found_one = |lead: Lead| found.push(lead.program.0);
+                spans.descend(*key, &mut found_one).stab(&mut found_one);
                 found.sort_unstable();
                 let is_inside = |(_, (start, stop, stays)): &(usize, &(u64, u64, bool))| *stays && start <= key && key <= stop;
                 let inside = intervals.iter().enumerate().filter(is_inside);

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use super::ProgramId;
 use super::access::{By, KEYS_UNKNOWN, Key, KeyRef, with_key};
 use super::keys::{KeyHash, Keys};
+use super::names::NodeId;
 use super::programs::{Lead, ShelfId};
 use super::ranges::Ranges;
 use super::raw::Raw;
@@ -36,9 +37,16 @@ struct Ordered {
     present: BTreeSet<ProgramId>,
 }
 
+/// What intervals are of.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Numbers,
+    Times,
+}
+
 /// Which table: scope and node.
 #[derive(Clone, Copy, Hash, Debug)]
-pub(super) struct Spot(pub(super) ShelfId, pub(super) u32);
+pub(super) struct Spot(pub(super) ShelfId, pub(super) NodeId);
 
 /// The two things that a key is filed for.
 #[derive(Clone, Copy, Hash, Debug)]
@@ -137,7 +145,12 @@ impl Table {
         }
     }
 
-    /// Adds each program filed here by a range that this value is in, and the keys that it has.
+    /// The intervals that are filed here.
+    pub(super) fn spans(&self, kind: Kind) -> Option<&Spans> {
+        self.ordered.as_ref().map(|ordered| ordered.of(kind))
+    }
+
+    /// Adds each program filed here by a range that this value is in, and what is to be looked up for it.
     #[inline]
     pub(super) fn find(&self, keys: &Keys, spot: Spot, value: Raw<'_>, found: &mut Finds) {
         let mut look = |of, value| {
@@ -157,7 +170,7 @@ impl Table {
             }
         }
         if let Some(ordered) = &self.ordered {
-            ordered.find(value, &mut |lead| found.lead(lead));
+            ordered.find(value, spot.1, found);
         }
     }
 }
@@ -168,23 +181,37 @@ impl Ordered {
         ranges && self.present.is_empty()
     }
 
-    fn find(&self, value: Raw<'_>, found: &mut impl FnMut(Lead)) {
-        self.present.iter().for_each(|program| found(Lead::to(*program)));
+    fn find(&self, value: Raw<'_>, node: NodeId, found: &mut Finds) {
+        self.present.iter().for_each(|program| found.lead(Lead::to(*program)));
         match value {
             // Found is true: what is an error to look at must not be.
             Raw::Time(time) if !Value::is_time(time) => {}
             Raw::Text(text) if self.texts.is_empty() || std::str::from_utf8(text).is_err() => {}
-            Raw::Time(time) => self.times.stab(time_key(time), found),
-            Raw::Int(number) => self.numbers.stab(number_key(number as f64).unwrap_or_default(), found),
-            Raw::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(*key, found)),
-            Raw::Text(text) => self.texts.stab(text, &mut |program| found(Lead::to(program))),
+            Raw::Time(time) => self.spans(node, Kind::Times, Some(time_key(time)), found),
+            Raw::Int(number) => self.spans(node, Kind::Numbers, number_key(number as f64), found),
+            Raw::Double(number) => self.spans(node, Kind::Numbers, number_key(number), found),
+            Raw::Text(text) => self.texts.stab(text, &mut |program| found.lead(Lead::to(program))),
             // Some of the rarer types count as numbers or as texts.
             Raw::Other(..) if !self.texts.is_empty() || !self.numbers.is_empty() => match value.value() {
-                Value::Double(number) => number_key(number).iter().for_each(|key| self.numbers.stab(*key, found)),
-                Value::Text(text) => self.texts.stab(text.as_bytes(), &mut |program| found(Lead::to(program))),
+                Value::Double(number) => self.spans(node, Kind::Numbers, number_key(number), found),
+                Value::Text(text) => self.texts.stab(text.as_bytes(), &mut |program| found.lead(Lead::to(program))),
                 _ => {}
             },
             Raw::Null | Raw::Bool(_) | Raw::List(_) | Raw::Map(_) | Raw::Other(..) | Raw::Error => {}
+        }
+    }
+
+    fn of(&self, kind: Kind) -> &Spans {
+        match kind {
+            Kind::Numbers => &self.numbers,
+            Kind::Times => &self.times,
+        }
+    }
+
+    /// To be looked up, if there is something.
+    fn spans(&self, node: NodeId, kind: Kind, key: Option<u64>, found: &mut Finds) {
+        if let Some(key) = key.filter(|_| !self.of(kind).is_empty()) {
+            found.span(node, kind, key);
         }
     }
 }

@@ -11,7 +11,7 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 use streamer::change::{Change, Flags, Operation, Scope};
 use streamer::clock::Clock;
-use streamer::matching::{BloomUse, Filter, Match, Matcher, SubscriptionIndex};
+use streamer::matching::{BloomUse, Filter, Match, Matcher, Matches, SubscriptionIndex};
 use streamer::subscription::Spec;
 
 use super::change;
@@ -313,15 +313,20 @@ fn misspelt(document: &bson::RawDocumentBuf) -> bson::RawDocumentBuf {
 #[derive(Clone, Debug)]
 enum Step {
     Insert(u32, Arc<Filter>),
+    /// The first asks for what the second does.
+    Share(u32, u32),
     Remove(u32),
-    Change(Box<Change>),
+    Changes(Vec<Change>),
 }
 
 fn a_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (0..40_u32, a_filter()).prop_map(|(number, filter)| Step::Insert(number, filter)),
         1 => (0..40_u32).prop_map(Step::Remove),
-        4 => a_change().prop_map(|change| Step::Change(Box::new(change))),
+        1 => (0..40_u32, 0..40_u32).prop_map(|(number, other)| Step::Share(number, other)),
+        2 => vec(a_change(), 1..4).prop_map(Step::Changes),
+        // More than are looked for together.
+        1 => vec(a_change(), 10..40).prop_map(Step::Changes),
     ]
 }
 
@@ -329,13 +334,19 @@ proptest! {
     #![proptest_config(super::cases(300))]
 
     #[test]
-    fn the_index_finds_exactly_what_the_reference_says(steps in vec(a_step(), 1..120), bloom in any::<bool>()) {
+    fn the_index_finds_exactly_what_the_reference_says(steps in vec(a_step(), 1..50), bloom in any::<bool>()) {
         let bloom = if bloom { BloomUse::From(0) } else { BloomUse::Off };
         let mut matcher = Matcher::watched(bloom, Clock::manual(), 1);
         let mut model: BTreeMap<SubscriptionIndex, Arc<Filter>> = BTreeMap::new();
-        let mut out = Vec::new();
+        let mut out = Matches::default();
         for step in steps {
             match step {
+                Step::Share(number, other) => {
+                    if let Some(filter) = model.get(&SubscriptionIndex(other)).cloned() {
+                        matcher.insert(SubscriptionIndex(number), Arc::clone(&filter));
+                        model.insert(SubscriptionIndex(number), filter);
+                    }
+                }
                 Step::Insert(number, filter) => {
                     matcher.insert(SubscriptionIndex(number), Arc::clone(&filter));
                     model.insert(SubscriptionIndex(number), filter);
@@ -344,19 +355,101 @@ proptest! {
                     let removed = matcher.remove(SubscriptionIndex(number));
                     prop_assert_eq!(removed, model.remove(&SubscriptionIndex(number)).is_some());
                 }
-                Step::Change(change) => {
-                    matcher.matches(&change, &mut out);
-                    let evaluate = |(subscription, filter): (&SubscriptionIndex, &Arc<Filter>)| {
-                        filter.evaluate(&change).map(|verdict| Match { subscription: *subscription, verdict })
-                    };
-                    let expected: Vec<Match> = model.iter().filter_map(evaluate).collect();
-                    prop_assert_eq!(&out, &expected, "{:?}", change);
+                Step::Changes(changes) => {
+                    matcher.matches_of(&changes, &mut out);
+                    prop_assert_eq!(out.iter_mut().count(), changes.len());
+                    let mut one = Vec::new();
+                    for (change, found) in changes.iter().zip(out.iter_mut()) {
+                        let evaluate = |(subscription, filter): (&SubscriptionIndex, &Arc<Filter>)| {
+                            filter.evaluate(change).map(|verdict| Match { subscription: *subscription, verdict })
+                        };
+                        let expected: Vec<Match> = model.iter().filter_map(evaluate).collect();
+                        prop_assert_eq!(&*found, &expected, "{:?}", change);
+                        matcher.matches(change, &mut one);
+                        prop_assert_eq!(&one, &expected, "alone: {:?}", change);
+                    }
                 }
             }
             prop_assert_eq!(matcher.len(), model.len());
             // It checks itself, and finds what this test would.
             prop_assert_eq!(matcher.counts().shadow.differences, 0);
         }
+    }
+}
+
+/// An interval of numbers or dates, and who asks for it: most in the simplest way.
+fn an_interval() -> impl Strategy<Value = serde_json::Value> {
+    let ends = (0..60_i64, prop_oneof![4 => 0..12_i64, 1 => 0..2_000_i64]);
+    (ends, 0..8_u8, 0..10_u8).prop_map(|((start, length), kind, way)| {
+        let value = |n: i64| match kind {
+            0..=4 => Bson::Int64(n),
+            5 | 6 => Bson::Double(n as f64 / 4.0),
+            _ => Bson::DateTime(bson::DateTime::from_millis(n)),
+        };
+        let end = |n: i64| value(n).into_canonical_extjson();
+        let mut asked = json!({"interval": {"field": "a", "start": end(start), "stop": end(start + length)}});
+        match way {
+            0 => asked["transitions"] = json!(true),
+            1 => asked["operations"] = json!(["update", "delete"]),
+            2 => asked["filters"] = json!([{"field": "b", "op": "==", "value": 1}]),
+            _ => {}
+        }
+        asked
+    })
+}
+
+proptest! {
+    #![proptest_config(super::cases(60))]
+
+    /// Enough for them to be divided again and again, some asked for by several, and some by nobody for a while.
+    #[test]
+    fn many_intervals_are_found_exactly(
+        asked in vec(an_interval(), 1..150),
+        steps in vec((0..200_u32, 0..150_usize, 0..4_u8), 100..600),
+        changes in vec((0..260_i64, 0..260_i64, 0..5_u8), 20..60),
+    ) {
+        let filters: Vec<_> = asked.into_iter().map(|asked| super::compile(asked).expect("these compile")).collect();
+        let (mut matcher, mut model) = (Matcher::new(), BTreeMap::new());
+        for (number, filter, removes) in steps {
+            if removes == 0 {
+                prop_assert_eq!(matcher.remove(SubscriptionIndex(number)), model.remove(&number).is_some());
+            } else {
+                let filter = &filters[filter % filters.len()];
+                matcher.insert(SubscriptionIndex(number), Arc::clone(filter));
+                model.insert(number, Arc::clone(filter));
+            }
+        }
+        let value = |n: i64| match n % 4 {
+            0 | 1 => Bson::Int64(n / 4),
+            2 => Bson::Double(n as f64 / 8.0),
+            _ => Bson::DateTime(bson::DateTime::from_millis(n / 4)),
+        };
+        let changes: Vec<Change> = changes.into_iter().map(|(now, before, way)| {
+            let mut made = change(&doc! {"a": value(now), "b": now % 2});
+            let was = super::raw(&doc! {"a": value(before), "b": 1});
+            match way {
+                0 => {}
+                1 => made.operation = Operation::Update,
+                2 => (made.operation, made.before) = (Operation::Replace, Some(was)),
+                3 => (made.operation, made.before, made.document) = (Operation::Delete, Some(was), None),
+                _ => (made.operation, made.before, made.left) = (Operation::Update, Some(was), Some(Scope::known("t", "d"))),
+            }
+            made
+        }).collect();
+        let mut out = Matches::default();
+        matcher.matches_of(&changes, &mut out);
+        for (change, found) in changes.iter().zip(out.iter_mut()) {
+            let evaluate = |(number, filter): (&u32, &Arc<Filter>)| {
+                filter.evaluate(change).map(|verdict| Match { subscription: SubscriptionIndex(*number), verdict })
+            };
+            let expected: Vec<Match> = model.iter().filter_map(evaluate).collect();
+            prop_assert_eq!(&*found, &expected, "{:?}", change);
+        }
+        for number in model.keys() {
+            matcher.remove(SubscriptionIndex(*number));
+        }
+        matcher.matches_of(&changes, &mut out);
+        prop_assert!(out.iter_mut().all(|found| found.is_empty()));
     }
 }
 
