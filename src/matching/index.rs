@@ -394,6 +394,9 @@ mod tests {
             if number % 7 == 0 {
                 asked["filters"][0] = json!({"field": field, "op": "array-contains", "value": "x1"});
             }
+            if number % 8 == 1 {
+                asked["filters"][0] = json!({"field": field, "op": "in", "value": ["x1", "another"]});
+            }
             if number % 6 == 0 {
                 asked["transitions"] = json!(true);
             }
