@@ -129,6 +129,9 @@ pub struct Match {
     pub verdict: Verdict,
 }
 
+/// So many matches' memory is kept for the next.
+const MATCHES_KEPT: usize = 1 << 16;
+
 /// Whom each of several changes concerns, in their order; memory to be reused.
 #[derive(Default, Debug)]
 pub struct Matches {
@@ -140,6 +143,8 @@ pub struct Matches {
 impl Matches {
     fn clear(&mut self) {
         self.all.clear();
+        // What a crowd took is not kept for few.
+        self.all.shrink_to(MATCHES_KEPT);
         self.ends.clear();
     }
 
