@@ -213,7 +213,7 @@ impl Matcher {
                 }
             }
             if checked.is_some_and(|(_, is_checked)| is_checked) {
-                shelf.check(programs, found.programs, change, &ledger.out[ledger.start..], &mut shadow);
+                shelf.check(programs, &found, change, &ledger.out[ledger.start..], &mut shadow);
             }
         };
         let passed = self.search(changes, each);

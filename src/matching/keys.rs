@@ -48,7 +48,7 @@ impl Entry {
 const LIST: u32 = 1 << 31;
 
 /// What a key leads to: a program, or a list of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Filed(u32);
 
 impl From<ProgramId> for Filed {

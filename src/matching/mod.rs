@@ -148,6 +148,12 @@ impl Matches {
         self.ends.clear();
     }
 
+    /// How many changes to match at once next: enough for it to be quicker, and one where the last ones concerned a crowd, whose
+    /// matches would not be few together.
+    pub fn together(&self) -> usize {
+        if self.all.len() > MATCHES_KEPT { 1 } else { search::TOGETHER }
+    }
+
     /// For each change whom it concerns.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut [Match]> {
         let (mut rest, mut start) = (self.all.as_mut_slice(), 0);

@@ -14,8 +14,8 @@ use super::{ProgramId, SubscriptionIndex};
 use crate::change::{Change, Operation};
 
 /// Changes whose steps are taken together.
-const TOGETHER: usize = 16;
-/// Or fewer, where they have so many keys.
+pub(super) const TOGETHER: usize = 16;
+/// Or fewer, where so much was found for them or is to be looked up.
 const KEYS_MANY: usize = 4_096;
 /// What a walk remembers is as large as the tree of names, and of a large one it is remembered once.
 const NAMES_MANY: usize = 4_096;
@@ -102,6 +102,10 @@ impl Finds {
         }
         self.spans = spans;
         self.spans.clear();
+    }
+
+    fn len(&self) -> usize {
+        self.keys.len() + self.filed.len()
     }
 
     /// A document may have a value a million times.
@@ -191,7 +195,7 @@ where
             self.walk(shelf, bodies.map(|body| body.map(|body| body.as_bytes())));
         }
         self.visits.push(Visit { number, change, shelf, side, is_unseen });
-        if is_large || self.visits.len() >= TOGETHER || self.search.finds.keys.len() > KEYS_MANY {
+        if is_large || self.visits.len() >= TOGETHER || self.search.finds.len() > KEYS_MANY {
             self.end();
         }
     }
@@ -256,6 +260,9 @@ where
             let all = if visit.is_unseen { &visit.shelf.all } else { &visit.shelf.scanned };
             all.iter().for_each(|program| note(*program, EVERYWHERE));
             lane.leads.drain(..).for_each(|(program, image)| note(program, image));
+            // A value that stands there a hundred times leads to its crowd once.
+            lane.crowds.sort_unstable();
+            lane.crowds.dedup();
             for (filed, image) in lane.crowds.drain(..) {
                 keys.programs(filed, |program| note(program, image));
             }

@@ -11,6 +11,7 @@ use super::keys::Keys;
 use super::names::Names;
 use super::programs::{Filed, Lead, Programs, ShelfId};
 use super::residual::Residual;
+use super::search::Found;
 use super::shadow::{self, Difference, Shadow};
 use super::table::Spot;
 use super::verdict::Home;
@@ -109,7 +110,7 @@ impl Shelf {
     pub(super) fn check(
         &self,
         programs: &Programs,
-        found: &[ProgramId],
+        found: &Found<'_>,
         change: &Change,
         out: &[Match],
         shadow: &mut Shadow,
@@ -117,8 +118,10 @@ impl Shelf {
         let after = shadow.at.map_or(Bound::Unbounded, Bound::Excluded);
         let others: Vec<_> = self.all.range((after, Bound::Unbounded)).take(shadow::PROGRAMS_MAX).copied().collect();
         shadow.at = if others.len() < shadow::PROGRAMS_MAX { None } else { others.last().copied() };
-        for program in found.iter().take(shadow::PROGRAMS_MAX).chain(&others) {
-            let Some(program) = programs.get(*program) else { continue };
+        let evaluated = found.programs.iter().take(shadow::PROGRAMS_MAX).copied();
+        let matched = found.matched.iter().filter_map(|it| programs.of(*it)).take(shadow::PROGRAMS_MAX);
+        for program in evaluated.chain(matched).chain(others) {
+            let Some(program) = programs.get(program) else { continue };
             let is_its = |found: &&Match| program.subscription() == Some(found.subscription);
             let found = out.iter().find(is_its).map(|found| found.verdict);
             let expected = program.filter.evaluate(change);

@@ -216,8 +216,11 @@ impl Place {
     fn insert(&mut self, region: Region, span: Span) {
         match self {
             Self::Fork(fork) => fork.insert(region, span),
-            Self::Leaf(spans) if spans.iter().any(|known| known.is_of(span)) => {}
             Self::Leaf(spans) if spans.len() < FEW => {
+                if let Some(known) = spans.iter_mut().find(|known| known.is_of(span)) {
+                    *known = span;
+                    return;
+                }
                 // Most have few: a vector's own choice would be four.
                 spans.reserve_exact(if spans.len() < 4 { 1 } else { spans.len() / 2 });
                 spans.push(span);

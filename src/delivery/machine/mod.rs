@@ -81,9 +81,6 @@ pub use self::mistakes::Mistake;
 pub use self::moved::Target;
 pub use self::outcomes::Outcome;
 
-/// Changes that are matched at once: enough for it to be quicker, and few enough for their matches to fit.
-const MATCHED_TOGETHER: usize = 16;
-
 /// What a machine needs to know from the start.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
@@ -402,7 +399,7 @@ impl Machine {
             match event {
                 Event::Change(change) => {
                     changes.push(self.shared(change));
-                    if changes.len() >= MATCHED_TOGETHER || !matches!(events.peek(), Some(Event::Change(_))) {
+                    if changes.len() >= self.scratch.together() || !matches!(events.peek(), Some(Event::Change(_))) {
                         self.on_changes(&mut changes);
                     }
                 }
