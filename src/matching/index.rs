@@ -378,6 +378,38 @@ mod tests {
         assert!(found[0].expected.is_some());
     }
 
+    /// An interval leads to its one subscription, and if that is wrong the next check says so, however many there are.
+    #[test]
+    fn the_shadow_check_notices_a_wrong_direct_match() {
+        let mut matcher = Matcher::watched(BloomUse::Off, Clock::manual(), 1);
+        for number in 0..1_000 {
+            matcher.insert(SubscriptionIndex(number), filter(&format!("doc.a >= {number} && doc.a <= {number}")));
+        }
+        let (one, mut out) = (change(&bson::doc! {"a": 900}), Vec::new());
+        matcher.matches(&one, &mut out);
+        assert_eq!((out.len(), matcher.counts().shadow.differences), (1, 0));
+        // The program of the interval that is found says something else.
+        let id = matcher.programs.of(SubscriptionIndex(900)).unwrap();
+        matcher.programs.get_mut(id).unwrap().filter = filter("doc.a == 1");
+        matcher.matches(&one, &mut out);
+        assert_eq!((out.len(), matcher.counts().shadow.differences), (1, 1));
+    }
+
+    #[test]
+    fn changes_of_a_crowd_are_matched_one_by_one() {
+        let mut matcher = Matcher::new();
+        for number in 0..70_000 {
+            matcher.insert(SubscriptionIndex(number), filter("doc.a == 1"));
+        }
+        let (changes, mut out) = (vec![change(&bson::doc! {"a": 1}); 2], Matches::default());
+        assert!(out.together() > 1);
+        matcher.matches_of(&changes, &mut out);
+        assert_eq!(out.iter_mut().map(|found| found.len()).collect::<Vec<_>>(), [70_000; 2]);
+        assert_eq!(out.together(), 1);
+        matcher.matches_of(&[change(&bson::doc! {"a": 2})], &mut out);
+        assert!(out.together() > 1);
+    }
+
     /// Of a million keys two meet now and then; here nearly all do, within tenants and between them.
     #[test]
     fn whoever_is_found_by_a_key_that_met_another_is_evaluated_as_what_it_is() {
